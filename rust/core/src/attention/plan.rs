@@ -1,0 +1,134 @@
+//! How the work is cut. None of it changes a bit of the result, except [`KEY_CHUNK`].
+
+use super::Sequence;
+
+/// Keys that are weighed under one maximum before their sums are merged with those of the keys before them. Chunks are
+/// counted from a sequence's first key, so that a row is summed in the same order in every call.
+pub const KEY_CHUNK: usize = 256;
+
+/// Scratch memory that a thread may use for a block of queries.
+pub const SCRATCH_BYTES: usize = 3 << 19;
+
+/// Most rows (queries times heads that share their keys) of a block: beyond, packing keys anew costs nothing any more.
+const MOST_ROWS: usize = 512;
+/// Fewest rows worth packing keys for, when blocks are made smaller to give every thread work.
+const FEWEST_ROWS: usize = 96;
+/// Blocks for each thread that even out what a thread gets.
+const BLOCKS_PER_THREAD: usize = 4;
+/// Up to this many rows, keys are read in place and all heads go through a chunk of keys together.
+const STREAM_ROWS: usize = 48;
+/// Most heads of a block.
+const MOST_HEADS: usize = 32;
+
+/// Products up to which a call stays on one thread.
+const LITTLE: usize = 1 << 19;
+
+/// What the cut depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Last axis of query and key.
+    pub head_dim: usize,
+    /// Last axis of value.
+    pub value_dim: usize,
+    /// Query heads that share a key head.
+    pub group: usize,
+    /// Whether a border asks for a second rotation.
+    pub far: bool,
+    /// Key heads times sequences: what can be shared out without cutting a sequence.
+    pub parts: usize,
+    /// Threads that share the work.
+    pub threads: usize,
+}
+
+impl Work {
+    /// Query heads of a block: all that share a key head, as long as they are not too many.
+    pub fn heads(&self) -> usize {
+        self.group.min(MOST_HEADS)
+    }
+
+    /// Whether all of it is done before another thread would have woken up.
+    pub fn is_little(&self, sequences: &[Sequence]) -> bool {
+        let heads = self.group * self.parts / sequences.len().max(1);
+        let scores: usize = sequences.iter().map(|s| heads * s.queries * s.keys).sum();
+        self.threads == 1 || scores * (self.head_dim + self.value_dim) < LITTLE
+    }
+
+    /// Pieces that the heads of a chunk are cut into when `chunks` alone would leave threads idle.
+    pub fn head_parts(&self, chunks: usize, pieces: usize) -> usize {
+        (self.threads * BLOCKS_PER_THREAD).div_ceil(chunks.max(1)).min(pieces)
+    }
+
+    /// Whether `queries` of a sequence are so few that keys should be read in place.
+    pub fn streams(&self, queries: usize) -> bool {
+        self.heads() * queries <= STREAM_ROWS
+    }
+
+    /// Queries of a block, at least one.
+    pub fn block_queries(&self, queries: usize) -> usize {
+        let all_rows = self.parts * self.group * queries;
+        let even = all_rows.div_ceil(self.threads * BLOCKS_PER_THREAD).max(FEWEST_ROWS);
+        let room = (SCRATCH_BYTES / 4).saturating_sub(self.fixed_floats()) / self.row_floats();
+        (even.min(room).min(MOST_ROWS) / self.heads()).clamp(1, queries.max(1))
+    }
+
+    /// Scratch, in bytes, of a block of `queries`.
+    pub fn block_bytes(&self, queries: usize) -> usize {
+        4 * (self.fixed_floats() + self.heads() * queries * self.row_floats())
+    }
+
+    fn rotations(&self) -> usize {
+        1 + usize::from(self.far)
+    }
+
+    fn width(&self) -> usize {
+        self.value_dim.next_multiple_of(16)
+    }
+
+    /// Packed keys and values, turns of sixteen keys, scores of a tile, positions, and a last tile that is not full.
+    fn fixed_floats(&self) -> usize {
+        let packed = KEY_CHUNK * (self.head_dim * self.rotations() + self.width());
+        packed + 16 * self.head_dim + 2 * 12 * KEY_CHUNK + 2 * KEY_CHUNK + 12 * self.row_floats()
+    }
+
+    /// A packed query, its sums, and its share of the state of its tile.
+    fn row_floats(&self) -> usize {
+        self.head_dim * self.rotations() + self.width() + 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_stays_below_the_bound() {
+        for head_dim in [1, 40, 64, 128, 200, 256] {
+            for value_dim in [1, 64, 128, 256] {
+                for group in [1, 4, 7, 32, 100] {
+                    for far in [false, true] {
+                        for (threads, parts) in [(1, 1), (2, 8), (64, 1)] {
+                            let work = Work { head_dim, value_dim, group, far, parts, threads };
+                            for queries in [1, 5, 100, 1000, 100_000] {
+                                let block = work.block_queries(queries);
+                                assert!((1..=queries).contains(&block));
+                                assert!(work.block_bytes(block) <= SCRATCH_BYTES, "{work:?}: {block}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_thread_gets_work() {
+        let work = Work { head_dim: 128, value_dim: 128, group: 1, far: false, parts: 1, threads: 8 };
+        assert!(4096usize.div_ceil(work.block_queries(4096)) >= 16);
+    }
+
+    #[test]
+    fn a_decode_step_streams() {
+        let work = Work { head_dim: 128, value_dim: 128, group: 8, far: false, parts: 8, threads: 2 };
+        assert!(work.streams(1) && work.streams(4) && !work.streams(64));
+    }
+}

@@ -1,0 +1,4 @@
+//! Every operation once more, naively and in float64: what tests compare the backends with.
+
+pub mod attention;
+pub mod unembed;
