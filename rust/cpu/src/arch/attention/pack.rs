@@ -1,0 +1,270 @@
+//! Rows widened to float32, turned by their positions, and laid out as the products want them.
+
+use super::source::{Rows, Start};
+use super::{CHUNK, MAX_DIM};
+use crate::arch::element::Element;
+use crate::arch::lanes::{LANES, Lanes};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Cosines and sines, magnitude included, of the turns of consecutive rows: `[rows, half]` each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turns<'a> {
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    /// Pairs turned in each row.
+    pub half: usize,
+    /// Pairs are `(2i, 2i + 1)` instead of `(i, i + half)`.
+    pub interleaved: bool,
+}
+
+impl<'a> Turns<'a> {
+    /// The turns of rows `rows`.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Turns<'a> {
+        let part = rows.start * self.half..rows.end * self.half;
+        Turns { cos: &self.cos[part.clone()], sin: &self.sin[part], ..*self }
+    }
+}
+
+/// pi / 2 as the float64 nearest to it and what that leaves.
+const HALF_PI: [f64; 2] = [std::f64::consts::FRAC_PI_2, 6.123_233_995_736_766e-17];
+/// Adding and subtracting this rounds a float64 below 2^51 to an integer, which then stands in the low bits of the sum.
+const ROUND: f64 = 6_755_399_441_055_744.0;
+/// Angles up to here are reduced exactly enough; beyond, the standard library's functions take over.
+const LARGEST_ANGLE: f64 = 1e12;
+/// Minimax of cosine and sine on an eighth of a turn (Cephes, `cosf` and `sinf`), highest power first.
+const COS: [f32; 3] = [2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2];
+const SIN: [f32; 3] = [-1.951_529_6e-4, 8.332_161e-3, -0.166_666_55];
+
+/// `magnitude * cos(angle)` and `magnitude * sin(angle)` of the float64 angles `position * inv_freq`, within 2 units in
+/// the last place of 1. A fixed sequence of operations, written so that it is compiled to vector code.
+#[inline(always)]
+pub(super) fn turn_table(positions: &[f64], inv_freq: &[f32], magnitude: f32, cos: &mut [f32], sin: &mut [f32]) {
+    let half = inv_freq.len();
+    let largest = inv_freq.iter().fold(0.0f32, |top, f| top.max(f.abs()));
+    for (row, position) in positions.iter().enumerate() {
+        let cos = &mut cos[row * half..(row + 1) * half];
+        let sin = &mut sin[row * half..(row + 1) * half];
+        if position.abs() * f64::from(largest) <= LARGEST_ANGLE {
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(inv_freq) {
+                let (c, s) = cos_sin(position * f64::from(*frequency));
+                (*cos, *sin) = (c * magnitude, s * magnitude);
+            }
+        } else {
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(inv_freq) {
+                let angle = position * f64::from(*frequency);
+                (*cos, *sin) = (angle.cos() as f32 * magnitude, angle.sin() as f32 * magnitude);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn cos_sin(angle: f64) -> (f32, f32) {
+    let shifted = angle.mul_add(std::f64::consts::FRAC_2_PI, ROUND);
+    let quarter = shifted.to_bits() as u32;
+    let quarters = shifted - ROUND;
+    let rest = quarters.mul_add(-HALF_PI[1], quarters.mul_add(-HALF_PI[0], angle)) as f32;
+    let square = rest * rest;
+    let c = COS[0].mul_add(square, COS[1]).mul_add(square, COS[2]);
+    let c = (c * square).mul_add(square, (-0.5f32).mul_add(square, 1.0));
+    let s = SIN[0].mul_add(square, SIN[1]).mul_add(square, SIN[2]);
+    let s = (s * square).mul_add(rest, rest);
+    let (x, y) = if quarter & 1 == 0 { (c, s) } else { (s, c) };
+    let x = f32::from_bits(x.to_bits() ^ ((quarter.wrapping_add(1) & 2) << 30));
+    let y = f32::from_bits(y.to_bits() ^ ((quarter & 2) << 30));
+    (x, y)
+}
+
+/// Turns the first `2 * half` numbers of a row.
+#[inline(always)]
+pub(super) fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
+    let half = cos.len();
+    if interleaved {
+        for ((pair, cos), sin) in row[..2 * half].chunks_exact_mut(2).zip(cos).zip(sin) {
+            (pair[0], pair[1]) = turned(pair[0], pair[1], *cos, *sin);
+        }
+    } else {
+        let (first, second) = row[..2 * half].split_at_mut(half);
+        for (((x, y), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*x, *y) = turned(*x, *y, *cos, *sin);
+        }
+    }
+}
+
+#[inline(always)]
+fn turned(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
+    ((-y).mul_add(sin, x * cos), x.mul_add(sin, y * cos))
+}
+
+/// Rows that will be needed soon. What decides the speed of reading keys in place is that they are asked for in the order
+/// of their addresses and evenly in time: the processor has room for a dozen or two lines on their way.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    start: *const u8,
+    stride: usize,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// Nothing to fetch.
+    pub(super) const NONE: Ahead = Ahead { start: std::ptr::null(), stride: 0, bytes: 0 };
+
+    /// `rows` from row `first` on.
+    #[inline(always)]
+    pub(super) fn new(rows: &Rows, first: usize) -> Ahead {
+        let (start, size) = match rows.start {
+            Start::F32(start) => (start.cast::<u8>(), 4),
+            Start::Bf16(start) => (start.cast::<u8>(), 2),
+            Start::F16(start) => (start.cast::<u8>(), 2),
+        };
+        let stride = rows.stride * size;
+        Ahead { start: start.wrapping_add(first * stride), stride, bytes: rows.dim * size }
+    }
+
+    /// Asks for all lines of a row; there need not be such a row.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn fetch<L: Lanes>(&self, row: usize) {
+        for byte in (0..self.bytes).step_by(64) {
+            // SAFETY: a prefetch never faults.
+            unsafe { L::prefetch(self.start.wrapping_add(row * self.stride + byte)) }
+        }
+    }
+}
+
+/// Sixteen numbers of a row, or what is left of it with zeros behind.
+///
+/// # Safety
+/// As [`Lanes`]; the row must have `dim` numbers and `at < dim`.
+#[inline(always)]
+unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L::F {
+    // SAFETY: the caller's.
+    unsafe {
+        if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) }
+    }
+}
+
+/// Widens a row of `dim` numbers; zeros follow up to the next multiple of [`LANES`].
+///
+/// # Safety
+/// As [`Lanes`]; `out` must be valid for `dim` rounded up to [`LANES`].
+#[inline(always)]
+pub(super) unsafe fn widen<L: Lanes, E: Element>(row: *const E, dim: usize, out: *mut f32) {
+    for at in (0..dim).step_by(LANES) {
+        // SAFETY: the caller's.
+        unsafe { L::store(out.add(at), piece::<L, E>(row, at, dim)) }
+    }
+}
+
+/// Lays up to sixteen rows out as columns: `out[d * LANES + row]`, zeros where there is no row. The rows of `ahead` are
+/// fetched meanwhile.
+///
+/// # Safety
+/// As [`Lanes`]; rows of `dim` numbers `stride` apart; `out` must be valid for `dim * LANES` numbers.
+#[inline(always)]
+unsafe fn columns<L: Lanes, E: Element>(
+    (start, stride): (*const E, usize),
+    rows: usize,
+    dim: usize,
+    out: *mut f32,
+    ahead: &Ahead,
+) {
+    let steps = dim.div_ceil(LANES);
+    for at in (0..dim).step_by(LANES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let step = at / LANES;
+            for row in step * LANES / steps..(step + 1) * LANES / steps {
+                ahead.fetch::<L>(row);
+            }
+            let mut block: [L::F; LANES] = [L::splat(0.0); LANES];
+            if rows == LANES && at + LANES <= dim {
+                for (row, lanes) in block.iter_mut().enumerate() {
+                    *lanes = E::load::<L>(start.add(row * stride + at));
+                }
+            } else {
+                for (row, lanes) in block.iter_mut().enumerate().take(rows) {
+                    *lanes = piece::<L, E>(start.add(row * stride), at, dim);
+                }
+            }
+            L::transpose(&mut block);
+            for (d, lanes) in block.into_iter().enumerate().take(dim - at) {
+                L::store(out.add((at + d) * LANES), lanes);
+            }
+        }
+    }
+}
+
+/// A panel of up to sixteen keys from `first` on, turned if asked, as columns `[dim][LANES]`.
+///
+/// # Safety
+/// As [`Lanes`]; the rows must exist, the turns must be theirs, `out` must be valid for `dim * LANES` numbers.
+#[inline(always)]
+pub(super) unsafe fn panel<L: Lanes, E: Element>(
+    (start, stride): (*const E, usize),
+    rows: usize,
+    dim: usize,
+    turns: Option<Turns>,
+    out: *mut f32,
+    ahead: &Ahead,
+) {
+    // SAFETY: the caller's; the scratch rows have room for the largest dimension.
+    unsafe {
+        let Some(turns) = turns else {
+            return columns::<L, E>((start, stride), rows, dim, out, ahead);
+        };
+        let mut scratch = MaybeUninit::<Scratch>::uninit();
+        let scratch = scratch.as_mut_ptr().cast::<f32>();
+        let room = dim.next_multiple_of(LANES);
+        for row in 0..rows {
+            let place = scratch.add(row * room);
+            widen::<L, E>(start.add(row * stride), dim, place);
+            let part = row * turns.half..(row + 1) * turns.half;
+            let place = std::slice::from_raw_parts_mut(place, dim);
+            turn_row(place, &turns.cos[part.clone()], &turns.sin[part], turns.interleaved);
+        }
+        columns::<L, f32>((scratch, room), rows, dim, out, ahead);
+    }
+}
+
+#[repr(C, align(64))]
+struct Scratch([f32; LANES * MAX_DIM]);
+
+/// Values as panels `[panel][CHUNK][LANES]`.
+///
+/// # Safety
+/// As [`Lanes`]; the rows must exist and `out` must have room for the panels.
+#[inline(always)]
+pub(super) unsafe fn values<L: Lanes, E: Element>(start: *const E, rows: &Rows, out: *mut f32) {
+    for row in 0..rows.rows {
+        for (index, at) in (0..rows.dim).step_by(LANES).enumerate() {
+            // SAFETY: the caller's.
+            unsafe {
+                let lanes = piece::<L, E>(start.add(row * rows.stride), at, rows.dim);
+                L::store(out.add((index * CHUNK + row) * LANES), lanes);
+            }
+        }
+    }
+}
+
+/// A finished row: `sums * factor` in the output's element type. Zeros are positive.
+///
+/// # Safety
+/// As [`Lanes`]; both rows must be valid for `dim` numbers, `sums` for the next multiple of [`LANES`].
+#[inline(always)]
+pub(super) unsafe fn finish<L: Lanes, E: Element>(sums: *const f32, factor: f32, dim: usize, out: *mut E) {
+    for at in (0..dim).step_by(LANES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let result = L::add(L::mul(L::load(sums.add(at)), L::splat(factor)), L::splat(0.0));
+            if at + LANES <= dim {
+                E::store::<L>(out.add(at), result);
+            } else {
+                E::store_part::<L>(out.add(at), result, dim - at);
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Each kernel compiled for each machine, behind functions that check what they are given.
+
+use super::pack::{self, Ahead, Turns};
+use super::scores::State;
+use super::source::{Rows, Start};
+use super::stream::{self, Partial, Room, Streamed};
+use super::tile::{self, Packed, Scores, Tile};
+use super::{CHUNK, MAX_DIM, Machine};
+use crate::arch::element::{Bf16, F16};
+use crate::arch::lanes::LANES;
+use crate::arch::portable::Portable;
+use crate::dispatch;
+use std::ops::Range;
+
+/// A row of the output.
+#[derive(Debug)]
+pub(crate) enum OutputRow<'a> {
+    /// float32
+    F32(&'a mut [f32]),
+    /// The bits of bfloat16.
+    Bf16(&'a mut [u16]),
+    /// The bits of float16.
+    F16(&'a mut [u16]),
+}
+
+/// The functions of one machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    /// Rows of a full tile.
+    pub rows: usize,
+    turn_table: unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]),
+    widen: unsafe fn(&Rows, &mut [f32]),
+    turn_row: unsafe fn(&mut [f32], &[f32], &[f32], bool),
+    panel: unsafe fn(&Rows, Range<usize>, Option<Turns>, &mut [f32]),
+    values: unsafe fn(&Rows, &mut [f32]),
+    attend: unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]),
+    stream: unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]),
+    fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
+    finish: unsafe fn(&[f32], f32, OutputRow),
+}
+
+impl Kernels {
+    /// Cosines and sines of `positions` times `inv_freq`, `[positions, inv_freq]` each.
+    pub(crate) fn turn_table(&self, positions: &[f64], inv_freq: &[f32], magnitude: f32, out: [&mut [f32]; 2]) {
+        let [cos, sin] = out;
+        assert!(cos.len() == positions.len() * inv_freq.len() && sin.len() == cos.len());
+        // SAFETY: the table is made for a machine that is available.
+        unsafe { (self.turn_table)(positions, inv_freq, magnitude, cos, sin) }
+    }
+
+    /// The first row in float32, with zeros up to the next multiple of sixteen.
+    pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
+        assert!(rows.rows > 0 && out.len() == rows.dim.next_multiple_of(LANES));
+        // SAFETY: as above; the row exists and `out` has room.
+        unsafe { (self.widen)(rows, out) }
+    }
+
+    /// Turns a row in place.
+    pub(crate) fn turn_row(&self, row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
+        assert!(cos.len() == sin.len() && 2 * cos.len() <= row.len());
+        // SAFETY: as above.
+        unsafe { (self.turn_row)(row, cos, sin, interleaved) }
+    }
+
+    /// Up to sixteen keys as columns `[dim, LANES]`; `turns` are those of these keys.
+    pub(crate) fn panel(&self, rows: &Rows, which: Range<usize>, turns: Option<Turns>, out: &mut [f32]) {
+        assert!(which.end <= rows.rows && which.len() <= LANES && rows.dim <= MAX_DIM);
+        assert!(out.len() == rows.dim * LANES);
+        if let Some(turns) = turns {
+            let pairs = which.len() * turns.half;
+            assert!(turns.cos.len() == pairs && turns.sin.len() == pairs && 2 * turns.half <= rows.dim);
+        }
+        // SAFETY: as above; the rows exist, the turns are theirs and `out` has room.
+        unsafe { (self.panel)(rows, which, turns, out) }
+    }
+
+    /// A chunk's values as panels `[panel, CHUNK, LANES]`.
+    pub(crate) fn values(&self, rows: &Rows, out: &mut [f32]) {
+        assert!(rows.rows <= CHUNK && out.len() == rows.dim.next_multiple_of(LANES) * CHUNK);
+        // SAFETY: as above; the rows exist and `out` has room.
+        unsafe { (self.values)(rows, out) }
+    }
+
+    /// Takes panels of a packed chunk into a tile's state and its output `[height, value width]`.
+    pub(crate) fn attend(
+        &self,
+        tile: &Tile,
+        packed: &Packed,
+        panels: Range<usize>,
+        room: &mut Scores,
+        state: &mut State,
+        output: &mut [f32],
+    ) {
+        tile::check(tile, packed, &panels, output);
+        assert!(tile.height <= self.rows);
+        // SAFETY: as above, and the check.
+        unsafe { (self.attend)(tile, packed, panels, room, state, output) }
+    }
+
+    /// What panels of a chunk that is read in place give for a few tiles; `scores` is room for `[2, rows, CHUNK]`.
+    pub(crate) fn stream(
+        &self,
+        tiles: &[Tile],
+        streamed: &Streamed,
+        panels: Range<usize>,
+        room: &mut Room,
+        scores: &mut [f32],
+        out: &mut [Partial],
+    ) {
+        stream::check(tiles, streamed, &panels, scores, out);
+        assert!(tiles.iter().all(|tile| tile.height <= self.rows));
+        // SAFETY: as above, and the check.
+        unsafe { (self.stream)(tiles, streamed, panels, room, scores, out) }
+    }
+
+    /// Takes what a chunk gave for a tile of `height` rows into the tile's state and output.
+    pub(crate) fn fold(&self, state: &mut State, part: &State, output: &mut [f32], sums: &[f32], height: usize) {
+        assert!(height <= LANES && output.len() == sums.len() && output.len().is_multiple_of(height * LANES));
+        // SAFETY: as above; rows have whole vectors.
+        unsafe { (self.fold)(state, part, output, sums, height) }
+    }
+
+    /// `sums * factor` as a row of the output.
+    pub(crate) fn finish(&self, sums: &[f32], factor: f32, out: OutputRow) {
+        let dim = match &out {
+            OutputRow::F32(row) => row.len(),
+            OutputRow::Bf16(row) | OutputRow::F16(row) => row.len(),
+        };
+        assert!(sums.len() == dim.next_multiple_of(LANES));
+        // SAFETY: as above; `sums` has whole vectors.
+        unsafe { (self.finish)(sums, factor, out) }
+    }
+}
+
+/// Compiles the kernels for one machine.
+macro_rules! compile {
+    ($module:ident, $machine:ty $(, $feature:literal)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn turn_table(positions: &[f64], inv_freq: &[f32], magnitude: f32, cos: &mut [f32], sin: &mut [f32]) {
+                pack::turn_table(positions, inv_freq, magnitude, cos, sin);
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn widen(rows: &Rows, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows.start {
+                        Start::F32(start) => pack::widen::<$machine, f32>(start, rows.dim, out.as_mut_ptr()),
+                        Start::Bf16(start) => pack::widen::<$machine, Bf16>(start, rows.dim, out.as_mut_ptr()),
+                        Start::F16(start) => pack::widen::<$machine, F16>(start, rows.dim, out.as_mut_ptr()),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
+                pack::turn_row(row, cos, sin, interleaved);
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn panel(rows: &Rows, which: Range<usize>, turns: Option<Turns>, out: &mut [f32]) {
+                let (skip, count, out) = (which.start * rows.stride, which.len(), out.as_mut_ptr());
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows.start {
+                        Start::F32(start) => {
+                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
+                        }
+                        Start::Bf16(start) => {
+                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
+                        }
+                        Start::F16(start) => {
+                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
+                        }
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn values(rows: &Rows, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows.start {
+                        Start::F32(start) => pack::values::<$machine, f32>(start, rows, out.as_mut_ptr()),
+                        Start::Bf16(start) => pack::values::<$machine, Bf16>(start, rows, out.as_mut_ptr()),
+                        Start::F16(start) => pack::values::<$machine, F16>(start, rows, out.as_mut_ptr()),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn attend(
+                tile: &Tile,
+                packed: &Packed,
+                panels: Range<usize>,
+                room: &mut Scores,
+                state: &mut State,
+                output: &mut [f32],
+            ) {
+                // SAFETY: the caller's.
+                unsafe { tile::attend::<$machine>(tile, packed, panels, room, state, output) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn stream(
+                tiles: &[Tile],
+                streamed: &Streamed,
+                panels: Range<usize>,
+                room: &mut Room,
+                scores: &mut [f32],
+                out: &mut [Partial],
+            ) {
+                // SAFETY: the caller's.
+                unsafe { stream::stream::<$machine>(tiles, streamed, panels, room, scores, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn fold(state: &mut State, part: &State, output: &mut [f32], sums: &[f32], height: usize) {
+                // SAFETY: the caller's.
+                unsafe { tile::fold::<$machine>(state, part, output, sums, height) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn finish(sums: &[f32], factor: f32, out: OutputRow) {
+                let sums = sums.as_ptr();
+                // SAFETY: the caller's.
+                unsafe {
+                    match out {
+                        OutputRow::F32(row) => {
+                            pack::finish::<$machine, f32>(sums, factor, row.len(), row.as_mut_ptr())
+                        }
+                        OutputRow::Bf16(row) => {
+                            pack::finish::<$machine, Bf16>(sums, factor, row.len(), row.as_mut_ptr().cast())
+                        }
+                        OutputRow::F16(row) => {
+                            pack::finish::<$machine, F16>(sums, factor, row.len(), row.as_mut_ptr().cast())
+                        }
+                    }
+                }
+            }
+
+            pub(super) const KERNELS: Kernels = Kernels {
+                rows: <$machine as Machine>::ROWS,
+                turn_table,
+                widen,
+                turn_row,
+                panel,
+                values,
+                attend,
+                stream,
+                fold,
+                finish,
+            };
+        }
+    };
+}
+
+compile!(portable, Portable);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, crate::arch::avx2::Avx2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(avx512, crate::arch::avx512::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
+
+/// The kernels of an available machine.
+pub(crate) fn kernels(machine: dispatch::Machine) -> Kernels {
+    assert!(machine.is_available(), "{} is not available", machine.name());
+    match machine {
+        #[cfg(target_arch = "x86_64")]
+        dispatch::Machine::Avx2 => avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        dispatch::Machine::Avx512 => avx512::KERNELS,
+        _ => portable::KERNELS,
+    }
+}

@@ -1,0 +1,243 @@
+//! Kernels of what a transformer does to one row by itself: RMS normalisation and activations.
+
+use super::lanes::{LANES, Lanes};
+use super::math;
+use super::portable::Portable;
+use crate::dispatch::Machine;
+
+/// A function between the two products of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `x / (1 + exp(-2 u))`, `u = sqrt(2 / pi) * (x + 0.044715 x^3)`: GELU in its tanh form.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+}
+
+/// `2 sqrt(2 / pi)`.
+const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_CUBE: f32 = 0.044_715;
+/// The largest argument that the exponential takes; beyond it the quotient below is 0 to every digit that matters.
+const EXP_HIGH: f32 = 88.0;
+
+/// The functions of one machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    normalize: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    activate: unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]),
+}
+
+impl Kernels {
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`
+    pub(crate) fn normalize(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == out.len() && x.len() == weight.len());
+        // SAFETY: the table is made for a machine that is available; the rows are equally long.
+        unsafe { (self.normalize)(x, weight, eps, out) }
+    }
+
+    /// `out = activation(x)`, times `up` where there is one.
+    pub(crate) fn activate(&self, x: &[f32], up: Option<&[f32]>, activation: Activation, out: &mut [f32]) {
+        assert!(x.len() == out.len() && up.is_none_or(|up| up.len() == x.len()));
+        // SAFETY: as above.
+        unsafe { (self.activate)(x, up, activation, out) }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`]; `at <= row.len()`.
+#[inline(always)]
+unsafe fn load<L: Lanes>(row: &[f32], at: usize) -> L::F {
+    let count = row.len() - at;
+    // SAFETY: the caller's; what lies behind the row is not read.
+    unsafe {
+        let start = row.as_ptr().add(at);
+        if count < LANES { L::load_part(start, count) } else { L::load(start) }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`]; `at <= row.len()`.
+#[inline(always)]
+unsafe fn store<L: Lanes>(row: &mut [f32], at: usize, x: L::F) {
+    let count = row.len() - at;
+    // SAFETY: the caller's; what lies behind the row is not written.
+    unsafe {
+        let start = row.as_mut_ptr().add(at);
+        if count < LANES { L::store_part(start, x, count) } else { L::store(start, x) }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`]; all rows are equally long.
+#[inline(always)]
+unsafe fn normalize<L: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut squares = L::splat(0.0);
+        for at in (0..x.len()).step_by(LANES) {
+            let part = load::<L>(x, at);
+            squares = L::fma(part, part, squares);
+        }
+        let scale = L::splat(1.0 / (L::sum(squares) / x.len() as f32 + eps).sqrt());
+        for at in (0..x.len()).step_by(LANES) {
+            let part = L::mul(L::mul(load::<L>(x, at), scale), load::<L>(weight, at));
+            store::<L>(out, at, part);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`]; all rows are equally long.
+#[inline(always)]
+unsafe fn activate<L: Lanes>(x: &[f32], up: Option<&[f32]>, activation: Activation, out: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe {
+        for at in (0..x.len()).step_by(LANES) {
+            let mut y = activated::<L>(load::<L>(x, at), activation);
+            if let Some(up) = up {
+                y = L::mul(y, load::<L>(up, at));
+            }
+            store::<L>(out, at, y);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn activated<L: Lanes>(x: L::F, activation: Activation) -> L::F {
+    // SAFETY: the caller's.
+    unsafe {
+        let slope = match activation {
+            Activation::Relu => return L::select(L::gt(L::splat(0.0), x), L::splat(0.0), x),
+            Activation::Silu => x,
+            Activation::GeluTanh => {
+                let cubic = L::fma(L::mul(L::mul(x, x), x), L::splat(GELU_CUBE), x);
+                L::mul(cubic, L::splat(GELU_SLOPE))
+            }
+        };
+        let decay = math::exp::<L>(L::min(L::sub(L::splat(0.0), slope), L::splat(EXP_HIGH)));
+        L::div(x, L::add(L::splat(1.0), decay))
+    }
+}
+
+/// Compiles the kernels for one machine.
+macro_rules! compile {
+    ($module:ident, $machine:ty $(, $feature:literal)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { super::normalize::<$machine>(x, weight, eps, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn activate(x: &[f32], up: Option<&[f32]>, activation: Activation, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { super::activate::<$machine>(x, up, activation, out) }
+            }
+
+            pub(super) const KERNELS: Kernels = Kernels { normalize, activate };
+        }
+    };
+}
+
+compile!(portable, Portable);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, super::super::avx2::Avx2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(avx512, super::super::avx512::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
+
+/// The kernels of an available machine.
+pub(crate) fn kernels(machine: Machine) -> Kernels {
+    assert!(machine.is_available(), "{} is not available", machine.name());
+    match machine {
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx2 => avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx512 => avx512::KERNELS,
+        _ => portable::KERNELS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::MACHINES;
+
+    const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Relu];
+
+    fn numbers(count: usize, spread: f32) -> Vec<f32> {
+        let mut state = 12345u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..count).map(|_| next() * spread).collect()
+    }
+
+    fn truth(x: f64, activation: Activation) -> f64 {
+        match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::Relu => x.max(0.0),
+        }
+    }
+
+    #[test]
+    fn every_machine_has_the_bits_of_the_portable_one() {
+        let definition = kernels(Machine::Portable);
+        for machine in MACHINES.into_iter().filter(|m| m.is_available()) {
+            for length in [1, 2, 15, 16, 17, 31, 48, 100] {
+                let (x, weight) = (numbers(length, 9.0), numbers(length, 2.0));
+                let (mut first, mut second) = (vec![0.0; length], vec![0.0; length]);
+                definition.normalize(&x, &weight, 1e-6, &mut first);
+                kernels(machine).normalize(&x, &weight, 1e-6, &mut second);
+                assert_eq!(first, second, "{} rows of {length}", machine.name());
+                for activation in ALL {
+                    definition.activate(&x, Some(&weight), activation, &mut first);
+                    kernels(machine).activate(&x, Some(&weight), activation, &mut second);
+                    assert_eq!(first, second, "{} {activation:?} of {length}", machine.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn activations_follow_their_formulas() {
+        let x = [numbers(4000, 100.0), numbers(4000, 4.0), vec![0.0, -0.0, 1e-30, -1e-30]].concat();
+        let mut out = vec![0.0; x.len()];
+        for activation in ALL {
+            kernels(Machine::Portable).activate(&x, None, activation, &mut out);
+            for (x, y) in x.iter().zip(&out) {
+                let (true_value, y) = (truth(f64::from(*x), activation), f64::from(*y));
+                assert!((y - true_value).abs() <= 1e-6 * true_value.abs() + 1e-6, "{activation:?}({x}) = {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn nan_stays_nan() {
+        for activation in ALL {
+            let mut out = [0.0];
+            kernels(Machine::Portable).activate(&[f32::NAN], None, activation, &mut out);
+            assert!(out[0].is_nan(), "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn normalised_rows_have_mean_square_one() {
+        for length in [1, 7, 64, 1000] {
+            let (x, mut out) = (numbers(length, 3.0), vec![0.0; length]);
+            kernels(Machine::Portable).normalize(&x, &vec![1.0; length], 0.0, &mut out);
+            let mean = out.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>() / length as f64;
+            assert!((mean - 1.0).abs() < 1e-5, "{length}: {mean}");
+        }
+    }
+}

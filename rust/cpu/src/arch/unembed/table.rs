@@ -1,0 +1,316 @@
+//! Each kernel compiled for each machine, behind functions that check what they are given.
+
+use super::dot::{self, Product, Rows, Start, padded_width};
+use super::noise::{self, PAIRED};
+use super::rows::{self, Rule};
+use crate::arch::element::{Bf16, Element, F16};
+use crate::arch::lanes::{LANES, Lanes};
+use crate::arch::portable::Portable;
+use crate::dispatch::Machine;
+use farspan_core::merge::Best;
+use farspan_core::noise::NoiseKey;
+
+/// A piece of a row of an output.
+#[derive(Debug)]
+pub(crate) enum Out<'a> {
+    /// float32
+    F32(&'a mut [f32]),
+    /// The bits of bfloat16.
+    Bf16(&'a mut [u16]),
+    /// The bits of float16.
+    F16(&'a mut [u16]),
+}
+
+impl Out<'_> {
+    /// How many numbers it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Out::F32(piece) => piece.len(),
+            Out::Bf16(piece) | Out::F16(piece) => piece.len(),
+        }
+    }
+
+    /// `count` numbers from number `first`.
+    pub(crate) fn part(&mut self, first: usize, count: usize) -> Out<'_> {
+        match self {
+            Out::F32(piece) => Out::F32(&mut piece[first..][..count]),
+            Out::Bf16(piece) => Out::Bf16(&mut piece[first..][..count]),
+            Out::F16(piece) => Out::F16(&mut piece[first..][..count]),
+        }
+    }
+}
+
+type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 3];
+
+/// The functions of one machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    widen: unsafe fn(&Rows, &mut [f32]),
+    product: unsafe fn(&mut Product),
+    store: unsafe fn(&[f32], Out),
+    apply_rule: unsafe fn(&mut [f32], usize, &Rule) -> f32,
+    plain_sums: Sums,
+    tempered_sums: Sums,
+    moment_sums: Sums,
+    position: unsafe fn(&[f32], f32) -> usize,
+    count_above: unsafe fn(&[f32], f32, usize) -> usize,
+    places_at_least: unsafe fn(&[f32], f32, &mut [u32]) -> usize,
+    noise: unsafe fn(u32, &NoiseKey, &mut [f32]),
+    best_perturbed: unsafe fn(&[f32], u32, &NoiseKey, f32, &mut Best),
+}
+
+/// Every call below: the table is made for a machine that is available, and the assertions before it are what the kernel
+/// asks of its operands.
+impl Kernels {
+    /// The rows in float32, each with zeros up to the next multiple of sixteen.
+    pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
+        assert_eq!(out.len(), rows.count() * padded_width(rows.columns()));
+        // SAFETY: see the impl.
+        unsafe { (self.widen)(rows, out) }
+    }
+
+    /// `out[r * out_stride + t] = dot(x[r], w[t])`.
+    pub(crate) fn product(&self, mut product: Product) {
+        product.check();
+        // SAFETY: see the impl.
+        unsafe { (self.product)(&mut product) }
+    }
+
+    /// Rounds the first numbers of `row` to the output's type.
+    pub(crate) fn store(&self, row: &[f32], out: Out) {
+        assert!(row.len() >= out.len().next_multiple_of(LANES));
+        // SAFETY: see the impl.
+        unsafe { (self.store)(row, out) }
+    }
+
+    /// Turns the first `count` products of `row` into logits, the rest into -inf. The largest logit: NaN if any is NaN.
+    pub(crate) fn apply_rule(&self, row: &mut [f32], count: usize, rule: &Rule) -> f32 {
+        assert!(row.len().is_multiple_of(LANES) && rule.bias.is_none_or(|bias| bias.len() >= count.min(row.len())));
+        // SAFETY: see the impl.
+        unsafe { (self.apply_rule)(row, count, rule) }
+    }
+
+    /// `sum(exp(l - max))`; `max` is finite and at least every logit of the row.
+    pub(crate) fn sum(&self, row: &[f32], max: f32) -> f32 {
+        // SAFETY: see the impl.
+        unsafe { (self.plain_sums)(row, max, 1.0)[0] }
+    }
+
+    /// `sum(exp(l - max))` and `sum(exp((l - max) * inverse_temperature))`.
+    pub(crate) fn tempered_sums(&self, row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 2] {
+        // SAFETY: see the impl.
+        let [sum, tempered, _] = unsafe { (self.tempered_sums)(row, max, inverse_temperature) };
+        [sum, tempered]
+    }
+
+    /// `sum(exp(l - max))` and `sum(exp(l - max) * (l - max))`.
+    pub(crate) fn moment_sums(&self, row: &[f32], max: f32) -> [f32; 2] {
+        // SAFETY: see the impl.
+        let [sum, _, moment] = unsafe { (self.moment_sums)(row, max, 1.0) };
+        [sum, moment]
+    }
+
+    /// The first entry that equals `value`, the length of the row without one.
+    pub(crate) fn position(&self, row: &[f32], value: f32) -> usize {
+        // SAFETY: see the impl.
+        unsafe { (self.position)(row, value) }
+    }
+
+    /// How many entries are above `value`, or in the first `ties` places at least `value`.
+    pub(crate) fn count_above(&self, row: &[f32], value: f32, ties: usize) -> usize {
+        // SAFETY: see the impl.
+        unsafe { (self.count_above)(row, value, ties) }
+    }
+
+    /// Writes the places of the entries that are at least `value`, in order, and says how many there are.
+    pub(crate) fn places_at_least(&self, row: &[f32], value: f32, places: &mut [u32]) -> usize {
+        assert!(places.len() >= row.len());
+        // SAFETY: see the impl.
+        unsafe { (self.places_at_least)(row, value, places) }
+    }
+
+    /// The noise of the tokens from `first_token`, which is even.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the definition that tests hold best_perturbed to"))]
+    pub(crate) fn noise(&self, first_token: u32, key: &NoiseKey, out: &mut [f32]) {
+        assert!(first_token.is_multiple_of(2) && out.len().is_multiple_of(PAIRED));
+        // SAFETY: see the impl.
+        unsafe { (self.noise)(first_token, key, out) }
+    }
+
+    /// Lets each token that is not -inf try to beat `best` with `logit * inverse_temperature + noise`.
+    pub(crate) fn best_perturbed(
+        &self,
+        logits: &[f32],
+        first_token: u32,
+        key: &NoiseKey,
+        inverse_temperature: f32,
+        best: &mut Best,
+    ) {
+        assert!(first_token.is_multiple_of(2) && logits.len().is_multiple_of(PAIRED));
+        // SAFETY: see the impl.
+        unsafe { (self.best_perturbed)(logits, first_token, key, inverse_temperature, best) }
+    }
+}
+
+/// Rounds and stores the first numbers of `row`.
+///
+/// # Safety
+/// As [`Lanes`]; `row` has whole vectors for `count` numbers, for which `out` has room.
+#[inline(always)]
+unsafe fn store<L: Lanes, E: Element>(row: &[f32], out: *mut E, count: usize) {
+    for at in (0..count).step_by(LANES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let numbers = L::load(row.as_ptr().add(at));
+            if at + LANES <= count {
+                E::store::<L>(out.add(at), numbers);
+            } else {
+                E::store_part::<L>(out.add(at), numbers, count - at);
+            }
+        }
+    }
+}
+
+/// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
+/// single row.
+macro_rules! compile {
+    ($module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal] $(, $feature:literal)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn widen(rows: &Rows, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows.start {
+                        Start::F32(start) => dot::widen::<$machine, _>(rows, start, out),
+                        Start::Bf16(start) => dot::widen::<$machine, _>(rows, start, out),
+                        Start::F16(start) => dot::widen::<$machine, _>(rows, start, out),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn product(p: &mut Product) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match p.w.start {
+                        Start::F32(start) => dot::product::<$machine, f32, $rows, $weights, $single>(p, start),
+                        Start::Bf16(start) => dot::product::<$machine, Bf16, $rows, $weights, $single>(p, start),
+                        Start::F16(start) => dot::product::<$machine, F16, $rows, $weights, $single>(p, start),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn store(row: &[f32], out: Out) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match out {
+                        Out::F32(piece) => super::store::<$machine, f32>(row, piece.as_mut_ptr(), piece.len()),
+                        Out::Bf16(piece) => super::store::<$machine, Bf16>(row, piece.as_mut_ptr().cast(), piece.len()),
+                        Out::F16(piece) => super::store::<$machine, F16>(row, piece.as_mut_ptr().cast(), piece.len()),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn apply_rule(row: &mut [f32], count: usize, rule: &Rule) -> f32 {
+                // SAFETY: the caller's.
+                unsafe { rows::apply_rule::<$machine>(row, count, rule) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn plain_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
+                // SAFETY: the caller's.
+                unsafe { rows::sums::<$machine, false, false>(row, max, inverse_temperature) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn tempered_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
+                // SAFETY: the caller's.
+                unsafe { rows::sums::<$machine, true, false>(row, max, inverse_temperature) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn moment_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
+                // SAFETY: the caller's.
+                unsafe { rows::sums::<$machine, false, true>(row, max, inverse_temperature) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn position(row: &[f32], value: f32) -> usize {
+                // SAFETY: the caller's.
+                unsafe { rows::position::<$machine>(row, value) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn count_above(row: &[f32], value: f32, ties: usize) -> usize {
+                // SAFETY: the caller's.
+                unsafe { rows::count_above::<$machine>(row, value, ties) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn places_at_least(row: &[f32], value: f32, places: &mut [u32]) -> usize {
+                // SAFETY: the caller's.
+                unsafe { rows::places_at_least::<$machine>(row, value, places) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn noise(first_token: u32, key: &NoiseKey, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { noise::noise::<$machine>(first_token, key, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn best_perturbed(
+                logits: &[f32],
+                first_token: u32,
+                key: &NoiseKey,
+                inverse_temperature: f32,
+                best: &mut Best,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { noise::best_perturbed::<$machine>(logits, first_token, key, inverse_temperature, best) }
+            }
+
+            pub(super) const KERNELS: Kernels = Kernels {
+                widen,
+                product,
+                store,
+                apply_rule,
+                plain_sums,
+                tempered_sums,
+                moment_sums,
+                position,
+                count_above,
+                places_at_least,
+                noise,
+                best_perturbed,
+            };
+        }
+    };
+}
+
+compile!(portable, Portable, [2, 2, 4]);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx512,
+    crate::arch::avx512::Avx512,
+    [4, 4, 8],
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
+);
+
+/// The kernels of an available machine.
+pub(crate) fn kernels(machine: Machine) -> Kernels {
+    assert!(machine.is_available(), "{} is not available", machine.name());
+    match machine {
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx2 => avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx512 => avx512::KERNELS,
+        _ => portable::KERNELS,
+    }
+}

@@ -1,0 +1,115 @@
+//! The output cut into pieces that different threads fill.
+
+use super::Output;
+use super::problem::{Context, Share};
+use crate::ViewMut;
+use crate::arch::attention::{OutputRow, State};
+
+/// A share of the rows with the part of the output that is theirs.
+pub(super) struct Piece<'a> {
+    pub share: Share,
+    output: Output<'a>,
+    lse: Option<ViewMut<'a, f32, 3>>,
+}
+
+impl<'a> Output<'a> {
+    fn split(self, dimension: usize, at: usize) -> (Self, Self) {
+        match self {
+            Output::F32(view) => {
+                let (a, b) = view.split(dimension, at);
+                (Output::F32(a), Output::F32(b))
+            }
+            Output::Bf16(view) => {
+                let (a, b) = view.split(dimension, at);
+                (Output::Bf16(a), Output::Bf16(b))
+            }
+            Output::F16(view) => {
+                let (a, b) = view.split(dimension, at);
+                (Output::F16(a), Output::F16(b))
+            }
+        }
+    }
+
+    fn row(&mut self, index: [usize; 4]) -> OutputRow<'_> {
+        match self {
+            Output::F32(view) => OutputRow::F32(view.row_mut(index)),
+            Output::Bf16(view) => OutputRow::Bf16(view.row_mut(index)),
+            Output::F16(view) => OutputRow::F16(view.row_mut(index)),
+        }
+    }
+}
+
+/// Output and LSE, cut together.
+struct Rest<'a>(Output<'a>, Option<ViewMut<'a, f32, 3>>);
+
+impl<'a> Rest<'a> {
+    fn split(self, dimension: usize, at: usize) -> (Self, Self) {
+        let (output, output_rest) = self.0.split(dimension, at);
+        let (lse, lse_rest) = match self.1.map(|lse| lse.split(dimension, at)) {
+            Some((lse, rest)) => (Some(lse), Some(rest)),
+            None => (None, None),
+        };
+        (Rest(output, lse), Rest(output_rest, lse_rest))
+    }
+}
+
+/// Pieces for streaming, a list for each sequence, and blocks, the most work first.
+pub(super) fn cut<'a>(
+    context: &Context,
+    output: Output<'a>,
+    lse: Option<ViewMut<'a, f32, 3>>,
+) -> (Vec<Vec<Piece<'a>>>, Vec<Piece<'a>>) {
+    let (mut streams, mut blocks) = (Vec::new(), Vec::new());
+    let dense = context.shape.batch == context.problem.sequences.len();
+    let mut rest = Rest(output, lse);
+    for (index, sequence) in context.problem.sequences.iter().enumerate() {
+        let (mut of_sequence, behind) = if dense { rest.split(0, 1) } else { rest.split(2, sequence.queries) };
+        rest = behind;
+        if sequence.queries == 0 {
+            continue;
+        }
+        let streamed = context.work.streams(sequence.queries);
+        let length = if streamed { sequence.queries } else { context.work.block_queries(sequence.queries) };
+        let mut pieces = Vec::new();
+        for key_head in 0..context.shape.key_heads {
+            let group = context.shape.group();
+            for first in (0..group).step_by(context.work.heads()) {
+                let heads = (group - first).min(context.work.heads());
+                let (mut of_heads, behind) = of_sequence.split(1, heads);
+                of_sequence = behind;
+                let head = key_head * group + first;
+                for start in (0..sequence.queries).step_by(length) {
+                    let queries = start..(start + length).min(sequence.queries);
+                    let (Rest(output, lse), behind) = of_heads.split(2, queries.len());
+                    of_heads = behind;
+                    let share = Share { sequence: index, key_head, heads: head..head + heads, queries };
+                    pieces.push(Piece { share, output, lse });
+                }
+            }
+        }
+        if streamed { streams.push(pieces) } else { blocks.append(&mut pieces) }
+    }
+    blocks.sort_by_key(|piece| std::cmp::Reverse(piece.share.queries.end * piece.share.rows()));
+    (streams, blocks)
+}
+
+impl Piece<'_> {
+    /// Divides a tile's sums by its states' sums, from row `first` of the share on.
+    pub(super) fn finish(&mut self, context: &Context, first: usize, rows: usize, state: &State, sums: &[f32]) {
+        let width = context.width();
+        for r in 0..rows {
+            let (head, query) = self.share.row(first + r);
+            let index = [0, head - self.share.heads.start, query - self.share.queries.start, 0];
+            let factor = if state.sum[r] == 0.0 { 0.0 } else { 1.0 / state.sum[r] };
+            context.kernels.finish(&sums[r * width..(r + 1) * width], factor, self.output.row(index));
+            if let Some(lse) = &mut self.lse {
+                lse.row_mut([index[0], index[1], 0])[index[2]] = logarithm_of_sum(state.maximum[r], state.sum[r]);
+            }
+        }
+    }
+}
+
+/// `ln(sum of exp(scores))`, minus infinity for no score.
+fn logarithm_of_sum(maximum: f32, sum: f32) -> f32 {
+    if sum == 0.0 { f32::NEG_INFINITY } else { (f64::from(maximum) + f64::from(sum).ln()) as f32 }
+}

@@ -1,0 +1,102 @@
+//! Linear layers whose rows do not depend on each other.
+
+use crate::arch::unembed::dot::Rows;
+use crate::arch::unembed::{Kernels, Out, Rule, kernels};
+use crate::matrix::{Matrix, MatrixMut};
+use crate::product::{block_rows, for_each_chunk};
+use crate::{dispatch, threads};
+use farspan_core::{Error, Result};
+use ndarray::ArrayViewMut2;
+use rayon::prelude::*;
+
+/// Tasks for each thread, so that an uneven machine still finishes together.
+const TASKS_A_THREAD: usize = 4;
+/// A task has at least this many columns of the output.
+const LEAST_COLUMNS: usize = 64;
+/// Up to so many multiplications, waking a second thread costs more than it saves.
+const ALONE: usize = 1 << 18;
+
+/// `out[i, j] = dot(x[i], weight[j]) + bias[j]`.
+///
+/// `x [rows, in]`, `weight [out, in]`, `bias [out]`, `out [rows, out]`, of the element type of `x`. Sums are float32 in one
+/// fixed order, rounded once to the output's type: a row of the output has the same bits whatever the other rows, the
+/// number of threads and the machine. An error names the argument that does not fit.
+pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMut) -> Result<()> {
+    let ([rows, columns], [features, inner]) = (x.shape(), weight.shape());
+    if inner != columns {
+        let expected = format!("shape [out, {columns}], the last dimension of x");
+        return Err(Error::argument("weight", expected, format!("{:?}", weight.shape())));
+    }
+    if out.shape() != [rows, features] {
+        return Err(Error::argument("out", format!("shape {:?}", [rows, features]), format!("{:?}", out.shape())));
+    }
+    if out.dtype() != x.dtype() {
+        let (expected, given) = (x.dtype().name().into(), out.dtype().name().into());
+        return Err(Error::Dtype { argument: "out", expected, given });
+    }
+    if let Some(bias) = bias
+        && bias.len() != features
+    {
+        return Err(Error::argument("bias", format!("shape [{features}], one per row of weight"), format!("[{}]", bias.len())));
+    }
+    let (x, weight) = (Rows::new("x", &x)?, Rows::new("weight", &weight)?);
+    let kernels = kernels(dispatch::machine()?);
+    if rows == 0 || features == 0 {
+        return Ok(());
+    }
+
+    let block = block_rows(rows);
+    let tasks = if rows.saturating_mul(columns).saturating_mul(features) <= ALONE { 1 } else { TASKS_A_THREAD * threads::num_threads() };
+    let parts = tasks.div_ceil(rows.div_ceil(block)).min(features.div_ceil(LEAST_COLUMNS));
+    let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);
+    let pieces: Vec<Vec<Out>> = match &mut out {
+        MatrixMut::F32(out) => cut(out, block, width, Out::F32)?,
+        MatrixMut::Bf16(out) => cut(out, block, width, Out::Bf16)?,
+        MatrixMut::F16(out) => cut(out, block, width, Out::F16)?,
+    };
+    let parts = features.div_ceil(width);
+    let task = |(index, pieces): (usize, Vec<Out>)| {
+        let x = x.part(index / parts * block, pieces.len());
+        let first = index % parts * width;
+        fill(&kernels, x, weight, bias, first, pieces);
+    };
+    if pieces.len() == 1 {
+        pieces.into_iter().enumerate().for_each(task);
+        return Ok(());
+    }
+    threads::run(|| pieces.into_par_iter().enumerate().for_each(task))
+}
+
+/// The output as what each task writes: for each block of rows and each range of `width` columns, a piece of every row.
+fn cut<'o, T>(
+    out: &'o mut ArrayViewMut2<T>,
+    block: usize,
+    width: usize,
+    piece: fn(&'o mut [T]) -> Out<'o>,
+) -> Result<Vec<Vec<Out<'o>>>> {
+    let parts = out.ncols().div_ceil(width);
+    let mut tasks: Vec<Vec<Out>> = Vec::new();
+    for (i, row) in out.rows_mut().into_iter().enumerate() {
+        if i % block == 0 {
+            tasks.resize_with(tasks.len() + parts, || Vec::with_capacity(block));
+        }
+        let row = row.into_slice().ok_or_else(|| Error::argument("out", "a contiguous last dimension", "strides"))?;
+        let first = tasks.len() - parts;
+        for (task, columns) in tasks[first..].iter_mut().zip(row.chunks_mut(width)) {
+            task.push(piece(columns));
+        }
+    }
+    Ok(tasks)
+}
+
+/// Computes one task: the columns from `first` on that each row's piece has room for.
+fn fill(kernels: &Kernels, x: Rows, weight: Rows, bias: Option<&[f32]>, first: usize, mut pieces: Vec<Out>) {
+    let columns = first..first + pieces[0].len();
+    for_each_chunk(kernels, x, weight, columns, |row, chunk, products| {
+        if let Some(bias) = bias {
+            let rule = Rule { scale: 1.0, softcap: None, bias: Some(&bias[chunk.clone()]) };
+            kernels.apply_rule(products, chunk.len(), &rule);
+        }
+        kernels.store(products, pieces[row].part(chunk.start - first, chunk.len()));
+    });
+}

@@ -1,0 +1,146 @@
+//! One pass over the vocabulary: tiles of logits, an epilogue that reads them, and the merge of what it found.
+//!
+//! The vocabulary is cut into segments of a fixed length, each read chunk by chunk; softmax sums are folded in that order
+//! and then segment by segment. Threads take (segment, block of rows) pairs in any order, so neither they nor the batch
+//! have a part in any result.
+
+use crate::arch::unembed::dot::Rows;
+use crate::arch::unembed::{Kernels, Rule};
+use crate::product::{CHUNK, block_rows, for_each_chunk};
+use crate::threads;
+use farspan_core::Result;
+use farspan_core::merge::Mass;
+use farspan_core::unembed::Rules;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Tokens of a segment: the unit that threads share out, and that softmax sums are folded by.
+const SEGMENT: usize = 4 * CHUNK;
+/// Rows whose summaries are held at the same time.
+const SUPER_BLOCK: usize = 1024;
+
+/// A checked problem: `hidden [rows, dim]`, `weight [vocab, dim]`, and how products become logits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem<'a> {
+    pub kernels: Kernels,
+    pub hidden: Rows<'a>,
+    pub weight: Rows<'a>,
+    pub rules: Rules<'a>,
+    pub valid_vocab: usize,
+}
+
+impl Problem<'_> {
+    /// The rules for the tokens in `range`.
+    pub(super) fn rule(&self, range: Range<usize>) -> Rule<'_> {
+        Rule { scale: self.rules.scale, softcap: self.rules.softcap, bias: self.rules.bias.map(|bias| &bias[range]) }
+    }
+}
+
+/// A row's logits of the tokens `tokens`; behind them -inf, up to a whole number of vectors.
+pub(super) struct Chunk<'a> {
+    pub tokens: Range<usize>,
+    pub logits: &'a [f32],
+    /// The largest logit; neither NaN nor -inf.
+    pub max: f32,
+}
+
+/// What an operation makes of the logits. `Found` is what it keeps beside the softmax sums; merging it is independent of
+/// the order.
+pub(super) trait Epilogue: Sync {
+    type Found: Send;
+
+    /// What is known of a row before the first chunk.
+    fn nothing(&self) -> Self::Found;
+
+    /// What a segment starts from: nothing, or what helps it to skip tokens that cannot matter any more.
+    fn begin(&self, so_far: &Self::Found) -> Self::Found;
+
+    /// Reads a chunk of row `row`: adds to the softmax sums and to what was found. Never called again in a segment after a
+    /// NaN.
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Self::Found);
+
+    /// Adds what a segment found to what was known.
+    fn merge(&self, so_far: &mut Self::Found, segment: Self::Found);
+
+    /// The inverse temperature that `Mass::tempered` of a row is meant for.
+    fn inverse_temperature(&self, _row: usize) -> f32 {
+        1.0
+    }
+
+    /// Writes the results of a row.
+    fn finish(&mut self, row: usize, mass: Mass, found: Self::Found);
+}
+
+/// Runs `epilogue` over all rows and all tokens that exist.
+pub(super) fn run<E: Epilogue>(problem: &Problem, epilogue: &mut E) -> Result<()> {
+    let rows = problem.hidden.count();
+    for first in (0..rows).step_by(SUPER_BLOCK) {
+        super_block(problem, first..rows.min(first + SUPER_BLOCK), epilogue)?;
+    }
+    Ok(())
+}
+
+fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mut E) -> Result<()> {
+    let block = block_rows(rows.len());
+    let blocks = rows.len().div_ceil(block);
+    let segments = problem.valid_vocab.div_ceil(SEGMENT);
+    let found: Vec<_> = rows.clone().map(|_| Mutex::new(epilogue.nothing())).collect();
+    let mut masses = vec![Mass::NOTHING; segments * blocks * block];
+
+    let shared = &*epilogue;
+    let task = |(index, masses): (usize, &mut [Mass])| {
+        let (segment, first) = (index / blocks, index % blocks * block);
+        let here = first..rows.len().min(first + block);
+        let tokens = segment * SEGMENT..problem.valid_vocab.min((segment + 1) * SEGMENT);
+        let part = Part { problem, first_row: rows.start + first, tokens };
+        part.run(shared, &mut masses[..here.len()], &found[here]);
+    };
+    if segments * blocks == 1 {
+        task((0, &mut masses));
+    } else {
+        threads::run(|| masses.par_chunks_mut(block).enumerate().for_each(task))?;
+    }
+
+    for (i, found) in found.into_iter().enumerate() {
+        let row = rows.start + i;
+        let inverse = epilogue.inverse_temperature(row);
+        let parts = masses.chunks_exact(blocks * block).map(|segment| segment[i]);
+        let mass = parts.fold(Mass::NOTHING, |mass, part| mass.merge(part, inverse));
+        epilogue.finish(row, mass, found.into_inner().unwrap_or_else(PoisonError::into_inner));
+    }
+    Ok(())
+}
+
+/// A task: a block of rows and a segment.
+struct Part<'a> {
+    problem: &'a Problem<'a>,
+    first_row: usize,
+    tokens: Range<usize>,
+}
+
+impl Part<'_> {
+    fn run<E: Epilogue>(self, epilogue: &E, masses: &mut [Mass], found: &[Mutex<E::Found>]) {
+        let Problem { kernels, hidden, weight, .. } = self.problem;
+        let mut mine: Vec<E::Found> = found.iter().map(|found| epilogue.begin(&lock(found))).collect();
+        let x = hidden.part(self.first_row, found.len());
+        for_each_chunk(kernels, x, *weight, self.tokens, |row, tokens, products| {
+            let mass = &mut masses[row];
+            let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(tokens.clone()));
+            if max.is_nan() {
+                mass.max = f32::NAN;
+            }
+            if !mass.max.is_nan() {
+                let chunk = Chunk { tokens, logits: products, max };
+                epilogue.read(kernels, self.first_row + row, &chunk, mass, &mut mine[row]);
+            }
+        });
+        for (found, mine) in found.iter().zip(mine) {
+            epilogue.merge(&mut lock(found), mine);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
