@@ -1,0 +1,180 @@
+"""The two kinds of arrays that a caller may bring, NumPy's and torch's, and the checks that both need.
+
+Shapes are checked where they mean something, in the Rust core; here an argument only becomes an array of the right
+kind. Nothing in this module imports torch: whoever passes a tensor has done so already.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from farspan._errors import ArgumentError, BackendError, DtypeError, message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FLOATS = ("float32", "bfloat16", "float16")
+"""Element types of the large inputs."""
+
+_INT64 = 2**63
+_NUMPY_NAMES: dict[Any, str] = {}
+
+
+def is_tensor(x: object) -> bool:
+    """Whether x is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def dtype_name(x: Any) -> str:
+    """`float32` and so on, of either kind of array."""
+    if not isinstance(x, np.ndarray):
+        return str(x.dtype).removeprefix("torch.")
+    name = _NUMPY_NAMES.get(x.dtype)
+    if name is None:  # NumPy takes 3 microseconds to spell a name
+        name = _NUMPY_NAMES[x.dtype] = str(x.dtype)
+    return name
+
+
+def describe(x: object) -> str:
+    """An array by its shape, anything else by its type and value."""
+    if isinstance(x, np.ndarray) or is_tensor(x):
+        return f"{dtype_name(x)} of shape {list(x.shape)}"  # type: ignore[attr-defined]
+    return f"{type(x).__name__} {str(x)[:60]!r}"
+
+
+def large(name: str, x: Any) -> str:
+    """Check the first large input; gives the name of its dtype."""
+    if not (isinstance(x, np.ndarray) or is_tensor(x)):
+        raise DtypeError(message(name, "a torch.Tensor or a numpy.ndarray", describe(x)))
+    dtype = dtype_name(x)
+    if dtype not in FLOATS:
+        raise DtypeError(message(name, " or ".join(FLOATS), dtype))
+    if not (isinstance(x, np.ndarray) or x.is_cpu or x.is_meta):
+        raise BackendError(message(name, "a tensor on the CPU, the only backend of this build", f"one on {x.device}"))
+    return dtype
+
+
+def large_like(name: str, x: Any, first_name: str, first: Any, *, any_float: bool = False) -> str:
+    """Check a further large input: of the kind, device and, unless `any_float`, dtype of the first."""
+    numpy = isinstance(first, np.ndarray)
+    if not (isinstance(x, np.ndarray) if numpy else is_tensor(x)):
+        raise DtypeError(
+            message(name, f"a {'numpy.ndarray' if numpy else 'torch.Tensor'}, as {first_name} is", describe(x))
+        )
+    dtype = dtype_name(x)
+    if dtype not in FLOATS or not (any_float or dtype == dtype_name(first)):
+        expected = " or ".join(FLOATS) if any_float else f"{dtype_name(first)}, as {first_name} has"
+        raise DtypeError(message(name, expected, dtype))
+    if not numpy and x.device != first.device:
+        raise ArgumentError(message(name, f"a tensor on {first.device}, as {first_name} is", f"one on {x.device}"))
+    return dtype
+
+
+def rank(name: str, x: Any, dimensions: str) -> None:
+    """Check the number of dimensions, given as `[batch, heads, time, dim]`."""
+    if x.ndim != dimensions.count(",") + 1:
+        raise ArgumentError(message(name, f"shape {dimensions}", list(x.shape)))
+
+
+def small(name: str, x: Any, first: Any) -> Any:
+    """A table, positions or lengths as an array of the kind of `first`; lists of numbers become float32 or int64."""
+    if x is None:
+        return None
+    if isinstance(first, np.ndarray):
+        return x if isinstance(x, np.ndarray) else _numbers(name, x)
+    if not is_tensor(x):
+        import torch
+
+        return torch.from_numpy(x if isinstance(x, np.ndarray) else _numbers(name, x)).to(first.device)
+    if x.device != first.device:
+        raise ArgumentError(message(name, f"a tensor on {first.device}", f"one on {x.device}"))
+    return x
+
+
+def _numbers(name: str, x: Any) -> np.ndarray:
+    if is_tensor(x):
+        return x.detach().cpu().numpy()
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise DtypeError(message(name, "an array", describe(x))) from None
+    if array.dtype.kind not in "if":
+        raise DtypeError(message(name, "an array of numbers", describe(x)))
+    return array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+
+
+def per_row(name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool, low: int = 0, high: int = 0) -> Any:
+    """One setting per row: int64 (`low <= x < high` for a plain int) or float32, 0-dimensional or of shape `rows`.
+
+    A plain integer of 2**63 and more, where `high` lets it pass, becomes the int64 of the same bits.
+    """
+    if isinstance(x, (int, float)):
+        value: float = number(name, x)
+        if integer:
+            value = index(name, x)
+            if not low <= value < high:
+                raise ArgumentError(message(name, f"{low} to {high - 1}", value))
+            value -= 2 * _INT64 if value >= _INT64 else 0
+        return _scalar(value, first, integer)
+    if not is_tensor(x):
+        x = np.asarray(x)
+    dtype = dtype_name(x)
+    accepted = (
+        ("int32", "int64", "uint64") if integer else ("float32", "float64", "float16", "bfloat16", "int32", "int64")
+    )
+    if dtype not in accepted:
+        raise DtypeError(message(name, "int32 or int64" if integer else "numbers", dtype))
+    if tuple(x.shape) not in ((), tuple(rows)):
+        raise ArgumentError(
+            message(name, f"a scalar or shape {list(rows)}, one per row of the first argument", list(x.shape))
+        )
+    if isinstance(first, np.ndarray):
+        x = _numbers(name, x) if is_tensor(x) else x
+        return x.view(np.int64) if dtype == "uint64" else x.astype(np.int64 if integer else np.float32, copy=False)
+    import torch
+
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(x.view(np.int64) if dtype == "uint64" else x)
+    return x.to(first.device, torch.int64 if integer else torch.float32)
+
+
+def _scalar(value: float, first: Any, integer: bool) -> Any:
+    if isinstance(first, np.ndarray):
+        return np.array(value, np.int64 if integer else np.float32)
+    import torch
+
+    return torch.full((), value, dtype=torch.int64 if integer else torch.float32, device=first.device)
+
+
+def index(name: str, x: Any) -> int:
+    """A whole number that fits int64 or uint64."""
+    if isinstance(x, (bool, np.bool_)):
+        raise DtypeError(message(name, "an integer", describe(x)))
+    try:
+        value = operator.index(x)
+    except TypeError:
+        raise DtypeError(message(name, "an integer", describe(x))) from None
+    return value
+
+
+def count(name: str, x: Any) -> int:
+    """A whole number from 0 that fits int64."""
+    value = index(name, x)
+    if not 0 <= value < _INT64:
+        raise ArgumentError(message(name, "an integer from 0 to 2**63 - 1", value))
+    return value
+
+
+def number(name: str, x: Any) -> float:
+    """A real number."""
+    if isinstance(x, (str, bytes, bool)):
+        raise DtypeError(message(name, "a number", describe(x)))
+    try:
+        return float(x)
+    except (TypeError, ValueError, OverflowError):
+        raise DtypeError(message(name, "a number", describe(x))) from None

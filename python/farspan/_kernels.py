@@ -1,0 +1,143 @@
+"""The backend's operations on NumPy arrays: outputs are allocated, `farspan._core` fills them.
+
+bfloat16 and float16 arrive and leave as their bits, in uint16 arrays, with the dtype's name beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from farspan import _core
+from farspan._arrays import rank
+from farspan._errors import BackendError, message
+from farspan._threads import follow_torch
+
+Array = np.ndarray
+Rules = tuple[float, float | None, Array | None, int | None]
+"""scale, softcap, bias, valid_vocab."""
+
+
+def bits(x: Array) -> Array:
+    """A half-precision array by its bits."""
+    return x.view(np.uint16) if x.dtype.itemsize == 2 else x
+
+
+def empty(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`numpy.empty`; an output that no memory can hold is the backend's error."""
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):
+        raise BackendError(message(name, "a result that fits into memory", f"shape {list(shape)}")) from None
+
+
+def attention_shapes(query: Any, key: Any, value: Any, ragged: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of output and LSE, from arrays of either kind."""
+    layout = "[total, heads, dim]" if ragged else "[batch, heads, time, dim]"
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        rank(name, x, layout)
+    lse = (query.shape[1], query.shape[0]) if ragged else query.shape[:3]
+    return (*query.shape[:-1], value.shape[-1]), tuple(lse)
+
+
+def attention(dtype: str, query: Array, key: Array, value: Array, *hooks: Any) -> tuple[Array, Array]:
+    """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
+    follow_torch()
+    shape, lse_shape = attention_shapes(query, key, value, ragged=hooks[-2] is not None)
+    output, lse = empty("query", shape, query.dtype), empty("query", lse_shape, np.float32)
+    _core.attention(dtype, output, lse, query, key, value, *hooks)
+    return output, lse
+
+
+def linear(dtype: str, weight_dtype: str, x: Array, weight: Array, bias: Array | None) -> Array:
+    """`x @ weight.T + bias` over the last axis of x."""
+    follow_torch()
+    leading, rows = _rows("x", x, "weight", weight)
+    output = empty("x", (*leading, weight.shape[0]), x.dtype)
+    _core.linear(dtype, weight_dtype, output.reshape(rows.shape[0], weight.shape[0]), rows, weight, bias)
+    return output
+
+
+def linear_rows(x: Array, weight_dtype: str, weight: Array, bias: Array | None) -> Array:
+    """`linear` of a float32 x `[rows, in]`, for callers that have followed torch's thread count themselves."""
+    output = empty("x", (x.shape[0], weight.shape[0]), np.float32)
+    _core.linear("float32", weight_dtype, output, x, weight, bias)
+    return output
+
+
+def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Array, ...]:
+    """The fields of `farspan.Sample`."""
+    follow_torch()
+    leading, rows = _rows("hidden", hidden, "weight", weight)
+    out = _sample_fields(leading)
+    _core.greedy((dtype, rows, weight, *rules), [x.reshape(-1) for x in out])
+    return out
+
+
+def sample(dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], rules: Rules) -> tuple[Array, ...]:
+    """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
+    follow_torch()
+    leading, rows = _rows("hidden", hidden, "weight", weight)
+    out = _sample_fields(leading)
+    columns = [_column(x, rows.shape[0]) for x in draws]
+    _core.sample((dtype, rows, weight, *rules), columns, [x.reshape(-1) for x in out])
+    return out
+
+
+def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules) -> tuple[Array, ...]:
+    """The fields of `farspan.Score`."""
+    follow_torch()
+    leading, rows = _rows("hidden", hidden, "weight", weight)
+    out = tuple(empty("hidden", leading, kind) for kind in (np.float32, np.int64, np.float32, np.float32))
+    _core.score((dtype, rows, weight, *rules), _column(targets, rows.shape[0]), [x.reshape(-1) for x in out])
+    return out
+
+
+def top(dtype: str, hidden: Array, weight: Array, k: int, rules: Rules) -> tuple[Array, ...]:
+    """The fields of `farspan.Top`."""
+    follow_torch()
+    leading, rows = _rows("hidden", hidden, "weight", weight)
+    out = (*(empty("k", (*leading, k), kind) for kind in (np.int64, np.float32)), empty("hidden", leading, np.float32))
+    _core.top((dtype, rows, weight, *rules), k, [x.reshape(-1) for x in out])
+    return out
+
+
+def _rows(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple[int, ...], Array]:
+    """The leading shape of x, and x as `[rows, dim]`: a view wherever the strides allow one."""
+    if x.ndim == 0:
+        rank(name, x, "[..., dim]")
+    rank(weight_name, weight, "[outputs, dim]" if name == "x" else "[vocab, dim]")
+    leading = x.shape[:-1]
+    try:
+        return leading, x.reshape(math.prod(leading), x.shape[-1])
+    except (MemoryError, ValueError):
+        raise BackendError(message(name, "rows that fit into memory", f"shape {list(x.shape)}")) from None
+
+
+def _column(x: Array, rows: int) -> Array:
+    """A per-row setting as `[rows]`."""
+    return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
+
+
+def _sample_fields(leading: tuple[int, ...]) -> tuple[Array, ...]:
+    kinds = (np.int64, np.float32, np.float32, np.float32, np.int32)
+    return tuple(empty("hidden", leading, kind) for kind in kinds)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """`x / sqrt(mean(x ** 2) + eps) * weight` over the last axis of a float32 x."""
+    output = np.empty_like(x, order="C")
+    if x.ndim == 2:
+        _core.rms_norm(output, x, weight, eps)
+    else:
+        _core.rms_norm(output.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]), weight, eps)
+    return output
+
+
+def activate(x: Array, activation: str, gated: bool) -> Array:
+    """`act(x)` of float32 rows, or `act(gate) * up` where a row holds gate and up one after the other."""
+    output = empty("x", (x.shape[0], x.shape[1] // (1 + gated)), np.float32)
+    _core.activate(output, x, activation, gated)
+    return output

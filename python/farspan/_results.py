@@ -1,0 +1,54 @@
+"""What the unembedding operations return. Fields are arrays of the kind and device of `hidden`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+FLAG_NAN = 1
+"""`Sample.flag` of a row with a NaN logit: no token was drawn, `token` is -1."""
+
+FLAG_EMPTY = 2
+"""`Sample.flag` of a row whose every logit is -inf: no token was drawn, `token` is -1."""
+
+
+class Sample(NamedTuple):
+    """One token per row of `hidden`; every field has the leading shape of `hidden`."""
+
+    token: Any
+    """int64; -1 where `flag` is not 0."""
+    logprob: Any
+    """float32, nats, under the distribution the token was drawn from; 0 at temperature 0."""
+    raw_logprob: Any
+    """float32, nats, under `softmax(l)`: no temperature."""
+    lse: Any
+    """float32, `logsumexp(l)`."""
+    flag: Any
+    """int32: 0, `FLAG_NAN` or `FLAG_EMPTY`."""
+
+
+class Score(NamedTuple):
+    """What the model says about one given token per row of `hidden`."""
+
+    logprob: Any
+    """float32, nats, of the target under `softmax(l)`."""
+    rank: Any
+    """int64: how many tokens have a larger logit, or an equal one and a lower id."""
+    entropy: Any
+    """float32, nats, of `softmax(l)`."""
+    lse: Any
+    """float32, `logsumexp(l)`."""
+
+
+class Top(NamedTuple):
+    """The k largest logits per row of `hidden`, largest first, ties by the lowest id."""
+
+    token: Any
+    """int64 `[..., k]`."""
+    logit: Any
+    """float32 `[..., k]`."""
+    lse: Any
+    """float32 `[...]`, over the whole vocabulary."""
+
+
+for _class in (Sample, Score, Top):
+    _class.__module__ = "farspan"

@@ -1,0 +1,40 @@
+"""`farspan.linear`: a matrix product whose rows do not depend on each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from farspan import _arrays, _kernels
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """A linear layer that accumulates in float32 and gives each row the same bits in any batch.
+
+        x @ weight.T + bias
+
+    Args:
+        x: `[..., in]`, float32, bfloat16 or float16, the last dimension contiguous.
+        weight: `[out, in]`, any of the three types, whatever that of x: half-precision weights are widened on the fly.
+        bias: `[out]`, float32.
+
+    Returns:
+        `[..., out]` of the kind and dtype of x; each number is rounded once, at the end.
+
+    Raises:
+        ArgumentError: shapes that do not fit.
+        DtypeError: an element type or a kind of object that the argument cannot have.
+        BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
+    """
+    dtype = _arrays.large("x", x)
+    weight_dtype = _arrays.large_like("weight", weight, "x", x, any_float=True)
+    bias = _arrays.small("bias", bias, x)
+    if isinstance(x, np.ndarray):
+        return _kernels.linear(dtype, weight_dtype, _kernels.bits(x), _kernels.bits(weight), bias).view(x.dtype)
+    from farspan import ops
+
+    return ops.linear(x, weight, bias)
+
+
+linear.__module__ = "farspan"

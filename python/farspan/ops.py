@@ -1,0 +1,192 @@
+"""Every operation as `torch.ops.farspan.*`: schema, CPU kernel, fake kernel for tracing, and a refusal of gradients.
+
+The operators are registered when this module is imported, which `farspan.attention` and its siblings do at their first
+torch tensor. They take the arguments that the public functions have normalised; `define` and `impl` are used instead of
+`torch.library.custom_op`, which costs 10 microseconds more per call, once per token and layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from farspan import _kernels
+from farspan._arrays import dtype_name
+from farspan._errors import BackendError, DtypeError, message
+
+_LIBRARY = torch.library.Library("farspan", "DEF")
+_HALVES = (torch.bfloat16, torch.float16)
+_RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
+_SAMPLE = "(Tensor token, Tensor logprob, Tensor raw_logprob, Tensor lse, Tensor flag)"
+
+
+def _large(tensor: Tensor) -> np.ndarray:
+    """The memory of a tensor as an array, half types by their bits."""
+    if tensor.requires_grad:  # without grad mode: nobody asks for the gradient
+        tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype in _HALVES else tensor).numpy()
+
+
+def _small(name: str, tensor: Tensor | None) -> np.ndarray | None:
+    """The memory of a table, positions or lengths."""
+    if tensor is None:
+        return None
+    if tensor.dtype in _HALVES:
+        raise DtypeError(message(name, "float32, or integers where they fit", dtype_name(tensor)))
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+
+
+def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(like.dtype) if like.dtype in _HALVES else tensor
+
+
+def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Define `torch.ops.farspan.<name>`; gives the way into it that the public function takes."""
+    name = schema.split("(")[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"farspan::{name}", fake, lib=_LIBRARY)
+    operator = getattr(torch.ops.farspan, name).default
+
+    def refuse_gradients(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            for i, given in enumerate(arguments):
+                if isinstance(given, Tensor) and given.requires_grad:
+                    argument = operator._schema.arguments[i].name
+                    expected = (
+                        f"no gradient: farspan.{name} has no backward yet (torch.no_grad() or farspan.reference.{name})"
+                    )
+                    raise BackendError(message(argument, expected, "a tensor that requires one"))
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    def call(*arguments: Any) -> Any:
+        # Outside of tracing the first step of the dispatch is taken here: the detour over it costs 5 microseconds.
+        return (operator if torch.compiler.is_compiling() else refuse_gradients)(*arguments)
+
+    _LIBRARY.impl(name, refuse_gradients, "Autograd")
+    return call
+
+
+# ------------------------------------------------------------------------------------------------------------ attention
+
+_HOOKS = (
+    "bool causal=False, int? left=None, int? right=None, int keep_first=0, float? scale=None, float? softcap=None, "
+    "Tensor? sink=None, Tensor? key_bias=None, Tensor? query_scale=None, Tensor? distance_table=None, "
+    "int distance_minimum=0, Tensor? inv_freq=None, float magnitude=1.0, bool interleaved=False, float? border=None, "
+    "Tensor? far_query_positions=None, Tensor? far_key_positions=None, Tensor? query_positions=None, "
+    "Tensor? key_positions=None, Tensor? key_lengths=None, Tensor? query_offsets=None, Tensor? key_offsets=None"
+)
+_TENSOR_HOOKS = [(i, hook.split()[1].split("=")[0]) for i, hook in enumerate(_HOOKS.split(", ")) if "Tensor" in hook]
+_HOOK_DEFAULTS = (False, None, None, 0, None, None, None, None, None, None, 0, None, 1.0, False, *(None,) * 8)
+
+
+def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
+    arrays = [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]  # torch leaves out what equals the schema's defaults at the end
+    for i, name in _TENSOR_HOOKS:
+        if arrays[i] is not None:
+            arrays[i] = _small(name, arrays[i])
+    output, lse = _kernels.attention(dtype_name(query), _large(query), _large(key), _large(value), *arrays)
+    return _tensor(output, query), torch.from_numpy(lse)
+
+
+def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
+    ragged = len(hooks) == len(_HOOK_DEFAULTS) and hooks[-2] is not None
+    shape, lse_shape = _kernels.attention_shapes(query, key, value, ragged)
+    return query.new_empty(shape), query.new_empty(lse_shape, dtype=torch.float32)
+
+
+attention = _register(
+    f"attention(Tensor query, Tensor key, Tensor value, {_HOOKS}) -> (Tensor output, Tensor lse)",
+    _attention_cpu,
+    _attention_fake,
+)
+
+
+# --------------------------------------------------------------------------------------------------------------- linear
+
+
+def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    names = dtype_name(x), dtype_name(weight)
+    return _tensor(_kernels.linear(*names, _large(x), _large(weight), _small("bias", bias)), x)
+
+
+def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+linear = _register("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _linear_cpu, _linear_fake)
+
+
+# ---------------------------------------------------------------------------------------------------------- unembedding
+
+
+def _rules(
+    scale: float = 1.0, softcap: float | None = None, bias: Tensor | None = None, valid_vocab: int | None = None
+) -> Any:
+    return scale, softcap, _small("bias", bias), valid_vocab
+
+
+def _greedy_cpu(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
+    fields = _kernels.greedy(dtype_name(hidden), _large(hidden), _large(weight), _rules(*rules))
+    return tuple(map(torch.from_numpy, fields))
+
+
+def _sample_cpu(
+    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rules: Any
+) -> tuple[Tensor, ...]:
+    draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
+    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, _rules(*rules))
+    return tuple(map(torch.from_numpy, fields))
+
+
+def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rules: Any) -> tuple[Tensor, ...]:
+    fields = _kernels.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), _rules(*rules))
+    return tuple(map(torch.from_numpy, fields))
+
+
+def _top_cpu(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
+    fields = _kernels.top(dtype_name(hidden), _large(hidden), _large(weight), k, _rules(*rules))
+    return tuple(map(torch.from_numpy, fields))
+
+
+def _fields(*kinds: torch.dtype) -> Callable[..., tuple[Tensor, ...]]:
+    """A fake kernel whose results have the leading shape of hidden."""
+
+    def fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(hidden.new_empty(hidden.shape[:-1], dtype=kind) for kind in kinds)
+
+    return fake
+
+
+def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
+    rows = hidden.shape[:-1]
+    lists = (hidden.new_empty((*rows, k), dtype=kind) for kind in (torch.int64, torch.float32))
+    return (*lists, hidden.new_empty(rows, dtype=torch.float32))
+
+
+_sample_fake = _fields(torch.int64, torch.float32, torch.float32, torch.float32, torch.int32)
+
+greedy = _register(f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _sample_fake)
+sample = _register(
+    "sample(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
+    f"{_RULES}) -> {_SAMPLE}",
+    _sample_cpu,
+    _sample_fake,
+)
+score = _register(
+    f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}) -> "
+    "(Tensor logprob, Tensor rank, Tensor entropy, Tensor lse)",
+    _score_cpu,
+    _fields(torch.float32, torch.int64, torch.float32, torch.float32),
+)
+top = _register(
+    f"top(Tensor hidden, Tensor weight, SymInt k, {_RULES}) -> (Tensor token, Tensor logit, Tensor lse)",
+    _top_cpu,
+    _top_fake,
+)

@@ -1,0 +1,336 @@
+"""The definition of every operation: short eager torch programs, differentiable, in any floating dtype.
+
+Every backend must agree with these under the tolerance table of `farspan.testing`. Here `[T, T]` scores and
+`[rows, vocab]` logits do exist: these programs are for reading, for tests, and for training small models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
+
+# ------------------------------------------------------------------------------------------------------------ attention
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    keep_first: int = 0,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    distance_bias: Any = None,
+    query_scale: Tensor | None = None,
+    rotary: Any = None,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    query_offsets: Tensor | None = None,
+    key_offsets: Tensor | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """The meaning of `farspan.attention`; arguments as there."""
+    hooks = dict(
+        causal=causal, window=window, keep_first=keep_first, scale=scale, softcap=softcap, sink=sink, key_bias=key_bias,
+        distance_bias=distance_bias, query_scale=query_scale, rotary=rotary, query_positions=query_positions,
+        key_positions=key_positions, key_lengths=key_lengths,
+    )  # fmt: skip
+    dense = _dense if query_offsets is None else _ragged
+    offsets = () if query_offsets is None or key_offsets is None else (query_offsets.tolist(), key_offsets.tolist())
+    output, lse = dense(query, key, value, *offsets, return_lse=return_lse, **hooks)
+    return (output, lse) if return_lse else output
+
+
+def _dense(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: Any, keep_first: int, scale: float | None,
+    softcap: float | None, sink: Any, key_bias: Any, distance_bias: Any, query_scale: Any, rotary: Any,
+    query_positions: Any, key_positions: Any, key_lengths: Any, return_lse: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Attention of `[batch, heads, time, dim]`; the LSE is None unless it is asked for."""
+    (_, heads, queries, dim), keys = query.shape, key.shape[2]
+
+    def table(x: Any) -> Tensor:
+        return torch.as_tensor(x, device=query.device).to(query.dtype)
+
+    def positions(x: Any, order: Tensor) -> Tensor:
+        x = order if x is None else torch.as_tensor(x, device=query.device)
+        return torch.atleast_2d(x.double())  # [batch or 1, time]
+
+    # Order decides what may be seen.
+    key_order = torch.arange(keys, device=query.device)
+    existing = torch.as_tensor(keys if key_lengths is None else key_lengths, device=query.device).reshape(-1, 1)
+    query_order = (
+        torch.arange(queries, device=query.device) + existing - queries
+    )  # [batch or 1, queries]: the ends align
+    visible = _visible(query_order, key_order, existing, causal, window, keep_first)[:, None]
+    if key_bias is not None:
+        bias = table(key_bias)
+        bias = bias.reshape((1,) * (3 - bias.ndim) + bias.shape)[:, :, None, :]
+        visible = visible & ~bias.isneginf()
+        bias = bias.masked_fill(bias.isneginf(), 0)
+
+    # Position decides how far away it looks.
+    query_at, key_at = positions(query_positions, query_order), positions(key_positions, key_order)
+    distance = (query_at[:, :, None] - key_at[:, None, :])[:, None]
+    if rotary is None:
+        scores = _scores(query, key, visible)
+    else:
+        scores = _scores(_rotate(query, query_at, rotary), _rotate(key, key_at, rotary), visible)
+        if rotary.border is not None:
+            query_far = positions(rotary.far_query_positions, query_order)
+            key_far = positions(rotary.far_key_positions, key_order)
+            far = _scores(_rotate(query, query_far, rotary), _rotate(key, key_far, rotary), visible)
+            scores = torch.where(distance >= rotary.border, far, scores)
+
+    scores = scores * (1 / math.sqrt(dim) if scale is None else scale)
+    if query_scale is not None:
+        scores = scores * table(query_scale)[..., None]
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if key_bias is not None:
+        scores = scores + bias
+    if distance_bias is not None:
+        by_distance = table(distance_bias.table)
+        index = (distance.floor() - distance_bias.minimum).clamp(0, by_distance.shape[1] - 1).long()
+        scores = scores + by_distance[:, index[:, 0]].transpose(0, 1)
+
+    # The softmax, over the visible keys and the sink. A row without either is made harmless first and 0 afterwards.
+    scores = scores.masked_fill(~visible, -math.inf)
+    empty = ~visible.any(-1, keepdim=True)
+    if sink is not None:
+        column = table(sink).reshape(1, heads, 1, 1).expand(*scores.shape[:3], 1)
+        scores, empty = torch.cat([scores, column], -1), empty & column.isneginf()
+    elif keys == 0:
+        scores = scores.new_full((*scores.shape[:3], 1), -math.inf)
+    if empty.any():
+        scores = scores.masked_fill(empty, 0)
+    weights = torch.softmax(scores, -1)[..., :keys]
+    output = _weighted_sum(weights, value, visible).masked_fill(empty, 0)
+    if not return_lse:
+        return output, None
+    lse = torch.logsumexp(scores if scores.dtype == torch.float64 else scores.float(), -1)
+    return output, lse.masked_fill(empty[..., 0], -math.inf)
+
+
+def _visible(
+    query_order: Tensor, key_order: Tensor, existing: Tensor, causal: bool, window: Any, keep_first: int
+) -> Tensor:
+    """Which keys a query may see, `[batch or 1, queries, keys]`."""
+    gap = query_order[:, :, None] - key_order
+    left, right = (
+        window if isinstance(window, (tuple, list)) else (None if window is None else window - 1, window and 0)
+    )
+    visible = torch.ones_like(gap, dtype=torch.bool)
+    if left is not None:
+        visible = visible & (gap <= left)
+    if right is not None:
+        visible = visible & (-gap <= right)
+    visible = visible | (key_order < keep_first)
+    if causal:
+        visible = visible & (gap >= 0)
+    return visible & (key_order < existing[:, :, None])
+
+
+def _rotate(x: Tensor, positions: Tensor, rotary: Any) -> Tensor:
+    """Turn the first dims of x `[batch, heads, time, dim]` by `position * inv_freq`, pair by pair, and stretch them."""
+    inv_freq = torch.as_tensor(rotary.inv_freq, device=x.device).double()
+    angle = (positions[..., None] * (inv_freq[:, None] if inv_freq.ndim == 2 else inv_freq))[:, None]
+    cos, sin = ((part * float(rotary.magnitude)).to(x.dtype) for part in (angle.cos(), angle.sin()))
+    turning, still = x[..., : 2 * inv_freq.shape[-1]], x[..., 2 * inv_freq.shape[-1] :]
+    first, second = turning.unflatten(-1, (-1, 2)).unbind(-1) if rotary.interleaved else turning.chunk(2, -1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat([torch.stack(turned, -1).flatten(-2) if rotary.interleaved else torch.cat(turned, -1), still], -1)
+
+
+def _scores(query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
+    """`query @ key.T` `[batch, heads, queries, keys]`; query head h reads key head `h // (heads / key_heads)`."""
+    batch, heads, queries, dim = query.shape
+    if key.isfinite().all():
+        grouped = query.reshape(batch, key.shape[1], heads // key.shape[1] * queries, dim)  # one product for a group
+        return (grouped @ key.transpose(-1, -2)).reshape(batch, heads, queries, key.shape[2])
+    seen = key.repeat_interleave(heads // key.shape[1], 1)[:, :, None].masked_fill(~visible[..., None], 0)
+    return (query[:, :, :, None] * seen).sum(
+        -1
+    )  # pair by pair, so that what is hidden has no part in a gradient either
+
+
+def _weighted_sum(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    """`weights @ value` `[batch, heads, queries, value_dim]`, over the visible keys only."""
+    batch, heads, queries, keys = weights.shape
+    if value.isfinite().all():
+        grouped = weights.reshape(batch, value.shape[1], heads // value.shape[1] * queries, keys)
+        return (grouped @ value).reshape(batch, heads, queries, value.shape[3])
+    seen = value.repeat_interleave(heads // value.shape[1], 1)[:, :, None].masked_fill(~visible[..., None], 0)
+    return (weights[..., None] * seen).sum(-2)
+
+
+def _ragged(
+    query: Tensor, key: Tensor, value: Tensor, query_offsets: list[int], key_offsets: list[int], *, return_lse: bool,
+    sink: Any, key_bias: Any, query_scale: Any, rotary: Any, query_positions: Any, key_positions: Any, key_lengths: Any,
+    **hooks: Any,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Each sequence of `[total, heads, dim]` by itself."""
+
+    def cut(x: Any, span: slice, total: int) -> Any:
+        return x if x is None or x.shape[-1] == 1 != total else x[..., span]
+
+    outputs, lses = [query.new_zeros(0, query.shape[1], value.shape[2])], [query.new_zeros(query.shape[1], 0).float()]
+    for b, (q0, q1, k0, k1) in enumerate(
+        zip(query_offsets, query_offsets[1:], key_offsets, key_offsets[1:], strict=False)
+    ):
+        queries, keys = slice(q0, q1), slice(k0, k1)
+        output, lse = _dense(
+            *(x[span].transpose(0, 1)[None] for x, span in ((query, queries), (key, keys), (value, keys))),
+            sink=sink,
+            key_bias=cut(key_bias, keys, len(key)),
+            query_scale=cut(query_scale, queries, len(query)),
+            rotary=None if rotary is None else _SequenceRotary(rotary, b, queries, keys),
+            query_positions=cut(query_positions, queries, len(query)),
+            key_positions=cut(key_positions, keys, len(key)),
+            key_lengths=None if key_lengths is None else key_lengths[b : b + 1],
+            return_lse=return_lse,
+            **hooks,
+        )
+        outputs.append(output[0].transpose(0, 1))
+        if lse is not None:
+            lses.append(lse[0])
+    return torch.cat(outputs), torch.cat(lses, 1) if return_lse else None
+
+
+class _SequenceRotary:
+    """The part of a `Rotary` that concerns one sequence of a ragged batch."""
+
+    def __init__(self, rotary: Any, b: int, queries: slice, keys: slice) -> None:
+        self.inv_freq = rotary.inv_freq[b] if rotary.inv_freq.ndim == 2 else rotary.inv_freq
+        self.magnitude, self.interleaved, self.border = rotary.magnitude, rotary.interleaved, rotary.border
+        if rotary.border is not None:
+            self.far_query_positions = rotary.far_query_positions[..., queries]
+            self.far_key_positions = rotary.far_key_positions[..., keys]
+
+
+# ---------------------------------------------------------------------------------------------------------- unembedding
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The meaning of `farspan.linear`."""
+    return torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def logits(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    valid_vocab: int | None = None,
+) -> Tensor:
+    """The logits l `[..., valid_vocab]` that the unembedding operations speak of, in float32 or wider."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    l = scale * (hidden.to(wide) @ weight[:valid_vocab].to(wide).T)
+    if softcap is not None:
+        l = softcap * torch.tanh(l / softcap)
+    if bias is None:
+        return l
+    bias = bias[:valid_vocab].to(wide)
+    return (l + bias).masked_fill(bias.isneginf(), -math.inf)  # banned, be the product NaN
+
+
+def greedy(hidden: Tensor, weight: Tensor, **rules: Any) -> Sample:
+    """The meaning of `farspan.greedy`."""
+    return sample(hidden, weight, seed=0, position=0, temperature=0.0, **rules)
+
+
+def sample(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    seed: Any,
+    position: Any,
+    stream: Any = 0,
+    temperature: Any = 1.0,
+    **rules: Any,
+) -> Sample:
+    """The meaning of `farspan.sample`."""
+    l = logits(hidden, weight, **rules)
+    temperature = torch.as_tensor(temperature, device=l.device).to(l.dtype).expand(l.shape[:-1])[..., None]
+    g = torch.from_numpy(noise(seed, position, stream, np.arange(l.shape[-1]))).to(l).expand_as(l)
+    warm = temperature > 0
+    scaled = l / temperature.where(warm, 1)
+    token = torch.where(warm, scaled + g, l).argmax(-1, keepdim=True)  # the first of equals
+    flag = torch.where(l.isnan().any(-1), FLAG_NAN, torch.where(l.isneginf().all(-1), FLAG_EMPTY, 0)).int()
+    raw_logprob = _log_softmax(l).gather(-1, token)[..., 0]
+    logprob = _log_softmax(scaled).gather(-1, token)[..., 0]
+    logprob = torch.where(warm[..., 0] | (flag != 0), logprob, 0)
+    return Sample(token[..., 0].masked_fill(flag != 0, -1), logprob, raw_logprob, torch.logsumexp(l, -1), flag)
+
+
+def score(hidden: Tensor, weight: Tensor, targets: Tensor, **rules: Any) -> Score:
+    """The meaning of `farspan.score`."""
+    l = logits(hidden, weight, **rules)
+    target = torch.as_tensor(targets, device=l.device).long().expand(l.shape[:-1])[..., None]
+    chosen, ids = l.gather(-1, target), torch.arange(l.shape[-1], device=l.device)
+    rank = ((l > chosen) | ((l == chosen) & (ids < target))).sum(-1).masked_fill(l.isnan().any(-1), -1)
+    logprobs = _log_softmax(l)
+    entropy = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)).sum(-1)
+    return Score(logprobs.gather(-1, target)[..., 0], rank, entropy, torch.logsumexp(l, -1))
+
+
+def top(hidden: Tensor, weight: Tensor, k: int, **rules: Any) -> Top:
+    """The meaning of `farspan.top`."""
+    l = logits(hidden, weight, **rules)
+    logit, token = torch.sort(l, dim=-1, descending=True, stable=True)
+    nan = l.isnan().any(-1, keepdim=True)
+    return Top(token.masked_fill(nan, -1)[..., :k], logit.masked_fill(nan, math.nan)[..., :k], torch.logsumexp(l, -1))
+
+
+def _log_softmax(l: Tensor) -> Tensor:
+    """-inf where l is -inf, also in a row of nothing else; NaN all over a row with a NaN."""
+    hopeless = l.isneginf() & ~l.isnan().any(-1, keepdim=True)
+    return torch.log_softmax(l, -1).masked_fill(hopeless, -math.inf)
+
+
+# ---------------------------------------------------------------------------------------------------- noise, version 1
+
+
+def philox(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Philox4x32-10 (Salmon et al. 2011): four words from four counter words and two key words, in uint64 arrays."""
+    low, word = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0, c1, c2, c3 = (np.asarray(c, np.uint64) for c in counter)
+    k0, k1 = (np.asarray(k, np.uint64) for k in key)
+    for _ in range(10):
+        a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (b >> word) ^ c1 ^ k0, b & low, (a >> word) ^ c3 ^ k1, a & low
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
+    return c0, c1, c2, c3
+
+
+def noise(seed: Any, position: Any, stream: Any, tokens: Any) -> np.ndarray:
+    """Gumbel noise, version 1, float64 `[..., tokens]`: a function of (seed, stream, position, token id), nothing else.
+
+    Philox4x32-10 with key (low and high word of seed) and counter (token >> 1, position, stream, 0) gives two 64-bit
+    numbers, the first for the even token, the second for the odd; `t = (r + 0.5) / 2**64`, `g = -log(-log1p(-t))`.
+    """
+    low, word = np.uint64(0xFFFFFFFF), np.uint64(32)
+    seed, position, stream = (_unsigned(x)[..., None] for x in (seed, position, stream))
+    v = np.asarray(tokens, np.uint64)
+    x0, x1, x2, x3 = philox((v >> np.uint64(1), position, stream, 0), (seed & low, seed >> word))
+    r = np.where(v & np.uint64(1), x2 + (x3 << word), x0 + (x1 << word))
+    with np.errstate(divide="ignore"):  # once in 2**54 numbers t rounds to 1 and g to -inf: as good as the true -3.6
+        return -np.log(-np.log1p(-(r.astype(np.float64) + 0.5) / 2.0**64))
+
+
+def _unsigned(x: Any) -> np.ndarray:
+    """Integers by their bits."""
+    return np.asarray(x % 2**64 if isinstance(x, int) else x).astype(np.uint64)

@@ -1,0 +1,203 @@
+"""The unembedding operations: `greedy`, `sample`, `score` and `top`, one streaming pass over the vocabulary each.
+
+In all of them `l = softcap * tanh(scale * (hidden @ weight.T) / softcap) + bias`, accumulated in float32 and never
+rounded to the inputs' dtype; ids at or past `valid_vocab` do not exist. Nothing of size rows x vocabulary is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from farspan import _arrays, _kernels
+from farspan._errors import ArgumentError, message
+from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
+
+__all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
+
+
+def greedy(
+    hidden: Any,
+    weight: Any,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Any = None,
+    valid_vocab: int | None = None,
+) -> Sample:
+    """The most likely token of every row; ties go to the lowest id.
+
+        token = l.argmax(-1)
+
+    Args:
+        hidden: `[..., dim]`, float32, bfloat16 or float16, the last dimension contiguous.
+        weight: `[vocab, dim]` of the same dtype.
+        scale: factor of the products.
+        softcap: bound of the scaled products, above 0.
+        bias: `[vocab]` float32; -inf bans a token.
+        valid_vocab: how many ids exist; default all.
+
+    Returns:
+        A `Sample` whose logprob is 0. A row with a NaN logit gives token -1 and `FLAG_NAN`, a row without a finite one
+        `FLAG_EMPTY`; the other rows are untouched.
+
+    Raises:
+        ArgumentError: shapes that do not fit, or a value out of its range.
+        DtypeError: an element type or a kind of object that the argument cannot have.
+        BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
+    """
+    dtype = _check(hidden, weight)
+    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    if isinstance(hidden, np.ndarray):
+        return Sample(*_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
+    from farspan import ops
+
+    return Sample(*ops.greedy(hidden, weight, *rules))
+
+
+def sample(
+    hidden: Any,
+    weight: Any,
+    *,
+    seed: Any,
+    position: Any,
+    stream: Any = 0,
+    temperature: Any = 1.0,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Any = None,
+    valid_vocab: int | None = None,
+) -> Sample:
+    """Draw one token per row from `softmax(l / temperature)`.
+
+        token = (l / temperature + noise(seed, position, stream, arange(vocab))).argmax(-1)
+
+    The noise is `farspan.reference.noise`, version 1: Gumbel noise that is a function of (seed, stream, position, token
+    id) and of nothing else, so a token does not change with the batch, the slot or the number of threads.
+
+    Args:
+        hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
+        seed: any int64, taken by its bits. This and the following are a scalar or of the leading shape of hidden.
+        position: of the token drawn, usually its index in the sequence; 0 to 2**32 - 1.
+        stream: tells apart sequences of one seed; 0 to 2**32 - 1.
+        temperature: finite, from 0; 0 is `greedy`.
+
+    Returns:
+        A `Sample`; flags as in `greedy`.
+
+    Raises:
+        ArgumentError, DtypeError, BackendError: as in `greedy`.
+
+    Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
+    """
+    dtype = _check(hidden, weight)
+    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    rows = hidden.shape[:-1]
+    draws = (
+        _arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
+        _arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
+        _arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
+        _arrays.per_row("temperature", temperature, hidden, rows, integer=False),
+    )
+    if isinstance(hidden, np.ndarray):
+        return Sample(*_kernels.sample(dtype, _kernels.bits(hidden), _kernels.bits(weight), draws, rules))
+    from farspan import ops
+
+    return Sample(*ops.sample(hidden, weight, *draws, *rules))
+
+
+def score(
+    hidden: Any,
+    weight: Any,
+    targets: Any,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Any = None,
+    valid_vocab: int | None = None,
+) -> Score:
+    """What the model says about given tokens: the loss is `-score(...).logprob.mean()`.
+
+        logprob = log_softmax(l).gather(-1, targets)
+        rank = ((l > l[targets]) | ((l == l[targets]) & (ids < targets))).sum(-1)
+        entropy = -(softmax(l) * log_softmax(l)).sum(-1)
+
+    Args:
+        hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
+        targets: int32 or int64 ids below `valid_vocab`, a scalar or of the leading shape of hidden.
+
+    Returns:
+        A `Score`. In a row with a NaN logit rank is -1 and the rest NaN.
+
+    Raises:
+        ArgumentError, DtypeError, BackendError: as in `greedy`.
+    """
+    dtype = _check(hidden, weight)
+    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    exist = weight.shape[0] if valid_vocab is None else rules[3]
+    targets = _arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
+    if isinstance(hidden, np.ndarray):
+        return Score(*_kernels.score(dtype, _kernels.bits(hidden), _kernels.bits(weight), targets, rules))
+    from farspan import ops
+
+    return Score(*ops.score(hidden, weight, targets, *rules))
+
+
+def top(
+    hidden: Any,
+    weight: Any,
+    k: int,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Any = None,
+    valid_vocab: int | None = None,
+) -> Top:
+    """The k largest logits of every row, largest first; ties go to the lowest id.
+
+        logit, token = sort(l, descending=True, stable=True)[..., :k]
+
+    Args:
+        hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
+        k: 0 to `valid_vocab`.
+
+    Returns:
+        A `Top`. In a row with a NaN logit every token is -1 and every logit NaN.
+
+    Raises:
+        ArgumentError, DtypeError, BackendError: as in `greedy`.
+    """
+    dtype = _check(hidden, weight)
+    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    k, exist = _arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3]
+    if k > exist:
+        raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
+    if isinstance(hidden, np.ndarray):
+        return Top(*_kernels.top(dtype, _kernels.bits(hidden), _kernels.bits(weight), k, rules))
+    from farspan import ops
+
+    return Top(*ops.top(hidden, weight, k, *rules))
+
+
+def _check(hidden: Any, weight: Any) -> str:
+    """The two large inputs; gives the name of their dtype."""
+    dtype = _arrays.large("hidden", hidden)
+    if hidden.ndim == 0:
+        _arrays.rank("hidden", hidden, "[..., dim]")
+    _arrays.large_like("weight", weight, "hidden", hidden)
+    _arrays.rank("weight", weight, "[vocab, dim]")
+    return dtype
+
+
+def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Any:
+    return (
+        _arrays.number("scale", scale),
+        None if softcap is None else _arrays.number("softcap", softcap),
+        _arrays.small("bias", bias, hidden),
+        None if valid_vocab is None else _arrays.count("valid_vocab", valid_vocab),
+    )
+
+
+for _function in (greedy, sample, score, top):
+    _function.__module__ = "farspan"

@@ -1,0 +1,187 @@
+//! `_core.attention`.
+
+use crate::arrays::{Large, LargeMut, broadcast_table, integers, named_dtype, positions, readwrite, table};
+use crate::failure::{Outcome, detached};
+use farspan_core::attention::{Rules, Shape, dense_sequences, ragged_sequences};
+use farspan_core::{Error, Result};
+use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention as run};
+use farspan_cpu::{View, ViewMut};
+use numpy::ndarray::{Array2, ArrayViewD, ArrayViewMutD, Axis, IxDyn};
+use pyo3::prelude::*;
+
+/// Writes output and LSE. With offsets the large arrays are `[total, heads, dim]`, else `[batch, heads, time, dim]`.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "one per argument of farspan.attention")]
+#[pyo3(signature = (
+    dtype, output, lse, query, key, value, causal, left, right, keep_first, scale, softcap, sink, key_bias, query_scale,
+    distance_table, distance_minimum, inv_freq, magnitude, interleaved, border, far_query_positions, far_key_positions,
+    query_positions, key_positions, key_lengths, query_offsets, key_offsets, /
+))]
+pub(crate) fn attention(
+    py: Python<'_>,
+    dtype: &str,
+    output: &Bound<'_, PyAny>,
+    lse: &Bound<'_, PyAny>,
+    query: &Bound<'_, PyAny>,
+    key: &Bound<'_, PyAny>,
+    value: &Bound<'_, PyAny>,
+    causal: bool,
+    left: Option<i64>,
+    right: Option<i64>,
+    keep_first: i64,
+    scale: Option<f64>,
+    softcap: Option<f64>,
+    sink: Option<&Bound<'_, PyAny>>,
+    key_bias: Option<&Bound<'_, PyAny>>,
+    query_scale: Option<&Bound<'_, PyAny>>,
+    distance_table: Option<&Bound<'_, PyAny>>,
+    distance_minimum: i64,
+    inv_freq: Option<&Bound<'_, PyAny>>,
+    magnitude: f64,
+    interleaved: bool,
+    border: Option<f64>,
+    far_query_positions: Option<&Bound<'_, PyAny>>,
+    far_key_positions: Option<&Bound<'_, PyAny>>,
+    query_positions: Option<&Bound<'_, PyAny>>,
+    key_positions: Option<&Bound<'_, PyAny>>,
+    key_lengths: Option<&Bound<'_, PyAny>>,
+    query_offsets: Option<&Bound<'_, PyAny>>,
+    key_offsets: Option<&Bound<'_, PyAny>>,
+) -> Outcome {
+    let dtype = named_dtype("query", dtype)?;
+    let ragged = query_offsets.is_some();
+    let (query, key, value) =
+        (Large::new("query", dtype, query)?, Large::new("key", dtype, key)?, Large::new("value", dtype, value)?);
+    let query = input("query", &query, ragged)?;
+    let (key, value) = (input("key", &key, ragged)?, input("value", &value, ragged)?);
+    let shape = Shape::new(sizes(&query), sizes(&key), sizes(&value))?;
+    let Shape { batch, query_heads, query_time, key_time, .. } = shape;
+    let rules = Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?;
+    if [batch, query_heads, query_time].contains(&0) {
+        return Ok(()); // before anything is made for each of what may be 2^60 batch entries
+    }
+
+    let key_lengths = key_lengths.map(|lengths| integers("key_lengths", lengths)).transpose()?;
+    let sequences = match (query_offsets, key_offsets) {
+        (Some(q), Some(k)) => {
+            let (q, k) = (integers("query_offsets", q)?, integers("key_offsets", k)?);
+            ragged_sequences(&shape, &q, &k, key_lengths.as_deref())?
+        }
+        (None, None) => dense_sequences(&shape, key_lengths.as_deref())?,
+        _ => return Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two").into()),
+    };
+
+    let (query_scale, key_bias, sink) =
+        (table("query_scale", query_scale)?, table("key_bias", key_bias)?, table("sink", sink)?);
+    let (distance_table, inv_freq) = (table("distance_bias", distance_table)?, table("inv_freq", inv_freq)?);
+    let query_positions = query_positions.map(|p| positions("query_positions", p)).transpose()?;
+    let key_positions = key_positions.map(|p| positions("key_positions", p)).transpose()?;
+    let far_query_positions = far_query_positions.map(|p| positions("far_query_positions", p)).transpose()?;
+    let far_key_positions = far_key_positions.map(|p| positions("far_key_positions", p)).transpose()?;
+    let far_query = per_time("far_query_positions", far_query_positions.as_ref(), batch, query_time)?;
+    let far_key = per_time("far_key_positions", far_key_positions.as_ref(), batch, key_time)?;
+    let columns = |table: Option<&_>| table.and_then(last_size).unwrap_or(0);
+
+    let far = match (border, far_query, far_key) {
+        (None, None, None) => None,
+        (Some(border), Some(query_positions), Some(key_positions)) => {
+            Some(Far { border, query_positions, key_positions })
+        }
+        _ => {
+            let expected = "border, far_query_positions and far_key_positions together";
+            return Err(Error::argument("rotary", expected, "only some of them").into());
+        }
+    };
+    let inv_freq_shape = [sequences.len(), columns(inv_freq.as_ref())];
+    let rotary = broadcast_table("inv_freq", inv_freq.as_ref(), inv_freq_shape)?.map(|inv_freq| Rotary {
+        inv_freq,
+        magnitude: magnitude as f32,
+        interleaved,
+        far,
+    });
+    let table_shape = [query_heads, columns(distance_table.as_ref())];
+    let distance_bias = broadcast_table("distance_bias", distance_table.as_ref(), table_shape)?
+        .map(|table| DistanceBias { table, minimum: distance_minimum });
+    let problem = Attention {
+        query,
+        key,
+        value,
+        sequences: &sequences,
+        rules,
+        query_scale: broadcast_table("query_scale", query_scale.as_ref(), [batch, query_heads, query_time])?,
+        key_bias: broadcast_table("key_bias", key_bias.as_ref(), [batch, query_heads, key_time])?,
+        distance_bias,
+        sink: broadcast_table("sink", sink.as_ref(), [query_heads])?,
+        query_positions: per_time("query_positions", query_positions.as_ref(), batch, query_time)?,
+        key_positions: per_time("key_positions", key_positions.as_ref(), batch, key_time)?,
+        rotary,
+    };
+
+    let (mut output, mut lse) = (LargeMut::new("output", dtype, output)?, readwrite("lse", lse)?);
+    let output = match &mut output {
+        LargeMut::F32(x) => Output::F32(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
+        LargeMut::Bf16(x) => Output::Bf16(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
+        LargeMut::F16(x) => Output::F16(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
+    };
+    let mut lse: ArrayViewMutD<'_, f32> = lse.as_array_mut();
+    if ragged {
+        lse.insert_axis_inplace(Axis(0));
+    }
+    let lse = ViewMut::new("lse", &mut lse)?;
+    detached(py, || run(&problem, output, Some(lse)))
+}
+
+/// The axes that the backend speaks of: a ragged `[total, heads, dim]` is one batch entry `[1, heads, total, dim]`.
+fn batched<T>(array: ArrayViewD<'_, T>, ragged: bool) -> ArrayViewD<'_, T> {
+    match ragged && array.ndim() == 3 {
+        true => array.permuted_axes(IxDyn(&[1, 0, 2])).insert_axis(Axis(0)),
+        false => array,
+    }
+}
+
+/// As [`batched`].
+fn batched_mut<T>(array: ArrayViewMutD<'_, T>, ragged: bool) -> ArrayViewMutD<'_, T> {
+    match ragged && array.ndim() == 3 {
+        true => array.permuted_axes(IxDyn(&[1, 0, 2])).insert_axis(Axis(0)),
+        false => array,
+    }
+}
+
+fn input<'a>(argument: &'static str, array: &'a Large<'_, IxDyn>, ragged: bool) -> Result<Input<'a>> {
+    Ok(match array {
+        Large::F32(x) => Input::F32(view(argument, x.as_array(), ragged)?),
+        Large::Bf16(x) => Input::Bf16(view(argument, x.as_array(), ragged)?),
+        Large::F16(x) => Input::F16(view(argument, x.as_array(), ragged)?),
+    })
+}
+
+fn view<'a, T>(argument: &'static str, array: ArrayViewD<'a, T>, ragged: bool) -> Result<View<'a, T, 4>> {
+    let (rank, expected) = match ragged {
+        true => (3, "shape [total, heads, dim], as there are query_offsets"),
+        false => (4, "shape [batch, heads, time, dim], or offsets for [total, heads, dim]"),
+    };
+    if array.ndim() != rank {
+        return Err(Error::argument(argument, expected, format!("shape {:?}", array.shape())));
+    }
+    View::new(argument, &batched(array, ragged))
+}
+
+fn sizes(input: &Input<'_>) -> [usize; 4] {
+    match input {
+        Input::F32(x) => x.shape(),
+        Input::Bf16(x) | Input::F16(x) => x.shape(),
+    }
+}
+
+fn per_time<'a>(
+    argument: &'static str,
+    positions: Option<&'a Array2<f64>>,
+    batch: usize,
+    time: usize,
+) -> Result<Option<View<'a, f64, 2>>> {
+    positions.map(|positions| View::new(argument, &positions.view())?.broadcast(argument, [batch, time])).transpose()
+}
+
+fn last_size(table: &numpy::PyReadonlyArray<'_, f32, IxDyn>) -> Option<usize> {
+    table.as_array().shape().last().copied()
+}

@@ -1,0 +1,29 @@
+//! `farspan._core`: every operation of the backend as one Python function over NumPy arrays. Arguments are positional and
+//! already normalised by `farspan.attention` and its siblings; outputs are allocated by the caller.
+#![forbid(unsafe_code)]
+
+mod arrays;
+mod attention;
+mod failure;
+mod machine;
+mod rowwise;
+mod unembed;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::greedy, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::score, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::top, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::set_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::force_cpu, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::cpu_info, module)?)?;
+    Ok(())
+}

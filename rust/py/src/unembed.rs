@@ -1,0 +1,211 @@
+//! `_core.linear`, `greedy`, `sample`, `score` and `top`: matrices of two dimensions, per-row settings of one.
+
+use crate::arrays::{Large, LargeMut, integers, named_dtype, readonly, readwrite};
+use crate::failure::{Outcome, detached};
+use farspan_core::unembed::{Draws, Rules};
+use farspan_core::{Error, Result};
+use farspan_cpu::matrix::{Matrix, MatrixMut};
+use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
+use numpy::ndarray::{Ix1, Ix2};
+use numpy::{PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::prelude::*;
+
+/// `out = x @ weight.T + bias`; `weight` may be of another element type.
+#[pyfunction]
+#[pyo3(signature = (dtype, weight_dtype, out, x, weight, bias, /))]
+pub(crate) fn linear(
+    py: Python<'_>,
+    dtype: &str,
+    weight_dtype: &str,
+    out: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+    weight: &Bound<'_, PyAny>,
+    bias: Option<&Bound<'_, PyAny>>,
+) -> Outcome {
+    let (dtype, weight_dtype) = (named_dtype("x", dtype)?, named_dtype("weight", weight_dtype)?);
+    let (x, weight) = (Large::new("x", dtype, x)?, Large::new("weight", weight_dtype, weight)?);
+    let (x, weight) = (matrix(&x), matrix(&weight));
+    let bias = optional_row("bias", bias)?;
+    let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
+    let mut out = LargeMut::new("out", dtype, out)?;
+    let out = match &mut out {
+        LargeMut::F32(x) => MatrixMut::F32(x.as_array_mut()),
+        LargeMut::Bf16(x) => MatrixMut::Bf16(x.as_array_mut()),
+        LargeMut::F16(x) => MatrixMut::F16(x.as_array_mut()),
+    };
+    detached(py, || farspan_cpu::linear::linear(x, weight, bias, out))
+}
+
+/// Arguments that every unembedding operation has.
+struct Problem<'py> {
+    hidden: Large<'py, Ix2>,
+    weight: Large<'py, Ix2>,
+    bias: Option<PyReadonlyArray1<'py, f32>>,
+    scale: f64,
+    softcap: Option<f64>,
+    valid_vocab: Option<usize>,
+}
+
+/// The Python arguments of a [`Problem`], in their order.
+type Arguments<'a, 'py> =
+    (&'a str, Bound<'py, PyAny>, Bound<'py, PyAny>, f64, Option<f64>, Option<Bound<'py, PyAny>>, Option<usize>);
+
+impl<'py> Problem<'py> {
+    fn new((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_, 'py>) -> Result<Self> {
+        let dtype = named_dtype("hidden", dtype)?;
+        Ok(Problem {
+            hidden: Large::new("hidden", dtype, &hidden)?,
+            weight: Large::new("weight", dtype, &weight)?,
+            bias: optional_row("bias", bias.as_ref())?,
+            scale,
+            softcap,
+            valid_vocab,
+        })
+    }
+
+    fn parts(&self) -> Result<(Matrix<'_>, Matrix<'_>, Rules<'_>)> {
+        let rules = Rules {
+            scale: self.scale as f32,
+            softcap: self.softcap.map(|cap| cap as f32),
+            bias: self.bias.as_ref().map(|bias| slice("bias", bias)).transpose()?,
+            valid_vocab: self.valid_vocab,
+        };
+        Ok((matrix(&self.hidden), matrix(&self.weight), rules))
+    }
+}
+
+/// The outputs of [`greedy`] and [`sample`] in the order of `farspan.Sample`.
+type SampleArrays<'py> = [Bound<'py, PyAny>; 5];
+
+/// Borrowed for writing.
+struct SampleBuffers<'py> {
+    token: PyReadwriteArray1<'py, i64>,
+    logprob: PyReadwriteArray1<'py, f32>,
+    raw_logprob: PyReadwriteArray1<'py, f32>,
+    lse: PyReadwriteArray1<'py, f32>,
+    flag: PyReadwriteArray1<'py, i32>,
+}
+
+impl<'py> SampleBuffers<'py> {
+    fn new([token, logprob, raw_logprob, lse, flag]: &SampleArrays<'py>) -> Result<Self> {
+        Ok(SampleBuffers {
+            token: readwrite("token", token)?,
+            logprob: readwrite("logprob", logprob)?,
+            raw_logprob: readwrite("raw_logprob", raw_logprob)?,
+            lse: readwrite("lse", lse)?,
+            flag: readwrite("flag", flag)?,
+        })
+    }
+
+    fn out(&mut self) -> Result<SampleOut<'_>> {
+        Ok(SampleOut {
+            token: slice_mut("token", &mut self.token)?,
+            logprob: slice_mut("logprob", &mut self.logprob)?,
+            raw_logprob: slice_mut("raw_logprob", &mut self.raw_logprob)?,
+            lse: slice_mut("lse", &mut self.lse)?,
+            flag: slice_mut("flag", &mut self.flag)?,
+        })
+    }
+}
+
+/// The token of the largest logit, per row.
+#[pyfunction]
+#[pyo3(signature = (problem, out, /))]
+pub(crate) fn greedy<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, out: SampleArrays<'py>) -> Outcome {
+    let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
+    let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
+    detached(py, || unembed::greedy(hidden, weight, &rules, out))
+}
+
+/// One token per row, drawn with noise version 1. `draws` are seed, position, stream (int64) and temperature (float32).
+#[pyfunction]
+#[pyo3(signature = (problem, draws, out, /))]
+pub(crate) fn sample<'py>(
+    py: Python<'py>,
+    problem: Arguments<'_, 'py>,
+    draws: [Bound<'py, PyAny>; 4],
+    out: SampleArrays<'py>,
+) -> Outcome {
+    let [seed, position, stream, temperature] = draws;
+    let seed: Vec<u64> = integers("seed", &seed)?.into_iter().map(i64::cast_unsigned).collect();
+    let (position, stream) = (words("position", &position)?, words("stream", &stream)?);
+    let temperature = readonly::<f32, Ix1>("temperature", &temperature)?;
+    let temperature = slice("temperature", &temperature)?;
+    let draws = Draws { seed: &seed, position: &position, stream: &stream, temperature };
+    let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
+    let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
+    detached(py, || unembed::sample(hidden, weight, &draws, &rules, out))
+}
+
+/// What the model says about one given token per row.
+#[pyfunction]
+#[pyo3(signature = (problem, targets, out, /))]
+pub(crate) fn score<'py>(
+    py: Python<'py>,
+    problem: Arguments<'_, 'py>,
+    targets: Bound<'py, PyAny>,
+    out: [Bound<'py, PyAny>; 4],
+) -> Outcome {
+    let targets = integers("targets", &targets)?;
+    let problem = Problem::new(problem)?;
+    let (hidden, weight, rules) = problem.parts()?;
+    let [logprob, rank, entropy, lse] = out;
+    let (mut logprob, mut rank) = (readwrite("logprob", &logprob)?, readwrite("rank", &rank)?);
+    let (mut entropy, mut lse) = (readwrite("entropy", &entropy)?, readwrite("lse", &lse)?);
+    let out = ScoreOut {
+        logprob: slice_mut("logprob", &mut logprob)?,
+        rank: slice_mut("rank", &mut rank)?,
+        entropy: slice_mut("entropy", &mut entropy)?,
+        lse: slice_mut("lse", &mut lse)?,
+    };
+    detached(py, || unembed::score(hidden, weight, &targets, &rules, out))
+}
+
+/// The k largest logits per row; token and logit are `[rows * k]`.
+#[pyfunction]
+#[pyo3(signature = (problem, k, out, /))]
+pub(crate) fn top<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, k: usize, out: [Bound<'py, PyAny>; 3]) -> Outcome {
+    let problem = Problem::new(problem)?;
+    let (hidden, weight, rules) = problem.parts()?;
+    let [token, logit, lse] = out;
+    let (mut token, mut logit) = (readwrite("token", &token)?, readwrite("logit", &logit)?);
+    let mut lse = readwrite("lse", &lse)?;
+    let out = TopOut {
+        token: slice_mut("token", &mut token)?,
+        logit: slice_mut("logit", &mut logit)?,
+        lse: slice_mut("lse", &mut lse)?,
+    };
+    detached(py, || unembed::top(hidden, weight, k, &rules, out))
+}
+
+fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
+    match array {
+        Large::F32(x) => Matrix::F32(x.as_array()),
+        Large::Bf16(x) => Matrix::Bf16(x.as_array()),
+        Large::F16(x) => Matrix::F16(x.as_array()),
+    }
+}
+
+fn optional_row<'py>(
+    argument: &'static str,
+    object: Option<&Bound<'py, PyAny>>,
+) -> Result<Option<PyReadonlyArray1<'py, f32>>> {
+    object.map(|object| readonly(argument, object)).transpose()
+}
+
+/// int64 numbers that fit 32 bits.
+fn words(argument: &'static str, object: &Bound<'_, PyAny>) -> Result<Vec<u32>> {
+    let narrow = |x: i64| u32::try_from(x).map_err(|_| Error::argument(argument, "0 to 2**32 - 1", x));
+    integers(argument, object)?.into_iter().map(narrow).collect()
+}
+
+fn slice<'a, T: numpy::Element>(argument: &'static str, row: &'a PyReadonlyArray1<'_, T>) -> Result<&'a [T]> {
+    row.as_slice().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
+
+fn slice_mut<'a, T: numpy::Element>(
+    argument: &'static str,
+    row: &'a mut PyReadwriteArray1<'_, T>,
+) -> Result<&'a mut [T]> {
+    row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
