@@ -1,0 +1,136 @@
+"""Keys, un-rotated, and values of the tokens that a model has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from farspan._errors import ArgumentError, message
+
+FIRST_CAPACITY = 64
+
+
+class Cache:
+    """One store per layer, `[2, batch, kv_heads, capacity, head_dim]`: keys as they were before rotation, and values.
+
+    Un-rotated keys are right under any position scheme, also where angles depend on how long the sequence has become.
+    `capacity` None: grows by doubling. A given capacity is allocated at once and is a bound: one more token is an
+    error. The sequences of a batch may have different `lengths`.
+    """
+
+    def __init__(
+        self, layers: int, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
+        capacity: int | None = None,
+    ) -> None:  # fmt: skip
+        self.fixed = capacity is not None
+        self._lengths = [0] * batch
+        room = FIRST_CAPACITY if capacity is None else capacity
+        self._hold(torch.zeros(2, batch, kv_heads, room, head_dim, dtype=dtype, device=device) for _ in range(layers))
+
+    def _hold(self, stores: Iterable[Tensor]) -> None:
+        """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
+        self._stores = list(stores)
+        self._arrays = [store.numpy() for store in self._stores if store.device.type == "cpu"]
+
+    @property
+    def batch(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens for which there is memory now."""
+        return self._stores[0].shape[3]
+
+    @property
+    def lengths(self) -> Tensor:
+        """`[batch]`, int64: how many tokens of each sequence are held."""
+        return torch.tensor(self._lengths, dtype=torch.int64)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """`lengths` as plain numbers."""
+        return tuple(self._lengths)
+
+    def truncate(self, lengths: Any) -> Cache:
+        """Forgets all but the first `lengths` tokens, one number or one per sequence, in place; returns the cache."""
+        wanted = _integers("lengths", lengths, self.batch)
+        for row, (new, held) in enumerate(zip(wanted, self._lengths, strict=True)):
+            if not 0 <= new <= held:
+                raise ArgumentError(message(f"lengths[{row}]", f"0 to {held}, the tokens held", new))
+        self._lengths = wanted
+        return self
+
+    def fork(self, indices: Any) -> Cache:
+        """A new cache whose row i continues sequence `indices[i]` of this one on its own."""
+        rows = _integers("indices", indices, None)
+        for index, row in enumerate(rows):
+            if not 0 <= row < self.batch:
+                raise ArgumentError(message(f"indices[{index}]", f"0 to {self.batch - 1}", row))
+        twin = Cache.__new__(Cache)
+        twin.fixed = self.fixed
+        twin._lengths = [self._lengths[row] for row in rows]
+        where = torch.tensor(rows, dtype=torch.int64, device=self._stores[0].device)
+        twin._hold(store.index_select(1, where) for store in self._stores)
+        return twin
+
+    # ------------------------------------------------------------------------------------------------- forward passes
+
+    def reserve(self, lengths: Sequence[int]) -> None:
+        """Makes room for sequences of these lengths; a fixed capacity is an error instead."""
+        needed, room = max(lengths, default=0), self.capacity
+        if needed <= room:
+            return
+        if self.fixed:
+            raise ArgumentError(message("cache", f"at most {room} tokens, its fixed capacity", f"{needed} tokens"))
+        room = max(room, FIRST_CAPACITY)
+        while room < needed:
+            room *= 2
+        held = max(self._lengths, default=0)
+
+        def widened(store: Tensor) -> Tensor:
+            wider = store.new_zeros(*store.shape[:3], room, store.shape[4])
+            wider[:, :, :, :held] = store[:, :, :, :held]
+            return wider
+
+        self._hold(map(widened, self._stores))
+
+    def slots(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Where the keys and values of tokens go that stand at `positions` of sequences `rows`: for `write`."""
+        two, batch, kv_heads, room, _ = self._stores[0].shape
+        part, head = np.arange(two)[:, None] * batch, np.arange(kv_heads)
+        return (((part + rows[:, None, None]) * kv_heads + head) * room + positions[:, None, None]).reshape(-1)
+
+    def write(self, layer: int, new: Any, slots: np.ndarray) -> None:
+        """Stores `new` `[tokens, 2 * kv_heads, head_dim]`, keys before values, at `slots`."""
+        if isinstance(new, np.ndarray):
+            array = self._arrays[layer]
+            array.reshape(-1, array.shape[4])[slots] = new.reshape(-1, array.shape[4])
+            return
+        store = self._stores[layer]
+        where = torch.from_numpy(slots).to(store.device)
+        store.view(-1, store.shape[4]).index_copy_(0, where, new.reshape(-1, store.shape[4]).to(store.dtype))
+
+    def read(self, layer: int, rows: slice, length: int, like: Any) -> tuple[Any, Any]:
+        """Views of the first `length` keys and values of some sequences, `[batch, kv_heads, length, head_dim]` each."""
+        both = (self._arrays if isinstance(like, np.ndarray) else self._stores)[layer][:, rows, :, :length]
+        return both[0], both[1]
+
+    def advance(self, lengths: Sequence[int]) -> None:
+        """The sequences now hold this many tokens."""
+        self._lengths = list(lengths)
+
+
+def _integers(name: str, value: Any, count: int | None) -> list[int]:
+    """One integer per sequence, from a number, a list, or an array."""
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, int) and count is not None:
+        listed = [listed] * count
+    right = isinstance(listed, (list, tuple)) and all(isinstance(x, int) and not isinstance(x, bool) for x in listed)
+    if not right or (count is not None and len(listed) != count):
+        expected = "integers" if count is None else f"an integer, or {count}, one per sequence"
+        raise ArgumentError(message(name, expected, repr(value)))
+    return list(listed)

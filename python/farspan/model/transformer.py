@@ -1,0 +1,236 @@
+"""The whole model: ids to hidden states, logits or text."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from farspan import reference
+from farspan._errors import ArgumentError, DtypeError, message
+from farspan.model.cache import Cache
+from farspan.model.config import DTYPES, Config
+from farspan.model.generate import Completion, Streamer, generate
+from farspan.model.kernels import ArrayKernels, TensorKernels, activation_dtype
+from farspan.model.layers import Block, Linear, Norm
+from farspan.model.passes import Pass, plan_pass
+from farspan.positions import Scheme
+
+BACKENDS = ("fused", "reference")
+INITIAL_DEVIATION = 0.02
+
+
+class Transformer(nn.Module):
+    """A pre-norm decoder of the shape `config` describes, with random weights.
+
+    `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`; its parameters ask for
+    no gradient, and one that is asked for is an error. "reference" computes with `farspan.reference`: slow,
+    differentiable, the oracle for tests and what small models are trained with.
+
+    Half-precision weights stay half precision, and everything between them is float32: `farspan.linear` widens weights
+    as it reads them, which for many rows takes as long as float32 copies would, and for the few rows of decoding, where
+    the reading is all, a quarter to a half of that. torch's bfloat16 products are no way out on CPUs that lack them.
+    """
+
+    def __init__(
+        self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not isinstance(config, Config):
+            raise ArgumentError(message("config", "a farspan.Config", repr(config)))
+        self._prepare(config, backend, torch_dtype(config.dtype if dtype is None else dtype), torch.device(device))
+        self.reset_parameters()
+
+    def _prepare(self, config: Config, backend: str, dtype: torch.dtype, device: torch.device) -> None:
+        if backend not in BACKENDS:
+            raise ArgumentError(message("backend", f"one of {', '.join(BACKENDS)}", repr(backend)))
+        self.config, self.backend = config, backend
+        with torch.device(device):
+            self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+            self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps)
+            if not config.tie_word_embeddings:
+                self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.to(dtype).requires_grad_(backend == "reference")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random weights: normal with deviation 0.02, projections back into the residual stream narrower with depth."""
+        back = INITIAL_DEVIATION / (2 * self.config.num_hidden_layers) ** 0.5
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.weight.fill_(1)
+            elif isinstance(module, Linear):
+                module.weight.normal_(std=INITIAL_DEVIATION)
+            if isinstance(module, (Norm, Linear)) and module.bias is not None:
+                module.bias.zero_()
+        for block in self.layers:
+            for narrowed in (block.attention.out, block.mlp.down):  # type: ignore[union-attr]
+                narrowed.weight.normal_(std=back)  # type: ignore[union-attr, operator]
+        self.embedding.normal_(std=INITIAL_DEVIATION)
+        if not self.config.tie_word_embeddings:
+            self.head.normal_(std=INITIAL_DEVIATION)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu", *, backend: str = "fused",
+    ) -> Transformer:  # fmt: skip
+        """The model of a folder with `config.json` and safetensors weights, in one file or in shards.
+
+        `dtype` None: the one the checkpoint names. CheckpointError: anything missing, damaged, left over or unknown.
+        """
+        from farspan.model import checkpoint
+
+        config = Config.from_pretrained(folder)
+        wanted = torch_dtype(config.dtype if dtype is None else dtype)
+        weights = checkpoint.open_weights(folder)
+        with torch.device("meta"):
+            shape = cls.__new__(cls)
+            nn.Module.__init__(shape)
+            shape._prepare(config, backend, wanted, torch.device("meta"))
+        checkpoint.check_weights(shape, weights)
+        model = shape.to_empty(device=device)
+        checkpoint.load_weights(model, weights)
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype."""
+        from farspan.model import checkpoint
+
+        checkpoint.save(self, folder)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """`[vocab, dim]`: the embedding itself where the two are tied."""
+        return self.embedding if self.config.tie_word_embeddings else self.head
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def kernels(self) -> TensorKernels | ArrayKernels:
+        """What this model computes with now: its backend, on arrays where nobody traces or differentiates."""
+        if self.backend == "reference":
+            return TensorKernels(reference)
+        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        if wants_gradient or torch.compiler.is_compiling() or self.device.type != "cpu":
+            import farspan
+
+            return TensorKernels(farspan)
+        return ArrayKernels()
+
+    def with_positions(self, scheme: Scheme) -> Transformer:
+        """This model, its weights shared, with another position scheme in every layer; caches fit both.
+
+        A scheme that only scales a RoPE takes over the base of this model's own.
+        """
+        twin = copy.copy(self)
+        twin.config = self.config.with_positions(scheme)
+        return twin
+
+    def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
+        """An empty cache for `batch` sequences. `capacity` None: it grows; a number: that many tokens, never more."""
+        for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
+        c = self.config
+        dtype = activation_dtype(self.dtype)
+        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, dtype, self.device, capacity)
+
+    def forward(self, ids: Any, cache: Cache | None = None) -> Tensor:
+        """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
+
+        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in.
+        """
+        ids = _as_ids(ids, self.device)
+        batch, time = ids.shape
+        if cache is not None:
+            self.check_cache(cache, batch)
+        if not batch or not time:
+            return torch.empty(batch, time, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        now = plan_pass(self.config, (time,) * batch, cache)
+        tokens: Any = ids.reshape(-1)
+        kernels = self.kernels
+        if isinstance(kernels, ArrayKernels):
+            hidden = torch.from_numpy(self.run(tokens.numpy(), now, kernels))
+        else:
+            hidden = self.run(tokens, now, kernels)
+        return hidden.to(self.dtype).view(batch, time, -1)
+
+    def run(self, tokens: Any, now: Pass, kernels: TensorKernels | ArrayKernels) -> Any:
+        """Packed ids `[tokens]` -> hidden states `[tokens, dim]` after the final norm; the cache takes them in."""
+        try:
+            x: Any = kernels.embed(tokens, self.embedding)
+        except IndexError:
+            wrong = [token for token in tokens.tolist() if not 0 <= token < self.config.vocab_size]
+            expected = f"ids of the vocabulary, 0 to {self.config.vocab_size - 1}"
+            raise ArgumentError(message("ids", expected, wrong[0])) from None
+        for index, block in enumerate(self.layers):
+            x = block(x, index, now, kernels)
+        if now.cache is not None:
+            counts = list(now.cache.counts)
+            for part in now.parts:
+                counts[part.rows] = part.span.lengths
+            now.cache.advance(counts)
+        return kernels.norm(x, self.norm)
+
+    def check_cache(self, cache: Any, batch: int) -> None:
+        """ArgumentError unless this is a cache for `batch` sequences."""
+        if not isinstance(cache, Cache):
+            raise ArgumentError(message("cache", "a farspan.Cache of model.new_cache", repr(cache)))
+        if cache.batch != batch:
+            raise ArgumentError(message("cache", f"{batch} sequences, as ids has", f"{cache.batch} sequences"))
+
+    def generate(
+        self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,
+        stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None,
+    ) -> list[Completion]:  # fmt: skip
+        """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
+
+        `prompts`: id lists of any lengths, or `[batch, time]`. `temperature` 0 is greedy; a number, or one per prompt.
+        `seed`: an integer (row b draws with stream b) or one per prompt (stream 0); a token's position is its index in
+        its sequence, so that a text depends neither on its batch mates nor on how it was resumed. `stop`: ids that end
+        a sequence; None: the checkpoint's end-of-sequence ids, `()`: none. `streamer(row, token)` hears every token as
+        it is drawn; a true result stops that row. `cache`: may hold the first tokens of the prompts, which are then
+        not computed again; afterwards it holds all tokens but each sequence's last.
+        """
+        return generate(self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache)
+
+    def logits(self, ids: Any) -> Tensor:
+        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
+        return reference.logits(self(ids), self.unembedding)
+
+
+def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating dtype of farspan from its name or itself."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in (*DTYPES, "float64"):
+        raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _as_ids(ids: Any, device: torch.device) -> Tensor:
+    """`[batch, time]` int64 from a tensor, a numpy array or nested lists."""
+    if not isinstance(ids, Tensor):
+        try:
+            ids = torch.from_numpy(np.asarray(ids))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(message("ids", "integers [batch, time]", error)) from None
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise DtypeError(message("ids", "integers [batch, time]", ids.dtype))
+    if ids.ndim != 2:
+        raise ArgumentError(message("ids", "shape [batch, time]", f"shape {list(ids.shape)}"))
+    return ids.to(device=device, dtype=torch.int64)

@@ -1,0 +1,49 @@
+"""Position schemes: how far away a token looks, as small data objects that give `farspan.attention` its arguments.
+
+`model.with_positions(YaRN(4, 4096))` puts one on a loaded model, also while a cache already holds keys: keys are cached
+un-rotated. `Scheme.hooks` gives the arguments to callers of `farspan.attention` itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from farspan._errors import ArgumentError, message
+from farspan.positions.biases import ALiBi, LogN, NoPE
+from farspan.positions.frequencies import (
+    NTK,
+    DynamicNTK,
+    LinearInterpolation,
+    Llama3,
+    LongRoPE,
+    RoPE,
+    YaRN,
+)
+from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.scheme import Scheme, Span
+
+SCHEMES: tuple[type[Scheme], ...] = (
+    RoPE, LinearInterpolation, NTK, DynamicNTK, YaRN, Llama3, LongRoPE, ALiBi, NoPE, LogN, SelfExtend, ReRoPE,
+    Streaming,
+)  # fmt: skip
+
+__all__ = [
+    "NTK", "SCHEMES", "ALiBi", "DynamicNTK", "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "ReRoPE",
+    "RoPE", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
+]  # fmt: skip
+
+
+def scheme_from_dict(settings: Any) -> Scheme:
+    """The scheme that `Scheme.to_dict` wrote down."""
+    names = {scheme.__name__: scheme for scheme in SCHEMES}
+    if not isinstance(settings, dict) or settings.get("scheme") not in names:
+        raise ArgumentError(message("scheme", f"a dict whose `scheme` is one of {', '.join(names)}", repr(settings)))
+    kind = names[settings["scheme"]]
+    given = {name: value for name, value in settings.items() if name != "scheme"}
+    unknown = given.keys() - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise ArgumentError(message(f"{kind.__name__} settings", "names that it has", ", ".join(sorted(unknown))))
+    if "inner" in given:
+        given["inner"] = scheme_from_dict(given["inner"])
+    return kind(**given)
