@@ -1,0 +1,29 @@
+"""`tokenizer.json` of a byte-level model, for Hugging Face's readers: a BPE of the 256 bytes without a single merge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def byte_tokenizer_json() -> dict[str, Any]:
+    """Token ids are the bytes themselves; the vocabulary names them by GPT-2's printable stand-ins."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": model | {"vocab": {name: byte for byte, name in enumerate(_stand_ins())}, "merges": []},
+    }
+
+
+def _stand_ins() -> list[str]:
+    """GPT-2's character for each byte: itself where it prints, else the next free one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    free = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(free)) for byte in range(256)]
