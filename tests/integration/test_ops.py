@@ -1,0 +1,205 @@
+"""`torch.ops.farspan`: registered as torch wants it, traceable, compilable, and honest about gradients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from support.arrays import lay_out
+from torch.library import opcheck
+
+import farspan
+from farspan import ops, reference
+
+torch.manual_seed(0)
+QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
+HIDDEN, WEIGHT, BIAS = torch.randn(3, 2, 16), torch.randn(40, 16), torch.randn(40)
+EVERY_HOOK = (
+    True, 6, 0, 2, 0.3, 20.0, torch.randn(4), torch.randn(2, 4, 9), torch.rand(2, 1, 5), torch.randn(4, 7), 0,
+    torch.rand(8), 1.1, True, 3.0, torch.arange(5), torch.arange(9), torch.arange(5) + 4, torch.arange(9.0),
+    torch.tensor([9, 7]), None, None,
+)  # fmt: skip
+RAGGED = (*ops._HOOK_DEFAULTS[:-2], torch.tensor([0, 2, 7]), torch.tensor([0, 4, 11]))
+DRAWS = (torch.tensor(7), torch.arange(6).reshape(3, 2), torch.tensor(0), torch.rand(3, 2))
+
+
+def operator(name: str) -> Any:
+    return getattr(torch.ops.farspan, name).default
+
+
+CALLS = {
+    "attention": ("attention", (QUERY, KEY, VALUE)),
+    "attention, every hook": ("attention", (QUERY, KEY, VALUE, *EVERY_HOOK)),
+    "attention, ragged": (
+        "attention",
+        (torch.randn(7, 4, 16), torch.randn(11, 2, 16), torch.randn(11, 2, 16), *RAGGED),
+    ),
+    "attention, bfloat16": ("attention", tuple(x.bfloat16() for x in (QUERY, KEY, VALUE))),
+    "attention, time first": ("attention", tuple(lay_out(x, "time_first") for x in (QUERY, KEY, VALUE))),
+    "attention, no query": ("attention", (QUERY[:, :, :0], KEY, VALUE)),
+    "linear": ("linear", (HIDDEN, WEIGHT, BIAS)),
+    "linear, float16 by bfloat16": ("linear", (HIDDEN.half(), WEIGHT.bfloat16())),
+    "linear, a permuted input": ("linear", (torch.randn(2, 3, 16).transpose(0, 1), WEIGHT)),
+    "greedy": ("greedy", (HIDDEN, WEIGHT)),
+    "greedy, every rule": ("greedy", (HIDDEN, WEIGHT, 0.5, 10.0, BIAS, 37)),
+    "sample": ("sample", (HIDDEN, WEIGHT, *DRAWS)),
+    "sample, bfloat16": ("sample", (HIDDEN.bfloat16(), WEIGHT.bfloat16(), *DRAWS, 2.0, None, BIAS, 40)),
+    "score": ("score", (HIDDEN, WEIGHT, torch.arange(6).reshape(3, 2), 1.0, None, BIAS)),
+    "top": ("top", (HIDDEN, WEIGHT, 3)),
+    "top, nothing": ("top", (HIDDEN, WEIGHT, 0)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_opcheck(name: str) -> None:
+    which, arguments = CALLS[name]
+    opcheck(operator(which), arguments)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_fake_kernel_foretells_the_result(name: str) -> None:
+    which, arguments = CALLS[name]
+    meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in arguments]
+    real, fake = operator(which)(*arguments), operator(which)(*meta)
+    real, fake = (x if isinstance(x, tuple) else (x,) for x in (real, fake))
+    for one, other in zip(real, fake, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert one.stride() == other.stride() or one.numel() == 0
+
+
+def test_public_functions_go_through_the_operators() -> None:
+    seen: list[str] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        farspan.attention(QUERY, KEY, VALUE)
+        farspan.linear(HIDDEN, WEIGHT)
+        farspan.greedy(HIDDEN, WEIGHT)
+        farspan.sample(HIDDEN, WEIGHT, seed=1, position=2)
+        farspan.score(HIDDEN, WEIGHT, torch.zeros(3, 2, dtype=torch.int64))
+        farspan.top(HIDDEN, WEIGHT, 2)
+    for name in ("attention", "linear", "greedy", "sample", "score", "top"):
+        assert f"farspan.{name}.default" in seen
+
+
+# -------------------------------------------------------------------------------------------------------------- compile
+
+
+def a_step(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, weight: torch.Tensor, inv_freq: torch.Tensor
+) -> Any:
+    """What a model does for a token, through every operation."""
+    rotary = farspan.Rotary(
+        inv_freq, border=4, far_query_positions=torch.zeros(query.shape[2]), far_key_positions=torch.zeros(key.shape[2])
+    )
+    bias = farspan.DistanceBias(torch.zeros(1, 3), minimum=-1)
+    output, lse = farspan.attention(
+        query, key, value, causal=True, window=7, rotary=rotary, distance_bias=bias, return_lse=True
+    )
+    hidden = farspan.linear(output.transpose(1, 2).flatten(2), torch.ones(16, 64) / 64)
+    sample = farspan.sample(
+        hidden, weight, seed=3, position=torch.arange(query.shape[2]).expand(hidden.shape[:-1]), temperature=0.8
+    )
+    score = farspan.score(hidden, weight, sample.token)
+    top = farspan.top(hidden, weight, 4, valid_vocab=30)
+    greedy = farspan.greedy(hidden, weight, softcap=5.0)
+    return lse + 1, sample.token, sample.logprob, score.rank, score.entropy, top.logit, greedy.token
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile_without_a_graph_break(backend: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(a_step, fullgraph=True, backend=backend)
+    value = torch.randn(2, 2, 9, 16)
+    for keys in (9, 6, 8):  # a second length makes the shapes dynamic
+        arguments = (QUERY, KEY[:, :, :keys], value[:, :, :keys], WEIGHT, torch.rand(8))
+        with torch.no_grad():
+            for one, other in zip(compiled(*arguments), a_step(*arguments), strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ gradients
+
+NEEDING = {
+    "attention, query": lambda x: farspan.attention(x(QUERY), KEY, VALUE),
+    "attention, value": lambda x: farspan.attention(QUERY, KEY, x(VALUE)),
+    "attention, key_bias": lambda x: farspan.attention(QUERY, KEY, VALUE, key_bias=x(torch.zeros(9))),
+    "attention, table": lambda x: farspan.attention(
+        QUERY, KEY, VALUE, distance_bias=farspan.DistanceBias(x(torch.zeros(1, 3)))
+    ),
+    "linear, weight": lambda x: farspan.linear(HIDDEN, x(WEIGHT)),
+    "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
+    "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
+    "score, weight": lambda x: farspan.score(HIDDEN, x(WEIGHT), torch.zeros(3, 2, dtype=torch.int64)),
+    "top, bias": lambda x: farspan.top(HIDDEN, WEIGHT, 2, bias=x(BIAS)),
+    "the operator itself": lambda x: torch.ops.farspan.linear(x(HIDDEN), WEIGHT),
+}
+
+
+@pytest.mark.parametrize("name", NEEDING)
+def test_a_gradient_is_refused_not_lost(name: str) -> None:
+    def needing(x: torch.Tensor) -> torch.Tensor:
+        return x.clone().requires_grad_()
+
+    argument = name.split(", ")[-1].removeprefix("the operator itself")
+    with pytest.raises(farspan.BackendError, match=rf"{argument}.*no gradient"):
+        NEEDING[name](needing)
+    with torch.no_grad():
+        NEEDING[name](needing)
+    with torch.inference_mode():
+        NEEDING[name](lambda x: x)
+
+
+def test_a_compiled_gradient_is_refused_too() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(farspan.linear, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="no gradient"):
+        compiled(HIDDEN.clone().requires_grad_(), WEIGHT).sum().backward()
+
+
+# ---------------------------------------------------------------------------------------------------------------- kinds
+
+
+def test_tables_of_either_kind_serve_either_query() -> None:
+    inv_freq, table = torch.rand(8), torch.randn(4, 5)
+    expected = farspan.attention(
+        QUERY, KEY, VALUE, rotary=farspan.Rotary(inv_freq), distance_bias=farspan.DistanceBias(table)
+    )
+    swapped = farspan.attention(
+        QUERY, KEY, VALUE, rotary=farspan.Rotary(inv_freq.numpy()), distance_bias=farspan.DistanceBias(table.numpy())
+    )
+    as_numpy = farspan.attention(
+        *(x.numpy() for x in (QUERY, KEY, VALUE)),
+        rotary=farspan.Rotary(inv_freq),
+        distance_bias=farspan.DistanceBias(table),
+    )
+    assert torch.equal(swapped, expected)
+    assert torch.equal(torch.from_numpy(as_numpy), expected)
+
+
+def test_half_precision_tables_are_refused() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(farspan.DtypeError, match="sink"):
+            farspan.attention(QUERY, KEY, VALUE, sink=torch.zeros(4, dtype=dtype))
+
+
+def test_reference_and_operators_agree() -> None:
+    rotary = farspan.Rotary(torch.rand(8))
+    torch.testing.assert_close(
+        farspan.attention(QUERY, KEY, VALUE, causal=True, rotary=rotary),
+        reference.attention(QUERY, KEY, VALUE, causal=True, rotary=rotary),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_importing_farspan_does_not_import_torch() -> None:
+    program = "import sys, farspan; farspan.Rotary; farspan.greedy; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

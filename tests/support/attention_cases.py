@@ -1,0 +1,152 @@
+"""Random attention problems: every hook of `farspan.attention` alone and with the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+import farspan
+from farspan import reference
+from support.arrays import DTYPES, LAYOUTS, as_kind, lay_out
+
+LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([0, 1, 63, 64, 65, 127, 128, 129, 150]))
+DIMS = st.sampled_from([1, 2, 3, 8, 15, 16, 17, 24, 40, 64, 80, 128, 256])
+
+
+@dataclass
+class Case:
+    """Tensors and keyword arguments; rotary and distance_bias as the keywords of their classes."""
+
+    arrays: list[torch.Tensor]
+    hooks: dict[str, Any] = field(default_factory=dict)
+
+    def call(self, kind: str = "torch", **more: Any) -> Any:
+        """`farspan.attention` with arrays of this kind."""
+        return farspan.attention(*(as_kind(x, kind) for x in self.arrays), **self._hooks(kind, None), **more)
+
+    def reference(self, dtype: torch.dtype, **more: Any) -> Any:
+        """The definition, every step in this dtype."""
+        return reference.attention(*(x.to(dtype) for x in self.arrays), **self._hooks("torch", dtype), **more)
+
+    def _hooks(self, kind: str, table_dtype: torch.dtype | None) -> dict[str, Any]:
+        def convert(x: Any) -> Any:
+            widen = table_dtype == torch.float64 and isinstance(x, torch.Tensor) and x.dtype == torch.float32
+            return as_kind(x.double() if widen else x, kind)
+
+        hooks = {name: convert(x) for name, x in self.hooks.items()}
+        if "rotary" in hooks:
+            hooks["rotary"] = farspan.Rotary(**{name: convert(x) for name, x in hooks["rotary"].items()})
+        if "distance_bias" in hooks:
+            hooks["distance_bias"] = farspan.DistanceBias(**{n: convert(x) for n, x in hooks["distance_bias"].items()})
+        return hooks
+
+
+@st.composite
+def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) -> Case:
+    """A problem whose numbers come from one drawn seed, so that hypothesis shrinks the structure."""
+    make = torch.Generator().manual_seed(draw(st.integers(0, 2**32), label="numbers"))
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=make)
+
+    def integers(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=make)
+
+    def sometimes(label: str) -> bool:
+        return draw(st.integers(0, 3), label=label) == 3
+
+    dtype = DTYPES[draw(st.sampled_from(dtypes), label="dtype")]
+    batch, key_heads, group = (
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([1, 2, 3])),
+        draw(st.sampled_from([1, 2, 4])),
+    )
+    heads, dim = key_heads * group, draw(DIMS, label="dim")
+    value_dim = draw(st.one_of(st.just(dim), DIMS), label="value_dim")
+    magnify = draw(st.sampled_from([1.0, 1.0, 1e-3, 4.0, 30.0 if dtype != torch.float16 else 2.0]), label="magnify")
+    hooks: dict[str, Any] = {"causal": draw(st.booleans(), label="causal")}
+
+    ragged = sometimes("ragged")
+    if ragged:
+        counts = draw(
+            st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=4), label="counts"
+        )
+        queries, keys = (sum(pair[i] for pair in counts) for i in (0, 1))
+        sequences, rows, columns = len(counts), (heads, queries), (heads, keys)
+        for i, name in enumerate(("query_offsets", "key_offsets")):
+            hooks[name] = torch.tensor([0, *(pair[i] for pair in counts)]).cumsum(0)
+        longest = [pair[1] for pair in counts]
+        arrays = [normal(queries, heads, dim), normal(keys, key_heads, dim), normal(keys, key_heads, value_dim)]
+    else:
+        queries, keys = draw(LENGTHS, label="queries"), draw(LENGTHS, label="keys")
+        sequences, rows, columns = batch, (batch, heads, queries), (batch, heads, keys)
+        longest = [keys] * batch
+        arrays = [normal(*rows, dim), normal(batch, key_heads, keys, dim), normal(batch, key_heads, keys, value_dim)]
+    arrays = [arrays[0] * magnify, arrays[1] * magnify, arrays[2]]
+    arrays = [lay_out(x.to(dtype), draw(st.sampled_from(LAYOUTS), label="layout")) for x in arrays]
+
+    def broadcast(shape: tuple[int, ...], label: str) -> torch.Tensor:
+        return normal(*(1 if draw(st.booleans(), label=label) else size for size in shape))
+
+    if sometimes("key_lengths"):
+        lengths = [draw(st.integers(0, most), label="length") for most in longest]
+        hooks["key_lengths"] = torch.tensor(lengths, dtype=draw(st.sampled_from([torch.int32, torch.int64])))
+    if sometimes("window"):
+        side = st.one_of(st.none(), st.integers(0, 70))
+        hooks["window"] = draw(st.one_of(st.integers(1, 140), st.tuples(side, side)), label="window")
+        hooks["keep_first"] = draw(st.integers(0, 6), label="keep_first")
+    if sometimes("scale"):
+        hooks["scale"] = draw(st.sampled_from([0.0, 0.05, 1.0, -0.3]), label="scale")
+    if sometimes("softcap"):
+        hooks["softcap"] = draw(st.sampled_from([0.5, 3.0, 50.0]), label="softcap")
+    if sometimes("sink"):
+        hooks["sink"] = normal(heads) * 2
+    if sometimes("query_scale"):
+        hooks["query_scale"] = broadcast(rows, "query_scale axis")
+    if sometimes("key_bias"):
+        bias = broadcast(columns, "key_bias axis")
+        hidden = torch.rand(bias.shape, generator=make) < draw(st.sampled_from([0.0, 0.3, 1.0]), label="hidden")
+        hooks["key_bias"] = bias.masked_fill(hidden, -torch.inf)
+    if sometimes("distance_bias"):
+        table = normal(draw(st.sampled_from([1, heads])), draw(st.sampled_from([1, 2, 30, 300])))
+        hooks["distance_bias"] = {"table": table, "minimum": draw(st.sampled_from([0, 0, 5, -20]), label="minimum")}
+
+    def positions(time: int, label: str) -> torch.Tensor:
+        at = torch.cumsum(integers(0, 4, time), 0) + draw(st.sampled_from([0, 50, 100_000]), label="start")
+        kinds = [torch.int32, torch.int64, torch.float32]
+        at = at.to(draw(st.sampled_from(kinds), label=label))
+        return at if ragged or draw(st.booleans()) else at + integers(0, 40, batch, 1).to(at.dtype)
+
+    for name, time in (("query_positions", queries), ("key_positions", keys)):
+        if sometimes(name):
+            hooks[name] = positions(time, name)
+    if dim > 1 and draw(st.booleans(), label="rotary"):
+        half = draw(st.integers(1, dim // 2), label="r / 2")
+        inv_freq = 50.0 ** (-torch.arange(half) / half)
+        if draw(st.booleans(), label="inv_freq per sequence"):
+            inv_freq = inv_freq / (1.0 + torch.arange(sequences)[:, None])
+        hooks["rotary"] = {
+            "inv_freq": inv_freq.float(),
+            "magnitude": draw(st.sampled_from([1.0, 1.2])),
+            "interleaved": draw(st.booleans(), label="interleaved"),
+        }
+        if sometimes("border"):
+            hooks["rotary"]["border"] = draw(st.sampled_from([1, 7, 30, 65.5]), label="border")
+            hooks["rotary"]["far_query_positions"] = positions(queries, "far queries")
+            hooks["rotary"]["far_key_positions"] = positions(keys, "far keys")
+
+    case = Case(arrays, hooks)
+    if dim * value_dim <= 1600 and keys and sometimes("garbage"):
+        _spoil(case, integers(0, keys, 1 + keys // 8))
+    return case
+
+
+def _spoil(case: Case, chosen: torch.Tensor) -> None:
+    """NaN in some keys and values: the rows that see one are lost, every other row must not notice."""
+    for i in (1, 2):
+        spoiled = case.arrays[i].clone()
+        spoiled[(slice(None), slice(None), chosen) if spoiled.ndim == 4 else chosen] = torch.nan
+        case.arrays[i] = spoiled
