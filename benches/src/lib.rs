@@ -1,0 +1,101 @@
+//! What the benches share: arrays of reproducible random numbers in each element type, and views of them.
+
+use farspan_core::Dtype;
+use farspan_cpu::attention::{Input, Output};
+use farspan_cpu::matrix::Matrix;
+use farspan_cpu::{View, ViewMut};
+use half::{bf16, f16};
+use ndarray::{ArrayD, ArrayView2, Ix2, IxDyn};
+
+/// The element types, in the order the benches run them.
+pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+
+/// Memory of an input or an output. bfloat16 and float16 are held as bits.
+pub enum Tensor {
+    /// float32
+    F32(ArrayD<f32>),
+    /// The bits of bfloat16.
+    Bf16(ArrayD<u16>),
+    /// The bits of float16.
+    F16(ArrayD<u16>),
+}
+
+impl Tensor {
+    /// Numbers in `[-1, 1)`, the same for the same seed.
+    pub fn random(dtype: Dtype, shape: &[usize], seed: u64) -> Tensor {
+        let mut state = seed;
+        let shape = IxDyn(shape);
+        let mut next = || unit(&mut state) * 2.0 - 1.0;
+        match dtype {
+            Dtype::F32 => Tensor::F32(ArrayD::from_shape_simple_fn(shape, next)),
+            Dtype::Bf16 => Tensor::Bf16(ArrayD::from_shape_simple_fn(shape, || bf16::from_f32(next()).to_bits())),
+            Dtype::F16 => Tensor::F16(ArrayD::from_shape_simple_fn(shape, || f16::from_f32(next()).to_bits())),
+        }
+    }
+
+    /// As an input of attention; panics unless it has four dimensions.
+    pub fn input(&self) -> Input<'_> {
+        match self {
+            Tensor::F32(array) => Input::F32(view(array)),
+            Tensor::Bf16(bits) => Input::Bf16(view(bits)),
+            Tensor::F16(bits) => Input::F16(view(bits)),
+        }
+    }
+
+    /// As the output of attention; panics unless it has four dimensions.
+    pub fn output(&mut self) -> Output<'_> {
+        match self {
+            Tensor::F32(array) => Output::F32(view_mut(array)),
+            Tensor::Bf16(bits) => Output::Bf16(view_mut(bits)),
+            Tensor::F16(bits) => Output::F16(view_mut(bits)),
+        }
+    }
+
+    /// As hidden states or weights; panics unless it has two dimensions.
+    pub fn matrix(&self) -> Matrix<'_> {
+        match self {
+            Tensor::F32(array) => Matrix::F32(rows(array)),
+            Tensor::Bf16(bits) => Matrix::Bf16(rows(bits)),
+            Tensor::F16(bits) => Matrix::F16(rows(bits)),
+        }
+    }
+}
+
+fn view<T>(array: &ArrayD<T>) -> View<'_, T, 4> {
+    View::new("array", &array.view()).expect("four dimensions")
+}
+
+fn view_mut<T>(array: &mut ArrayD<T>) -> ViewMut<'_, T, 4> {
+    ViewMut::new("array", &mut array.view_mut()).expect("four dimensions")
+}
+
+fn rows<T>(array: &ArrayD<T>) -> ArrayView2<'_, T> {
+    array.view().into_dimensionality::<Ix2>().expect("two dimensions")
+}
+
+/// The next number in `[0, 1)` of the SplitMix64 sequence (Steele, Lea and Flood 2014).
+fn unit(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(seed: u64) -> Vec<f32> {
+        let Tensor::F32(array) = Tensor::random(Dtype::F32, &[1000], seed) else { unreachable!("asked for float32") };
+        array.into_raw_vec_and_offset().0
+    }
+
+    #[test]
+    fn random_numbers_repeat_and_fill_the_interval() {
+        assert_eq!(numbers(7), numbers(7));
+        assert_ne!(numbers(7), numbers(8));
+        assert!(numbers(7).iter().all(|x| (-1.0..1.0).contains(x)));
+        assert!(numbers(7).iter().any(|x| *x < -0.9) && numbers(7).iter().any(|x| *x > 0.9));
+    }
+}
