@@ -62,6 +62,8 @@ def large(name: str, x: Any) -> str:
 def large_like(name: str, x: Any, first_name: str, first: Any, *, any_float: bool = False) -> str:
     """Check a further large input: of the kind, device and, unless `any_float`, dtype of the first."""
     numpy = isinstance(first, np.ndarray)
+    if type(x) is type(first) and x.dtype == first.dtype and (numpy or x.device == first.device):
+        return dtype_name(x)  # nearly every call
     if not (isinstance(x, np.ndarray) if numpy else is_tensor(x)):
         raise DtypeError(
             message(name, f"a {'numpy.ndarray' if numpy else 'torch.Tensor'}, as {first_name} is", describe(x))

@@ -56,14 +56,18 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
     def refuse_gradients(*arguments: Any) -> Any:
         if torch.is_grad_enabled():
             for i, given in enumerate(arguments):
-                if isinstance(given, Tensor) and given.requires_grad:
+                if given is not None and isinstance(given, Tensor) and given.requires_grad:
                     argument = operator._schema.arguments[i].name
                     expected = (
                         f"no gradient: farspan.{name} has no backward yet (torch.no_grad() or farspan.reference.{name})"
                     )
                     raise BackendError(message(argument, expected, "a tensor that requires one"))
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+        except NotImplementedError as error:  # of the dispatcher: sparse, quantised and other unusual tensors
+            first = operator._schema.arguments[0].name
+            raise BackendError(message(first, "dense tensors on the CPU", f"what torch says no to: {error}")) from error
 
     def call(*arguments: Any) -> Any:
         # Outside of tracing the first step of the dispatch is taken here: the detour over it costs 5 microseconds.

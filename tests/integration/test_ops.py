@@ -184,6 +184,21 @@ def test_tables_of_either_kind_serve_either_query() -> None:
     assert torch.equal(torch.from_numpy(as_numpy), expected)
 
 
+@pytest.mark.parametrize("call", [farspan.linear, farspan.greedy], ids=["linear", "greedy"])
+def test_unusual_tensors_are_refused(call: Any) -> None:
+    first = "x" if call is farspan.linear else "hidden"
+    with pytest.raises(farspan.BackendError, match=first):
+        call(torch.eye(16).to_sparse(), WEIGHT)
+    with pytest.raises(farspan.ArgumentError, match=r"weight: expected a tensor on cpu, .* given one on meta"):
+        call(HIDDEN, WEIGHT.to("meta"))
+    with pytest.raises(farspan.DtypeError, match=r"weight: expected a torch\.Tensor"):
+        call(HIDDEN, WEIGHT.numpy())
+    with pytest.raises(farspan.DtypeError, match=first):
+        call(HIDDEN.double(), WEIGHT.double())
+    with pytest.raises(farspan.ArgumentError, match=f"{first}: expected a contiguous last dimension"):
+        call(HIDDEN.repeat_interleave(2, -1)[..., ::2], WEIGHT)
+
+
 def test_half_precision_tables_are_refused() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         with pytest.raises(farspan.DtypeError, match="sink"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,11 @@ def test_a_time_limit_gives_what_as_many_steps_give(monkeypatch: pytest.MonkeyPa
     clock = iter(range(10_000))
     monkeypatch.setattr("farspan.lab.train.time.monotonic", lambda: float(next(clock)))
     limited = new_model()
-    last = run(limited, Recipe(**{**vars(RECIPE), "steps": 1000}), minutes=25 / 60)[-1]  # the decay begins at 0.8 of it
+    last = run(limited, replace(RECIPE, steps=1000), minutes=25 / 60)[-1]  # the decay begins at 0.8 of it
     assert last.step == last.steps < 40
     monkeypatch.undo()
     whole = new_model()
-    run(whole, Recipe(**{**vars(RECIPE), "steps": last.step}))
+    run(whole, replace(RECIPE, steps=last.step))
     assert all(torch.equal(a, b) for a, b in zip(limited.parameters(), whole.parameters(), strict=True))
 
 
@@ -126,6 +127,5 @@ def test_eager_generation_follows_its_seed() -> None:
 
 def test_eager_llama_refuses_what_it_is_not() -> None:
     model = new_model()
-    config = Config(**{**vars(CONFIG), "qk_norm": True})
     with pytest.raises(ArgumentError, match="plain Llama"):
-        EagerLlama(checkpoint.named_tensors(model), config)
+        EagerLlama(checkpoint.named_tensors(model), replace(CONFIG, qk_norm=True))

@@ -24,11 +24,11 @@ from farspan.model import checkpoint
 
 PROMPT = 'class Stack:\n    """A last-in, first-out container."""\n\n    def '
 OTHER_PROMPTS = ("import os\n", "def main(", "#")
-TEMPERATURE = 0.7
-SEED = 11
+TEMPERATURE = 0.55
+SEED = 5
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 WINDOWS = 24
-SPEED_TOKENS, ROUNDS = 192, 5
+SPEED_TOKENS, ROUNDS = 128, 5
 
 
 def demo(out: Path) -> None:

@@ -29,7 +29,7 @@ class Cache:
         self.fixed = capacity is not None
         self._lengths = [0] * batch
         room = FIRST_CAPACITY if capacity is None else capacity
-        self._hold(torch.zeros(2, batch, kv_heads, room, head_dim, dtype=dtype, device=device) for _ in range(layers))
+        self._hold(_zeros((2, batch, kv_heads, room, head_dim), dtype, device) for _ in range(layers))
 
     def _hold(self, stores: Iterable[Tensor]) -> None:
         """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
@@ -92,7 +92,7 @@ class Cache:
         held = max(self._lengths, default=0)
 
         def widened(store: Tensor) -> Tensor:
-            wider = store.new_zeros(*store.shape[:3], room, store.shape[4])
+            wider = _zeros((*store.shape[:3], room, store.shape[4]), store.dtype, store.device)
             wider[:, :, :, :held] = store[:, :, :, :held]
             return wider
 
@@ -122,6 +122,13 @@ class Cache:
     def advance(self, lengths: Sequence[int]) -> None:
         """The sequences now hold this many tokens."""
         self._lengths = list(lengths)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `torch.zeros`; on a CPU of pages that the system zeroes when they are first used, as most never are."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
 
 
 def _integers(name: str, value: Any, count: int | None) -> list[int]:

@@ -117,7 +117,13 @@ pub fn ragged_sequences(
     let existing = existing_keys(&keys.iter().map(|k| k.1).collect::<Vec<_>>(), key_lengths)?;
     let joined = queries.into_iter().zip(keys).zip(existing);
     Ok(joined
-        .map(|(((query_start, queries), (key_start, _)), keys)| Sequence { batch: 0, query_start, queries, key_start, keys })
+        .map(|(((query_start, queries), (key_start, _)), keys)| Sequence {
+            batch: 0,
+            query_start,
+            queries,
+            key_start,
+            keys,
+        })
         .collect())
 }
 

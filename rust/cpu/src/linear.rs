@@ -37,7 +37,11 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
     if let Some(bias) = bias
         && bias.len() != features
     {
-        return Err(Error::argument("bias", format!("shape [{features}], one per row of weight"), format!("[{}]", bias.len())));
+        return Err(Error::argument(
+            "bias",
+            format!("shape [{features}], one per row of weight"),
+            format!("[{}]", bias.len()),
+        ));
     }
     let (x, weight) = (Rows::new("x", &x)?, Rows::new("weight", &weight)?);
     let kernels = kernels(dispatch::machine()?);
@@ -46,7 +50,11 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
     }
 
     let block = block_rows(rows);
-    let tasks = if rows.saturating_mul(columns).saturating_mul(features) <= ALONE { 1 } else { TASKS_A_THREAD * threads::num_threads() };
+    let tasks = if rows.saturating_mul(columns).saturating_mul(features) <= ALONE {
+        1
+    } else {
+        TASKS_A_THREAD * threads::num_threads()
+    };
     let parts = tasks.div_ceil(rows.div_ceil(block)).min(features.div_ceil(LEAST_COLUMNS));
     let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);
     let pieces: Vec<Vec<Out>> = match &mut out {

@@ -15,7 +15,7 @@ const MAX_BLOCK: usize = 64;
 /// Up to this many rows, half-precision weights are widened in registers, each time they are used.
 const DIRECT_ROWS: usize = 8;
 /// For more rows, so many weight rows at a time are widened once and used by the whole block.
-const WIDENED: usize = 64;
+const WIDENED: usize = 32;
 /// Columns that a block of rows and its widened weights are cut into, so that both stay in the second-level cache.
 const PANEL: usize = 1024;
 /// How far ahead of the products weights are asked for where they come straight from memory, in bytes. The requests go out

@@ -223,25 +223,18 @@ unsafe impl Lanes for Avx2 {
         // SAFETY: see the impl; masked lanes are not accessed.
         unsafe {
             let rest = count.saturating_sub(8);
-            [
-                _mm256_maskload_ps(p, first_of_eight(count)),
-                _mm256_maskload_ps(p.wrapping_add(8), first_of_eight(rest)),
-            ]
+            [_mm256_maskload_ps(p, first_of_eight(count)), _mm256_maskload_ps(p.wrapping_add(8), first_of_eight(rest))]
         }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> F {
         // SAFETY: see the impl.
-        unsafe {
-            [widen_bf16(p), widen_bf16(p.add(8))]
-        }
+        unsafe { [widen_bf16(p), widen_bf16(p.add(8))] }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> F {
         // SAFETY: see the impl.
-        unsafe {
-            [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
-        }
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))] }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, x: F) {
@@ -323,18 +316,13 @@ unsafe impl Lanes for Avx2 {
     unsafe fn first(count: usize) -> F {
         // SAFETY: see the impl.
         unsafe {
-            [
-                _mm256_castsi256_ps(first_of_eight(count)),
-                _mm256_castsi256_ps(first_of_eight(count.saturating_sub(8))),
-            ]
+            [_mm256_castsi256_ps(first_of_eight(count)), _mm256_castsi256_ps(first_of_eight(count.saturating_sub(8)))]
         }
     }
     #[inline(always)]
     unsafe fn from_mask(mask: u16) -> F {
         // SAFETY: see the impl.
-        unsafe {
-            [mask_8(i32::from(mask & 0xff)), mask_8(i32::from(mask >> 8))]
-        }
+        unsafe { [mask_8(i32::from(mask & 0xff)), mask_8(i32::from(mask >> 8))] }
     }
     #[inline(always)]
     unsafe fn to_mask(m: F) -> u16 {
@@ -345,9 +333,7 @@ unsafe impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn interleave_u(a: U, b: U) -> (U, U) {
         // SAFETY: see the impl.
-        unsafe {
-            (interleave_8(a[0], b[0]), interleave_8(a[1], b[1]))
-        }
+        unsafe { (interleave_8(a[0], b[0]), interleave_8(a[1], b[1])) }
     }
     #[inline(always)]
     unsafe fn transpose(rows: &mut [F; LANES]) {

@@ -11,7 +11,7 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Minimax on half an octave on either side of 0 (Cephes, `expf`), highest power first.
 const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
 /// Odd part of tanh below [`TANH_POLYNOMIAL`] (Cephes, `tanhf`), highest power first.
-const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82];
+const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
 const TANH_POLYNOMIAL: f32 = 0.625;
 /// From here on tanh is 1 in float32.
 const TANH_ONE: f32 = 9.1;

@@ -84,8 +84,7 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
         let time = sequence.key_start + range.start;
         let rows = Rows::new(&context.problem.value, sequence.batch, share.key_head, time, range.len());
         context.kernels.values(&rows, values);
-        let packed =
-            Packed { chunk: &context.chunk(&range, &positions), keys: near_keys, far_keys, values, dim };
+        let packed = Packed { chunk: &context.chunk(&range, &positions), keys: near_keys, far_keys, values, dim };
         for (cut, state) in cuts.iter().zip(states.iter_mut()) {
             let (first, last) = (share.row(cut.first).1, share.row(cut.first + cut.rows - 1).1);
             let Some(panels) = hull(&union(context, share, first..last + 1), &range) else { continue };
@@ -98,7 +97,9 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
                 query: &near_queries[place.clone()],
                 far_query: if has(Side::Far) { &far_queries[place] } else { &[] },
                 distance: match block_distance {
-                    Distance::Mixed => distance(context, span(context, share, cut.first..cut.first + cut.rows), key_span),
+                    Distance::Mixed => {
+                        distance(context, span(context, share, cut.first..cut.first + cut.rows), key_span)
+                    }
                     whole => whole,
                 },
             };

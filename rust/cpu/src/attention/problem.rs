@@ -112,12 +112,15 @@ fn check_finite(argument: &'static str, positions: &View<f64, 2>) -> Result<()> 
 /// Each sequence must be one batch entry, or a stretch of the time axis behind the one before it.
 fn check_sequences(shape: &Shape, sequences: &[Sequence]) -> Result<()> {
     let dense = sequences.len() == shape.batch
-        && sequences.iter().enumerate().all(|(b, s)| {
-            s.batch == b && s.query_start == 0 && s.queries == shape.query_time
-        });
+        && sequences
+            .iter()
+            .enumerate()
+            .all(|(b, s)| s.batch == b && s.query_start == 0 && s.queries == shape.query_time);
     let mut end = 0;
     let ragged = shape.batch == 1
-        && sequences.iter().all(|s| s.batch == 0 && s.query_start == std::mem::replace(&mut end, s.query_start + s.queries))
+        && sequences
+            .iter()
+            .all(|s| s.batch == 0 && s.query_start == std::mem::replace(&mut end, s.query_start + s.queries))
         && end == shape.query_time;
     let exist = sequences.iter().all(|s| s.key_start.checked_add(s.keys).is_some_and(|end| end <= shape.key_time));
     if (dense || ragged) && exist {
@@ -216,7 +219,13 @@ impl<'a> Context<'a> {
     }
 
     /// Where the keys `keys` stand; what lies behind in `out` stays.
-    pub(super) fn key_positions(&self, sequence: &Sequence, keys: Range<usize>, side: Side, out: &mut [f64; KEY_CHUNK]) {
+    pub(super) fn key_positions(
+        &self,
+        sequence: &Sequence,
+        keys: Range<usize>,
+        side: Side,
+        out: &mut [f64; KEY_CHUNK],
+    ) {
         let given = match side {
             Side::Near => self.problem.key_positions,
             Side::Far => self.problem.rotary.and_then(|rotary| rotary.far).map(|far| far.key_positions),
@@ -251,11 +260,7 @@ impl<'a> Context<'a> {
             }
         });
         Row {
-            visible: Visible {
-                start: inside(visible.start),
-                end: inside(visible.end),
-                first: inside(visible.first),
-            },
+            visible: Visible { start: inside(visible.start), end: inside(visible.end), first: inside(visible.first) },
             position: self.query_position(sequence, query, Side::Near),
             bias,
             table: self.problem.distance_bias.as_ref().map_or(&[], |bias| bias.table.row([head, 0])),

@@ -76,9 +76,8 @@ fn start<'s>(hands: &Hands<'_, 's>, context: &'s Context<'s>, pieces: Vec<Piece<
     let chunks = chunks(context, any);
     let parts = context.work.head_parts(chunks.len() * together, shares.len());
     let step = shares.len().div_ceil(parts.max(1));
-    let cut = |chunk: usize| {
-        (0..shares.len()).step_by(step).map(move |first| Unit { chunk, shares: first..first + step })
-    };
+    let cut =
+        |chunk: usize| (0..shares.len()).step_by(step).map(move |first| Unit { chunk, shares: first..first + step });
     let mut units: Vec<Unit> = chunks.into_iter().flat_map(cut).collect();
     units.iter_mut().for_each(|unit| unit.shares.end = unit.shares.end.min(shares.len()));
     let job = Arc::new(Job {
@@ -158,17 +157,22 @@ fn run(context: &Context, job: &Job, unit: &Unit, scratch: &mut Scratch) -> Part
         let row = |cut: &Cut, lane: usize| context.row(share, cut.first + lane.min(cut.rows - 1), &keys);
         let rows: Vec<[Row; LANES]> =
             queries.cuts.iter().map(|cut| std::array::from_fn(|lane| row(cut, lane))).collect();
-        let tiles: Vec<Tile> = queries.cuts.iter().zip(&rows).map(|(cut, rows)| {
-            let place = cut.first * dim..(cut.first + cut.height) * dim;
-            let [query, far_query] = &queries.packed;
-            Tile {
-                rows: &rows[..cut.rows],
-                height: cut.height,
-                query: &query[place.clone()],
-                far_query: if far_query.is_empty() { &[] } else { &far_query[place] },
-                distance,
-            }
-        }).collect();
+        let tiles: Vec<Tile> = queries
+            .cuts
+            .iter()
+            .zip(&rows)
+            .map(|(cut, rows)| {
+                let place = cut.first * dim..(cut.first + cut.height) * dim;
+                let [query, far_query] = &queries.packed;
+                Tile {
+                    rows: &rows[..cut.rows],
+                    height: cut.height,
+                    query: &query[place.clone()],
+                    far_query: if far_query.is_empty() { &[] } else { &far_query[place] },
+                    distance,
+                }
+            })
+            .collect();
         let mut out: Vec<Partial> = Vec::with_capacity(tiles.len());
         for cut in &queries.cuts {
             let (output, behind) = sums.split_at_mut(cut.height * width);

@@ -1,8 +1,8 @@
 //! Random attention problems, held as plain arrays, run by the backend and cut into smaller problems.
 
+use farspan_core::Dtype;
 use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences, ragged_sequences};
 use farspan_core::oracle::attention as oracle;
-use farspan_core::Dtype;
 use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention};
 use farspan_cpu::{View, ViewMut};
 use half::{bf16, f16};
@@ -141,14 +141,7 @@ impl Numbers {
     }
 }
 
-pub fn of_seed(
-    seed: u64,
-    shape: Shape,
-    sequences: Vec<Sequence>,
-    rules: Rules,
-    hooks: Hooks,
-    dtype: Dtype,
-) -> Case {
+pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, hooks: Hooks, dtype: Dtype) -> Case {
     let Shape { batch, query_heads, key_heads, query_time, key_time, head_dim, value_dim } = shape;
     let mut numbers = Numbers(seed);
     let n = &mut numbers;
@@ -157,10 +150,17 @@ pub fn of_seed(
     let key = exact(batch * key_heads * key_time * head_dim);
     let value = exact(batch * key_heads * key_time * value_dim);
     let walk = |n: &mut Numbers, time: usize| -> Vec<f64> {
-        (0..batch).flat_map(|_| {
-            let mut at = n.below(50) as f64;
-            (0..time).map(|_| { at += n.below(4) as f64 * 0.5; at }).collect::<Vec<_>>()
-        }).collect()
+        (0..batch)
+            .flat_map(|_| {
+                let mut at = n.below(50) as f64;
+                (0..time)
+                    .map(|_| {
+                        at += n.below(4) as f64 * 0.5;
+                        at
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     };
     let half = head_dim / 2;
     let rotary = (hooks.rotary && half > 0).then(|| {
@@ -288,7 +288,8 @@ impl Case {
         let o = &self.oracle;
         let s = o.sequences[index];
         let shape = Shape { batch: 1, query_time: s.queries, key_time: s.keys, ..o.shape };
-        let queries = |x: &[f32], heads, size| cut(x, heads, o.shape.query_time, size, s.batch, s.query_start, s.queries);
+        let queries =
+            |x: &[f32], heads, size| cut(x, heads, o.shape.query_time, size, s.batch, s.query_start, s.queries);
         let keys = |x: &[f32], heads, size| cut(x, heads, o.shape.key_time, size, s.batch, s.key_start, s.keys);
         let query_times = |x: &Vec<f64>| cut(x, 1, o.shape.query_time, 1, s.batch, s.query_start, s.queries);
         let key_times = |x: &Vec<f64>| cut(x, 1, o.shape.key_time, 1, s.batch, s.key_start, s.keys);
@@ -357,10 +358,12 @@ impl Case {
 
 /// Times `start .. start + count` of batch entry `batch` of `[batch, heads, time, size]`.
 fn cut<T: Copy>(x: &[T], heads: usize, time: usize, size: usize, batch: usize, start: usize, count: usize) -> Vec<T> {
-    (0..heads).flat_map(|head| {
-        let from = ((batch * heads + head) * time + start) * size;
-        x[from..from + count * size].to_vec()
-    }).collect()
+    (0..heads)
+        .flat_map(|head| {
+            let from = ((batch * heads + head) * time + start) * size;
+            x[from..from + count * size].to_vec()
+        })
+        .collect()
 }
 
 impl Result32 {

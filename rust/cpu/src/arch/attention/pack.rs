@@ -142,9 +142,7 @@ impl Ahead {
 #[inline(always)]
 unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L::F {
     // SAFETY: the caller's.
-    unsafe {
-        if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) }
-    }
+    unsafe { if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) } }
 }
 
 /// Widens a row of `dim` numbers; zeros follow up to the next multiple of [`LANES`].

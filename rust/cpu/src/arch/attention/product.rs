@@ -29,8 +29,8 @@ unsafe fn chain<L: Lanes, const R: usize, const V: usize, const A_ROW: usize, co
                 step::<L, R, V, A_ROW>(acc, a.add(u * A_STEP), &b, u * b_step);
             }
             a = a.add(4 * A_STEP);
-            for v in 0..V {
-                b[v] = b[v].add(4 * b_step);
+            for start in &mut b {
+                *start = start.add(4 * b_step);
             }
         }
         for u in 0..count % 4 {

@@ -92,9 +92,15 @@ pub(super) unsafe fn stream<L: Machine>(
     // SAFETY: the caller's; the element type is the pointer's.
     unsafe {
         match streamed.keys.start {
-            Start::F32(start) => products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far]),
-            Start::Bf16(start) => products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far]),
-            Start::F16(start) => products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far]),
+            Start::F32(start) => {
+                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
+            }
+            Start::Bf16(start) => {
+                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
+            }
+            Start::F16(start) => {
+                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
+            }
         }
         let mut at = 0;
         for (tile, partial) in tiles.iter().zip(out.iter_mut()) {
@@ -175,7 +181,6 @@ unsafe fn products<'a, L: Machine, E: Element>(
 }
 
 /// Weighted sums of the values, once more without hidden keys where they come out infinite or NaN.
-#[expect(clippy::too_many_arguments, reason = "one step of one function, named for the reader")]
 #[inline(always)]
 unsafe fn sums<L: Machine, E: Element>(
     start: *const E,

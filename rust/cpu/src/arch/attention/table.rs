@@ -23,18 +23,22 @@ pub(crate) enum OutputRow<'a> {
     F16(&'a mut [u16]),
 }
 
+type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
+type Attend = unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]);
+type Stream = unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]);
+
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
     /// Rows of a full tile.
     pub rows: usize,
-    turn_table: unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]),
+    turn_table: TurnTable,
     widen: unsafe fn(&Rows, &mut [f32]),
     turn_row: unsafe fn(&mut [f32], &[f32], &[f32], bool),
     panel: unsafe fn(&Rows, Range<usize>, Option<Turns>, &mut [f32]),
     values: unsafe fn(&Rows, &mut [f32]),
-    attend: unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]),
-    stream: unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]),
+    attend: Attend,
+    stream: Stream,
     fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
     finish: unsafe fn(&[f32], f32, OutputRow),
 }
