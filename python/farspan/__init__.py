@@ -14,9 +14,10 @@ from farspan._threads import get_num_threads, set_num_threads
 from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
+from farspan.verify import Verified, verify
 
 if TYPE_CHECKING:
-    from farspan import positions, reference
+    from farspan import positions, reference, reference_sampler
     from farspan.embedded import load_embedded
     from farspan.model import Cache, Completion, Config, Transformer
 
@@ -33,14 +34,15 @@ _LAZY = {
     "load_embedded": "farspan.embedded",
     "positions": "",
     "reference": "",
+    "reference_sampler": "",
 }
 """Names that need torch, and the modules that have them; a name without a module is one itself."""
 
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "attention",
-    "get_num_threads", "greedy", "linear", "load_embedded", "positions", "reference", "sample", "score",
-    "set_num_threads", "top",
+    "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified", "attention",
+    "get_num_threads", "greedy", "linear", "load_embedded", "positions", "reference", "reference_sampler", "sample",
+    "score", "set_num_threads", "top", "verify",
 ]  # fmt: skip
 
 

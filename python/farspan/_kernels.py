@@ -13,6 +13,7 @@ import numpy as np
 from farspan import _core
 from farspan._arrays import rank
 from farspan._errors import BackendError, message
+from farspan._settings import Settings
 from farspan._threads import follow_torch
 
 Array = np.ndarray
@@ -46,7 +47,7 @@ def attention(dtype: str, query: Array, key: Array, value: Array, *hooks: Any) -
     """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
     follow_torch()
     shape, lse_shape = attention_shapes(query, key, value, ragged=hooks[-2] is not None)
-    output, lse = empty("query", shape, query.dtype), empty("query", lse_shape, np.float32)
+    output, lse = (empty("query", shape, query.dtype), empty("query", lse_shape, np.float32))
     _core.attention(dtype, output, lse, query, key, value, *hooks)
     return output, lse
 
@@ -76,13 +77,15 @@ def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Arra
     return out
 
 
-def sample(dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], rules: Rules) -> tuple[Array, ...]:
+def sample(
+    dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], settings: Settings | None, rules: Rules
+) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
     follow_torch()
     leading, rows = _rows("hidden", hidden, "weight", weight)
-    out = _sample_fields(leading)
+    out = _sample_fields(leading) if settings is None else _sample_fields(leading, settings.samples, settings.top)
     columns = [_column(x, rows.shape[0]) for x in draws]
-    _core.sample((dtype, rows, weight, *rules), columns, [x.reshape(-1) for x in out])
+    _core.sample((dtype, rows, weight, *rules), columns, settings, [x.reshape(-1) for x in out])
     return out
 
 
@@ -121,9 +124,22 @@ def _column(x: Array, rows: int) -> Array:
     return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
 
 
-def _sample_fields(leading: tuple[int, ...]) -> tuple[Array, ...]:
-    kinds = (np.int64, np.float32, np.float32, np.float32, np.int32)
-    return tuple(empty("hidden", leading, kind) for kind in kinds)
+def sample_shapes(leading: tuple[int, ...], samples: int, top: int) -> list[tuple[int, ...]]:
+    """The shape of each field of `farspan.Sample`."""
+    drawn = leading if samples == 1 else (*leading, samples)
+    lists = (*leading, top)
+    return [drawn, drawn, drawn, leading, leading, drawn, leading, leading, leading, lists, lists]
+
+
+SAMPLE_KINDS = (
+    "int64", "float32", "float32", "float32", "int32", "int64", "int64", "float32", "float32", "int64", "float32",
+)  # fmt: skip
+"""The element type of each field of `farspan.Sample`."""
+
+
+def _sample_fields(leading: tuple[int, ...], samples: int = 1, top: int = 0) -> tuple[Array, ...]:
+    shapes = sample_shapes(leading, samples, top)
+    return tuple(empty("hidden", shape, kind) for shape, kind in zip(shapes, SAMPLE_KINDS, strict=True))
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

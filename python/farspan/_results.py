@@ -12,7 +12,8 @@ FLAG_EMPTY = 2
 
 
 class Sample(NamedTuple):
-    """One token per row of `hidden`; every field has the leading shape of `hidden`."""
+    """What was drawn from each row of `hidden`. Every field has the leading shape of `hidden`; with `samples=n` token,
+    logprob, raw_logprob and rank have a last axis n, and with `top=n` the lists do."""
 
     token: Any
     """int64; -1 where `flag` is not 0."""
@@ -24,6 +25,18 @@ class Sample(NamedTuple):
     """float32, `logsumexp(l)`."""
     flag: Any
     """int32: 0, `FLAG_NAN` or `FLAG_EMPTY`."""
+    rank: Any
+    """int64: how many tokens have a larger logit than the one drawn, or an equal one and a lower id."""
+    kept: Any
+    """int64: how many tokens the cuts left to draw from."""
+    kept_mass: Any
+    """float32: their probability at the temperature, before renormalising."""
+    entropy: Any
+    """float32, nats, of `softmax(l)`."""
+    top_token: Any = None
+    """int64 `[..., top]`: the most likely tokens, ties by the lowest id; None unless `top` asks for them."""
+    top_logprob: Any = None
+    """float32 `[..., top]`, nats, under `softmax(l)`."""
 
 
 class Score(NamedTuple):

@@ -17,11 +17,20 @@ from torch import Tensor
 from farspan import _kernels
 from farspan._arrays import dtype_name
 from farspan._errors import BackendError, DtypeError, message
+from farspan._settings import Settings
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
 _HALVES = (torch.bfloat16, torch.float16)
 _RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
-_SAMPLE = "(Tensor token, Tensor logprob, Tensor raw_logprob, Tensor lse, Tensor flag)"
+_SAMPLE = (
+    "(Tensor token, Tensor logprob, Tensor raw_logprob, Tensor lse, Tensor flag, Tensor rank, Tensor kept, "
+    "Tensor kept_mass, Tensor entropy, Tensor top_token, Tensor top_logprob)"
+)
+_SETTINGS = (
+    "str order, Tensor reals, Tensor counts, Tensor? history_ids, Tensor? history_offsets, Tensor? prompt_lengths, "
+    "Tensor? bias_ids, Tensor? bias_values, Tensor? bias_offsets, Tensor? banned_ids, Tensor? banned_offsets, "
+    "Tensor? allowed_ids, Tensor? allowed_offsets, Tensor? mask, int top, int samples"
+)
 
 
 def _large(tensor: Tensor) -> np.ndarray:
@@ -145,7 +154,17 @@ def _sample_cpu(
     hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rules: Any
 ) -> tuple[Tensor, ...]:
     draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
-    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, _rules(*rules))
+    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, None, _rules(*rules))
+    return tuple(map(torch.from_numpy, fields))
+
+
+def _sample_with_cpu(
+    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    settings, rules = rest[: len(Settings._fields)], rest[len(Settings._fields) :]
+    draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
+    arrays = Settings(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in settings))
+    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, arrays, _rules(*rules))
     return tuple(map(torch.from_numpy, fields))
 
 
@@ -174,7 +193,19 @@ def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tens
     return (*lists, hidden.new_empty(rows, dtype=torch.float32))
 
 
-_sample_fake = _fields(torch.int64, torch.float32, torch.float32, torch.float32, torch.int32)
+def _sample_fake(hidden: Tensor, *arguments: Any, samples: int = 1, top: int = 0) -> tuple[Tensor, ...]:
+    shapes = _kernels.sample_shapes(tuple(hidden.shape[:-1]), samples, top)
+    kinds = (getattr(torch, kind) for kind in _kernels.SAMPLE_KINDS)
+    return tuple(hidden.new_empty(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True))
+
+
+def _sample_with_fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    settings = Settings(*arguments[_DRAWN : _DRAWN + len(Settings._fields)])
+    return _sample_fake(hidden, samples=settings.samples, top=settings.top)
+
+
+_DRAWN = 5
+"""Tensors between hidden and the settings: weight, seed, position, stream, temperature."""
 
 greedy = _register(f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _sample_fake)
 sample = _register(
@@ -182,6 +213,12 @@ sample = _register(
     f"{_RULES}) -> {_SAMPLE}",
     _sample_cpu,
     _sample_fake,
+)
+sample_with = _register(
+    "sample_with(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
+    f"{_SETTINGS}, {_RULES}) -> {_SAMPLE}",
+    _sample_with_cpu,
+    _sample_with_fake,
 )
 score = _register(
     f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}) -> "

@@ -260,20 +260,56 @@ def sample(
     position: Any,
     stream: Any = 0,
     temperature: Any = 1.0,
-    **rules: Any,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    valid_vocab: int | None = None,
+    top: int = 0,
+    samples: int = 1,
+    **settings: Any,
 ) -> Sample:
-    """The meaning of `farspan.sample`."""
-    l = logits(hidden, weight, **rules)
+    """The meaning of `farspan.sample`; `farspan.reference_sampler` says what the settings change and cut."""
+    from farspan import reference_sampler
+
+    l = logits(hidden, weight, scale=scale, softcap=softcap, bias=bias, valid_vocab=valid_vocab)
     temperature = torch.as_tensor(temperature, device=l.device).to(l.dtype).expand(l.shape[:-1])[..., None]
-    g = torch.from_numpy(noise(seed, position, stream, np.arange(l.shape[-1]))).to(l).expand_as(l)
-    warm = temperature > 0
-    scaled = l / temperature.where(warm, 1)
-    token = torch.where(warm, scaled + g, l).argmax(-1, keepdim=True)  # the first of equals
+    l = reference_sampler.changed_rows(l, settings)
+    draws = []
+    for i in range(samples):
+        key = (seed, position, unsigned(stream) + np.uint64(i) & np.uint64(2**32 - 1))
+        kept = reference_sampler.kept_rows(l, temperature, key, settings)
+        g = torch.from_numpy(noise(*key, np.arange(l.shape[-1]))).to(l).expand_as(l)
+        draws.append((*_draw(l, kept, temperature, g), kept))
+    token, logprob, kept = (torch.stack(field, -1) for field in zip(*draws, strict=True))
+    raw, ids = _log_softmax(l), torch.arange(l.shape[-1], device=l.device)
+    chosen, at = l.gather(-1, token)[..., None, :], token[..., None, :]
+    rank = ((l[..., None] > chosen) | ((l[..., None] == chosen) & (ids[:, None] < at))).sum(-2)
+    share = torch.softmax(l / temperature.where(temperature > 0, 1), -1).masked_fill(~kept[..., 0], 0).sum(-1)
+    cold = temperature[..., 0] == 0
     flag = torch.where(l.isnan().any(-1), FLAG_NAN, torch.where(l.isneginf().all(-1), FLAG_EMPTY, 0)).int()
-    raw_logprob = _log_softmax(l).gather(-1, token)[..., 0]
-    logprob = _log_softmax(scaled).gather(-1, token)[..., 0]
-    logprob = torch.where(warm[..., 0] | (flag != 0), logprob, 0)
-    return Sample(token[..., 0].masked_fill(flag != 0, -1), logprob, raw_logprob, torch.logsumexp(l, -1), flag)
+    fine = (flag == 0)[..., None]
+    order = torch.sort(l, dim=-1, descending=True, stable=True).indices[..., :top]
+    drawn = (
+        token.where(fine, -1),
+        logprob.where(~cold[..., None] | ~fine, 0),
+        raw.gather(-1, token),
+        torch.logsumexp(l, -1),
+        flag,
+        rank.where(fine, -1),
+        torch.where(flag != 0, 0, torch.where(cold, 1, kept[..., 0].sum(-1))),
+        torch.where(cold & (flag == 0), 1, share),
+        -(raw.exp() * raw.masked_fill(raw.isneginf(), 0)).sum(-1),
+    )
+    one = [x[..., 0] if i in (0, 1, 2, 5) and samples == 1 else x for i, x in enumerate(drawn)]
+    return Sample(*one, *((order, raw.gather(-1, order)) if top else ()))
+
+
+def _draw(l: Tensor, kept: Tensor, temperature: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The token of the largest perturbed logit among those kept, and its log-probability among them."""
+    warm = temperature > 0
+    scaled = (l / temperature.where(warm, 1)).masked_fill(~kept, -math.inf)
+    token = torch.where(warm, scaled + g, l).argmax(-1, keepdim=True)  # the first of equals
+    return token[..., 0], _log_softmax(scaled).gather(-1, token)[..., 0]
 
 
 def score(hidden: Tensor, weight: Tensor, targets: Tensor, **rules: Any) -> Score:
@@ -323,7 +359,7 @@ def noise(seed: Any, position: Any, stream: Any, tokens: Any) -> np.ndarray:
     numbers, the first for the even token, the second for the odd; `t = (r + 0.5) / 2**64`, `g = -log(-log1p(-t))`.
     """
     low, word = np.uint64(0xFFFFFFFF), np.uint64(32)
-    seed, position, stream = (_unsigned(x)[..., None] for x in (seed, position, stream))
+    seed, position, stream = (unsigned(x)[..., None] for x in (seed, position, stream))
     v = np.asarray(tokens, np.uint64)
     x0, x1, x2, x3 = philox((v >> np.uint64(1), position, stream, 0), (seed & low, seed >> word))
     r = np.where(v & np.uint64(1), x2 + (x3 << word), x0 + (x1 << word))
@@ -331,6 +367,6 @@ def noise(seed: Any, position: Any, stream: Any, tokens: Any) -> np.ndarray:
         return -np.log(-np.log1p(-(r.astype(np.float64) + 0.5) / 2.0**64))
 
 
-def _unsigned(x: Any) -> np.ndarray:
+def unsigned(x: Any) -> np.ndarray:
     """Integers by their bits."""
     return np.asarray(x % 2**64 if isinstance(x, int) else x).astype(np.uint64)

@@ -13,8 +13,12 @@ import numpy as np
 from farspan import _arrays, _kernels
 from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
+from farspan._settings import collect
 
 __all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
+
+_WITHOUT_LISTS = 9
+"""Fields of a `Sample` before its lists."""
 
 
 def greedy(
@@ -53,7 +57,7 @@ def greedy(
         return Sample(*_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
     from farspan import ops
 
-    return Sample(*ops.greedy(hidden, weight, *rules))
+    return Sample(*ops.greedy(hidden, weight, *rules)[:_WITHOUT_LISTS])
 
 
 def sample(
@@ -68,28 +72,74 @@ def sample(
     softcap: float | None = None,
     bias: Any = None,
     valid_vocab: int | None = None,
+    order: str = "hf",
+    top_k: Any = 0,
+    top_p: Any = 1.0,
+    min_p: Any = 0.0,
+    typical: Any = 1.0,
+    epsilon: Any = 0.0,
+    eta: Any = 0.0,
+    top_h: Any = 1.0,
+    top_n_sigma: Any = 0.0,
+    xtc_probability: Any = 0.0,
+    xtc_threshold: Any = 0.1,
+    min_keep: Any = 1,
+    repetition_penalty: Any = 1.0,
+    frequency_penalty: Any = 0.0,
+    presence_penalty: Any = 0.0,
+    no_repeat_ngram: Any = 0,
+    dry_multiplier: Any = 0.0,
+    dry_base: Any = 1.75,
+    dry_allowed_length: Any = 2,
+    history: Any = None,
+    prompt_lengths: Any = None,
+    logit_bias: Any = None,
+    banned: Any = None,
+    allowed: Any = None,
+    mask: Any = None,
+    top: int = 0,
+    samples: int = 1,
 ) -> Sample:
-    """Draw one token per row from `softmax(l / temperature)`.
+    """Draw one token per row from `softmax(l / temperature)`, after penalties, bans and cuts.
 
-        token = (l / temperature + noise(seed, position, stream, arange(vocab))).argmax(-1)
+        l = reference_sampler.changed(l, settings)
+        kept = reference_sampler.kept(l, settings)
+        g = noise(seed, position, stream, arange(vocab))
+        token = (l / temperature + g).masked_fill(~kept, -inf).argmax(-1)
 
     The noise is `farspan.reference.noise`, version 1: Gumbel noise that is a function of (seed, stream, position, token
-    id) and of nothing else, so a token does not change with the batch, the slot or the number of threads.
+    id) and of nothing else, so a token does not change with the batch, the slot or the number of threads. Settings are
+    exact: what they keep is decided on the sorted logits, never approximated. Each is a scalar or one value per row;
+    `docs/sampling.md` has one line for each and the table of orders.
 
     Args:
         hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
         seed: any int64, taken by its bits. This and the following are a scalar or of the leading shape of hidden.
         position: of the token drawn, usually its index in the sequence; 0 to 2**32 - 1.
         stream: tells apart sequences of one seed; 0 to 2**32 - 1.
-        temperature: finite, from 0; 0 is `greedy`.
+        temperature: finite, from 0; 0 is `greedy`, which no cut concerns.
+        order: whose chain of cuts: "hf", "vllm", "sglang" or "llamacpp".
+        top_k, top_p, min_p, typical, epsilon, eta, top_h, top_n_sigma: cuts; the defaults cut nothing.
+        xtc_probability, xtc_threshold: how often XTC drops all but the least of the tokens above the threshold.
+        min_keep: what the cuts of "hf" and "llamacpp" leave at least.
+        repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram, dry_multiplier, dry_base,
+            dry_allowed_length: penalties over `history`.
+        history: `(ids [total], offsets [rows + 1])`, the tokens of each row so far.
+        prompt_lengths: `[rows]`, how many first ids of a history frequency and presence pass over.
+        logit_bias: `(ids, values, offsets)`, added to single logits before everything else; -inf bans.
+        banned, allowed: `(ids, offsets)`; an empty list of allowed tokens restricts nothing.
+        mask: int32 `[rows, words]`, bit v % 32 of word v / 32 allows token v, missing words ban.
+        top: how many of the most likely tokens to report, at most 128.
+        samples: how many draws of each row; draw i has stream + i.
 
     Returns:
-        A `Sample`; flags as in `greedy`.
+        A `Sample`; flags as in `greedy`. A row in which everything is banned has `FLAG_EMPTY`.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
 
-    Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
+    Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011; the settings, see
+    `farspan.reference_sampler`.
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
@@ -100,11 +150,24 @@ def sample(
         _arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
         _arrays.per_row("temperature", temperature, hidden, rows, integer=False),
     )
+    settings = collect(
+        hidden, order=order, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical, epsilon=epsilon, eta=eta,
+        top_h=top_h, top_n_sigma=top_n_sigma, xtc_probability=xtc_probability, xtc_threshold=xtc_threshold,
+        min_keep=min_keep, repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty, no_repeat_ngram=no_repeat_ngram, dry_multiplier=dry_multiplier,
+        dry_base=dry_base, dry_allowed_length=dry_allowed_length, history=history, prompt_lengths=prompt_lengths,
+        logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
+    )  # fmt: skip
     if isinstance(hidden, np.ndarray):
-        return Sample(*_kernels.sample(dtype, _kernels.bits(hidden), _kernels.bits(weight), draws, rules))
-    from farspan import ops
+        fields = _kernels.sample(dtype, *map(_kernels.bits, (hidden, weight)), draws, settings, rules)
+    else:
+        from farspan import ops
 
-    return Sample(*ops.sample(hidden, weight, *draws, *rules))
+        if settings is None:
+            fields = ops.sample(hidden, weight, *draws, *rules)
+        else:
+            fields = ops.sample_with(hidden, weight, *draws, *settings, *rules)
+    return Sample(*(fields if top else fields[:_WITHOUT_LISTS]))
 
 
 def score(
@@ -170,7 +233,7 @@ def top(
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    k, exist = _arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3]
+    k, exist = (_arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3])
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
     if isinstance(hidden, np.ndarray):

@@ -34,16 +34,8 @@ pub const LN_OFFSET: u32 = 0x3f80_0000 - LN_SMALLEST;
 /// The mantissa bits of a float32.
 pub const MANTISSA: u32 = 0x007f_ffff;
 /// Q of `ln(1 + f) = f - f^2 / 2 + f^3 Q(f)` on [-1/3, 1/3], highest power first; relative error 5e-9 before rounding.
-pub const LN_COEFFICIENTS: [f32; 8] = [
-    -0.128_916_79,
-    0.139_844_4,
-    -0.121_842_62,
-    0.140_058_68,
-    -0.166_804_88,
-    0.200_104_06,
-    -0.249_997_97,
-    0.333_332_15,
-];
+pub const LN_COEFFICIENTS: [f32; 8] =
+    [-0.128_916_79, 0.139_844_4, -0.121_842_62, 0.140_058_68, -0.166_804_88, 0.200_104_06, -0.249_997_97, 0.333_332_15];
 
 /// Natural logarithm of a positive normal number, within 1.5 units in the last place.
 ///

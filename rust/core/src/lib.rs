@@ -9,6 +9,7 @@ pub mod error;
 pub mod merge;
 pub mod noise;
 pub mod oracle;
+pub mod sampler;
 pub mod unembed;
 
 pub use dtype::Dtype;

@@ -17,15 +17,18 @@ pub struct Mass {
     pub tempered: f32,
     /// `sum(exp(l - max) * (l - max))`, where the entropy is asked for.
     pub moment: f32,
+    /// `sum(exp(x) * x)` of `x = (l - max) / temperature`, where a temperature and the entropy are.
+    pub tempered_moment: f32,
 }
 
 impl Mass {
     /// Of no logit at all.
-    pub const NOTHING: Mass = Mass { max: f32::NEG_INFINITY, sum: 0.0, tempered: 0.0, moment: 0.0 };
+    pub const NOTHING: Mass =
+        Mass { max: f32::NEG_INFINITY, sum: 0.0, tempered: 0.0, moment: 0.0, tempered_moment: 0.0 };
 
     /// `count` logits of +inf: all of the mass, evenly.
     pub fn of_infinities(count: usize) -> Mass {
-        Mass { max: f32::INFINITY, sum: count as f32, tempered: count as f32, moment: 0.0 }
+        Mass { max: f32::INFINITY, sum: count as f32, tempered: count as f32, ..Mass::NOTHING }
     }
 
     /// The same sums relative to a maximum that is at least as large and not NaN.
@@ -37,12 +40,14 @@ impl Mass {
         if step == f32::NEG_INFINITY {
             return Mass::NOTHING;
         }
-        let factor = exp(step);
+        let (factor, tempered_step) = (exp(step), step * inverse_temperature);
+        let tempered_factor = exp(tempered_step);
         Mass {
             max,
             sum: self.sum * factor,
-            tempered: self.tempered * exp(step * inverse_temperature),
-            moment: self.sum.mul_add(step, self.moment) * factor,
+            tempered: self.tempered * tempered_factor,
+            moment: moved_moment(self.sum, self.moment, step, factor),
+            tempered_moment: moved_moment(self.tempered, self.tempered_moment, tempered_step, tempered_factor),
         }
     }
 
@@ -53,7 +58,13 @@ impl Mass {
         }
         let max = if next.max > self.max { next.max } else { self.max };
         let (a, b) = (self.relative_to(max, inverse_temperature), next.relative_to(max, inverse_temperature));
-        Mass { max, sum: a.sum + b.sum, tempered: a.tempered + b.tempered, moment: a.moment + b.moment }
+        Mass {
+            max,
+            sum: a.sum + b.sum,
+            tempered: a.tempered + b.tempered,
+            moment: a.moment + b.moment,
+            tempered_moment: a.tempered_moment + b.tempered_moment,
+        }
     }
 
     /// `log(sum(exp(l)))`: NaN with a NaN logit, -inf of nothing.
@@ -92,6 +103,40 @@ impl Mass {
         } else {
             0.0
         }
+    }
+}
+
+/// A sum of `exp(x) x` after a step of every x; nothing where the step left nothing, however far it was.
+fn moved_moment(sum: f32, moment: f32, step: f32, factor: f32) -> f32 {
+    if factor > 0.0 { sum.mul_add(step, moment) * factor } else { 0.0 }
+}
+
+/// Number, mean and squared deviations of finite logits, merged as Chan, Golub and LeVeque (1979) do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// How many.
+    pub count: u32,
+    /// Their mean.
+    pub mean: f64,
+    /// `sum((l - mean)^2)`.
+    pub squares: f64,
+}
+
+impl Spread {
+    /// The spread of this part and of the next one.
+    pub fn merge(self, next: Spread) -> Spread {
+        let count = self.count + next.count;
+        if count == 0 {
+            return self;
+        }
+        let (share, step) = (f64::from(next.count) / f64::from(count), next.mean - self.mean);
+        let between = step * step * f64::from(self.count) * share;
+        Spread { count, mean: self.mean + step * share, squares: self.squares + next.squares + between }
+    }
+
+    /// The population standard deviation.
+    pub fn deviation(&self) -> f64 {
+        (self.squares / f64::from(self.count.max(1))).sqrt()
     }
 }
 
@@ -231,6 +276,7 @@ mod tests {
             sum: gaps().map(exp).sum(),
             tempered: gaps().map(|d| exp(d / 2.0)).sum(),
             moment: gaps().map(|d| exp(d) * d).sum(),
+            tempered_moment: gaps().map(|d| exp(d / 2.0) * d / 2.0).sum(),
         }
     }
 
@@ -245,7 +291,13 @@ mod tests {
             let whole = mass_of(&[a.clone(), b.clone()].concat());
             let merged = mass_of(&a).merge(mass_of(&b), 0.5);
             prop_assert_eq!(merged.max, whole.max);
-            for (got, truth) in [(merged.sum, whole.sum), (merged.tempered, whole.tempered), (merged.moment, whole.moment)] {
+            let pairs = [
+                (merged.sum, whole.sum),
+                (merged.tempered, whole.tempered),
+                (merged.moment, whole.moment),
+                (merged.tempered_moment, whole.tempered_moment),
+            ];
+            for (got, truth) in pairs {
                 prop_assert!((got - truth).abs() <= 2e-5 * (1.0 + truth.abs()), "{merged:?} is not {whole:?}");
             }
         }
@@ -279,6 +331,21 @@ mod tests {
             prop_assert_eq!(best(&scores, false), best(&scores, true));
             scores.truncate(1);
             prop_assert_eq!(best(&scores, false).token, Some(0));
+        }
+    }
+
+    #[test]
+    fn merged_spreads_are_those_of_the_whole() {
+        let spread = |logits: &[f64]| {
+            let mean = logits.iter().sum::<f64>() / logits.len().max(1) as f64;
+            let squares = logits.iter().map(|l| (l - mean).powi(2)).sum();
+            Spread { count: logits.len() as u32, mean, squares }
+        };
+        let all: Vec<f64> = (0..60).map(|i| f64::from(i * i % 17) - 3.5).collect();
+        for cut in [0, 1, 30, 60] {
+            let (merged, whole) = (spread(&all[..cut]).merge(spread(&all[cut..])), spread(&all));
+            assert_eq!(merged.count, 60);
+            assert!((merged.deviation() - whole.deviation()).abs() < 1e-12, "{merged:?} is not {whole:?}");
         }
     }
 

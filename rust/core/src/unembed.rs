@@ -46,7 +46,11 @@ pub const MAX_VOCAB: usize = 1 << 31;
 /// The shapes of `hidden [rows, dim]` and `weight [vocab, dim]`, and the rules over them: the number of tokens that exist.
 pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules) -> Result<usize> {
     if hidden[1] != weight[1] {
-        return Err(Error::argument("weight", format!("shape [vocab, {}], the dim of hidden", hidden[1]), format!("{weight:?}")));
+        return Err(Error::argument(
+            "weight",
+            format!("shape [vocab, {}], the dim of hidden", hidden[1]),
+            format!("{weight:?}"),
+        ));
     }
     if weight[0] > MAX_VOCAB {
         return Err(Error::argument("weight", format!("at most {MAX_VOCAB} tokens"), weight[0]));
@@ -62,12 +66,18 @@ pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules) -> Res
     if let Some(bias) = rules.bias
         && bias.len() != weight[0]
     {
-        return Err(Error::argument("bias", format!("shape [{}], one per token", weight[0]), format!("[{}]", bias.len())));
+        return Err(Error::argument(
+            "bias",
+            format!("shape [{}], one per token", weight[0]),
+            format!("[{}]", bias.len()),
+        ));
     }
     match rules.valid_vocab {
         None => Ok(weight[0]),
         Some(valid) if valid <= weight[0] => Ok(valid),
-        Some(valid) => Err(Error::argument("valid_vocab", format!("0 to {}, the size of the vocabulary", weight[0]), valid)),
+        Some(valid) => {
+            Err(Error::argument("valid_vocab", format!("0 to {}, the size of the vocabulary", weight[0]), valid))
+        }
     }
 }
 

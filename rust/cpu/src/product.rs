@@ -63,7 +63,16 @@ pub(crate) fn for_each_chunk(
             if rows <= DIRECT_ROWS || weight.is_wide() && weight.columns() <= PANEL {
                 let ahead = weight.ahead(first + AHEAD.div_ceil(weight.stride_bytes().max(1)), chunk.len());
                 let w = weight.part(first, chunk.len());
-                kernels.product(Product { x, x_column: 0, rows, w, carry: None, ahead, out: products, out_stride: stride });
+                kernels.product(Product {
+                    x,
+                    x_column: 0,
+                    rows,
+                    w,
+                    carry: None,
+                    ahead,
+                    out: products,
+                    out_stride: stride,
+                });
             } else {
                 for first in chunk.clone().step_by(WIDENED) {
                     let count = WIDENED.min(chunk.end - first);

@@ -4,33 +4,108 @@
 //! `weight [vocab, dim]`, of one element type. A row's result has the same bits in any batch, at any place in it, at any
 //! number of threads and on any machine. An error names the argument that does not fit.
 
-mod choose;
+mod changes;
+mod draw;
 mod given;
 mod list;
 mod pass;
+mod plan;
+mod result;
+mod second;
 mod sums;
 
 use crate::arch::unembed::dot::Rows;
 use crate::arch::unembed::kernels;
 use crate::dispatch;
 use crate::matrix::Matrix;
+use draw::Draw;
+use farspan_core::sampler::Settings;
 use farspan_core::unembed::{Draws, Rules, check_k, check_rows, check_rules, check_targets};
 use farspan_core::{Error, Result};
 use pass::Problem;
+use plan::Plan;
+use result::Results;
+pub use second::second_passes;
 
-/// Where [`greedy`] and [`sample`] write, `[rows]` each.
+/// Where [`greedy`] and [`sample`] write: `[rows]`, or `[rows, samples]` where it says so.
 #[derive(Debug)]
 pub struct SampleOut<'a> {
-    /// The chosen token; -1 where the flag is not 0.
+    /// `[rows, samples]`: the chosen token; -1 where the flag is not 0.
     pub token: &'a mut [i64],
-    /// Its log-probability under the distribution it was drawn from.
+    /// `[rows, samples]`: its log-probability under the distribution it was drawn from.
     pub logprob: &'a mut [f32],
-    /// Its log-probability under `softmax(l)`.
+    /// `[rows, samples]`: its log-probability under `softmax(l)`.
     pub raw_logprob: &'a mut [f32],
     /// `log(sum(exp(l)))`.
     pub lse: &'a mut [f32],
     /// 0, [`farspan_core::unembed::FLAG_NAN`] or [`farspan_core::unembed::FLAG_EMPTY`].
     pub flag: &'a mut [i32],
+    /// `[rows, samples]`: how many tokens have a larger logit, or an equal one and a lower id.
+    pub rank: &'a mut [i64],
+    /// How many tokens the cuts left.
+    pub kept: &'a mut [i64],
+    /// Their probability at the temperature, before renormalising.
+    pub kept_mass: &'a mut [f32],
+    /// Entropy of `softmax(l)` in nats.
+    pub entropy: &'a mut [f32],
+    /// `[rows, top]`: the most likely tokens.
+    pub top_token: &'a mut [i64],
+    /// `[rows, top]`: their log-probabilities under `softmax(l)`.
+    pub top_logprob: &'a mut [f32],
+}
+
+/// Owned memory for the results of [`greedy`] and [`sample`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "the fields of `SampleOut`")]
+pub struct Samples {
+    pub token: Vec<i64>,
+    pub logprob: Vec<f32>,
+    pub raw_logprob: Vec<f32>,
+    pub lse: Vec<f32>,
+    pub flag: Vec<i32>,
+    pub rank: Vec<i64>,
+    pub kept: Vec<i64>,
+    pub kept_mass: Vec<f32>,
+    pub entropy: Vec<f32>,
+    pub top_token: Vec<i64>,
+    pub top_logprob: Vec<f32>,
+}
+
+impl Samples {
+    /// Room for `samples` draws and a list of `top` for each of `rows`.
+    pub fn new(rows: usize, samples: usize, top: usize) -> Self {
+        let (drawn, listed) = (rows * samples, rows * top);
+        Samples {
+            token: vec![0; drawn],
+            logprob: vec![0.0; drawn],
+            raw_logprob: vec![0.0; drawn],
+            lse: vec![0.0; rows],
+            flag: vec![0; rows],
+            rank: vec![0; drawn],
+            kept: vec![0; rows],
+            kept_mass: vec![0.0; rows],
+            entropy: vec![0.0; rows],
+            top_token: vec![0; listed],
+            top_logprob: vec![0.0; listed],
+        }
+    }
+
+    /// The room, to be written.
+    pub fn out(&mut self) -> SampleOut<'_> {
+        SampleOut {
+            token: &mut self.token,
+            logprob: &mut self.logprob,
+            raw_logprob: &mut self.raw_logprob,
+            lse: &mut self.lse,
+            flag: &mut self.flag,
+            rank: &mut self.rank,
+            kept: &mut self.kept,
+            kept_mass: &mut self.kept_mass,
+            entropy: &mut self.entropy,
+            top_token: &mut self.top_token,
+            top_logprob: &mut self.top_logprob,
+        }
+    }
 }
 
 /// Where [`score`] writes, `[rows]` each.
@@ -59,28 +134,69 @@ pub struct TopOut<'a> {
 
 /// `argmax(l)`, ties to the lowest id; the log-probability of the choice is 0.
 pub fn greedy(hidden: Matrix, weight: Matrix, rules: &Rules, out: SampleOut) -> Result<()> {
-    choose(hidden, weight, None, rules, out)
+    choose(hidden, weight, None, None, rules, out)
 }
 
 /// `argmax(l / temperature + noise)` under noise version 1 ([`farspan_core::noise`]), ties to the lowest id: a draw from
 /// `softmax(l / temperature)` that depends on the row and its settings only. Temperature 0 is [`greedy`].
-pub fn sample(hidden: Matrix, weight: Matrix, draws: &Draws, rules: &Rules, out: SampleOut) -> Result<()> {
+///
+/// `settings` change single logits, cut the distribution and ask for several samples or for lists; without them it is one
+/// sample of all of it.
+pub fn sample(
+    hidden: Matrix,
+    weight: Matrix,
+    draws: &Draws,
+    settings: Option<&Settings>,
+    rules: &Rules,
+    out: SampleOut,
+) -> Result<()> {
     draws.check(hidden.shape()[0])?;
-    choose(hidden, weight, Some(*draws), rules, out)
+    choose(hidden, weight, Some(draws), settings, rules, out)
 }
 
-fn choose(hidden: Matrix, weight: Matrix, draws: Option<Draws>, rules: &Rules, out: SampleOut) -> Result<()> {
+fn choose(
+    hidden: Matrix,
+    weight: Matrix,
+    draws: Option<&Draws>,
+    settings: Option<&Settings>,
+    rules: &Rules,
+    out: SampleOut,
+) -> Result<()> {
     let problem = problem(hidden, weight, rules)?;
-    for (name, given) in [
-        ("token", out.token.len()),
-        ("logprob", out.logprob.len()),
-        ("raw_logprob", out.raw_logprob.len()),
-        ("lse", out.lse.len()),
-        ("flag", out.flag.len()),
-    ] {
-        check_rows(name, problem.hidden.count(), given)?;
+    let rows = problem.hidden.count();
+    if let Some(settings) = settings {
+        settings.check(rows, weight.shape()[0], problem.valid_vocab)?;
     }
-    pass::run(&problem, &mut choose::Choose { draws, out })
+    let (samples, top) = settings.map_or((1, 0), |settings| (settings.samples, settings.top));
+    for (name, given, each) in [
+        ("token", out.token.len(), samples),
+        ("logprob", out.logprob.len(), samples),
+        ("raw_logprob", out.raw_logprob.len(), samples),
+        ("lse", out.lse.len(), 1),
+        ("flag", out.flag.len(), 1),
+        ("rank", out.rank.len(), samples),
+        ("kept", out.kept.len(), 1),
+        ("kept_mass", out.kept_mass.len(), 1),
+        ("entropy", out.entropy.len(), 1),
+        ("top_token", out.top_token.len(), top),
+        ("top_logprob", out.top_logprob.len(), top),
+    ] {
+        if rows.checked_mul(each) != Some(given) {
+            return Err(Error::argument(name, format!("{each} for each of {rows} rows"), given));
+        }
+    }
+    let plans: Vec<Plan> = (0..rows).map(|row| Plan::new(draws, settings, row, problem.valid_vocab)).collect();
+    let results = Results { out, samples, top };
+    let mut draw = Draw { plans: &plans, results, undecided: Vec::new(), unranked: Vec::new() };
+    pass::run(&problem, &mut draw)?;
+    let Draw { mut results, undecided, unranked, .. } = draw;
+    if !undecided.is_empty() {
+        second::decide(&problem, &hidden, &plans, &undecided, &mut results)?;
+    }
+    if !unranked.is_empty() {
+        second::rank(&problem, &hidden, &plans, &unranked, &mut results)?;
+    }
+    Ok(())
 }
 
 /// Log-probability, rank and entropy of given tokens, `targets [rows]`.

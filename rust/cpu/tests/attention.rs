@@ -102,6 +102,25 @@ fn every_row_of_a_long_prefill_is_its_decode_step() {
 }
 
 #[test]
+fn many_callers_at_once() {
+    let _guard = alone();
+    let cases =
+        [causal(300, 300, 24, Hooks::default()), causal(1, 3000, 64, Hooks { rotary: true, ..Hooks::default() })];
+    let alone = cases.each_ref().map(Case::run);
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let (case, expected) = (&cases[caller % 2], &alone[caller % 2]);
+            scope.spawn(move || {
+                for count in [1, 2, 3] {
+                    set_num_threads(count).unwrap();
+                    assert_bits(expected, &case.run(), "a call among others");
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn windows_over_chunks() {
     let _guard = alone();
     for (window, keep_first) in [((Some(300), Some(0)), 3), ((Some(40), None), 0), ((Some(600), Some(5)), 290)] {

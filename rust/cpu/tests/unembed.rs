@@ -28,12 +28,21 @@ fn number(bits: u32) -> f64 {
 
 fn close(got: u32, truth: f64, allowed: f64, what: &str) -> Result<(), TestCaseError> {
     let got = number(got);
-    prop_assert!(got == truth || (got - truth).abs() <= allowed, "{what}: got {got}, the oracle {truth}, allowed {allowed:e}");
+    prop_assert!(
+        got == truth || (got - truth).abs() <= allowed,
+        "{what}: got {got}, the oracle {truth}, allowed {allowed:e}"
+    );
     Ok(())
 }
 
 /// Judges a row of `greedy` or of `sample`.
-fn judge_choice(case: &Case, row: usize, logits: &[f64], chosen: &Chosen, temperature: f64) -> Result<(), TestCaseError> {
+fn judge_choice(
+    case: &Case,
+    row: usize,
+    logits: &[f64],
+    chosen: &Chosen,
+    temperature: f64,
+) -> Result<(), TestCaseError> {
     let off = case.allowed(row);
     if logits.iter().all(|l| *l == f64::NEG_INFINITY) {
         prop_assert_eq!((chosen.token[row], chosen.flag[row]), (-1, FLAG_EMPTY));
@@ -81,7 +90,12 @@ fn judge(case: &Case, results: &Results) -> Result<(), TestCaseError> {
         let banned = target == f64::NEG_INFINITY;
         close(results.score[0][row], if banned { target } else { target - lse }, 2.0 * off + slack, "score's logprob")?;
         let count = logits.iter().filter(|l| **l > f64::NEG_INFINITY).count() as f64;
-        close(results.score[1][row], oracle::entropy(&logits), 8.0 * off + 4e-6 * (1.0 + count.ln() + lse.abs()), "entropy")?;
+        close(
+            results.score[1][row],
+            oracle::entropy(&logits),
+            8.0 * off + 4e-6 * (1.0 + count.ln() + lse.abs()),
+            "entropy",
+        )?;
         let above = |margin: f64| logits.iter().filter(|l| **l > target + margin).count() as i64;
         let ranks = if banned { above(0.0)..=logits.len() as i64 } else { above(2.0 * off)..=above(-2.0 * off) };
         prop_assert!(ranks.contains(&results.rank[row]), "rank {} outside {ranks:?}", results.rank[row]);
@@ -94,7 +108,8 @@ fn judge(case: &Case, results: &Results) -> Result<(), TestCaseError> {
             close(logit, logits[token], off, "top's logit is its token's")?;
             close(logit, logits[ranking[i]], off, "top's logits in order")?;
             if i > 0 {
-                let (before, last) = (number(results.top[0][row * case.k + i - 1]), results.top_token[row * case.k + i - 1]);
+                let (before, last) =
+                    (number(results.top[0][row * case.k + i - 1]), results.top_token[row * case.k + i - 1]);
                 prop_assert!(before > number(logit) || before == number(logit) && last < token as i64, "top's order");
             }
         }
@@ -166,7 +181,8 @@ fn the_noise_is_the_same_with_and_without_the_shortcut() {
     for row in 0..40 {
         let bias = case.bias.as_ref().unwrap();
         let scores = (0..vocab).map(|v| bias[v] + farspan_core::noise::noise(&case.key(row), v as u32));
-        let best = scores.enumerate().fold((0, f32::NEG_INFINITY), |best, (v, s)| if s > best.1 { (v, s) } else { best });
+        let best =
+            scores.enumerate().fold((0, f32::NEG_INFINITY), |best, (v, s)| if s > best.1 { (v, s) } else { best });
         assert_eq!(chosen.token[row], best.0 as i64, "row {row}");
     }
 }
@@ -288,10 +304,14 @@ fn a_million_draws_follow_their_distribution() {
     let chosen = case.choose(true);
     let mut counts = vec![0u32; vocab];
     chosen.token.iter().for_each(|token| counts[*token as usize] += 1);
-    let statistic: f64 = counts.iter().zip(&logits).map(|(count, l)| {
-        let expected = rows as f64 * (l - lse).exp();
-        (f64::from(*count) - expected).powi(2) / expected
-    }).sum();
+    let statistic: f64 = counts
+        .iter()
+        .zip(&logits)
+        .map(|(count, l)| {
+            let expected = rows as f64 * (l - lse).exp();
+            (f64::from(*count) - expected).powi(2) / expected
+        })
+        .sum();
     assert!(statistic < 97.0, "chi-square {statistic} on 39 degrees of freedom: one in a million");
 }
 

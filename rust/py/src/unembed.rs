@@ -2,6 +2,7 @@
 
 use crate::arrays::{Large, LargeMut, integers, named_dtype, readonly, readwrite};
 use crate::failure::{Outcome, detached};
+use crate::settings::Owned;
 use farspan_core::unembed::{Draws, Rules};
 use farspan_core::{Error, Result};
 use farspan_cpu::matrix::{Matrix, MatrixMut};
@@ -9,6 +10,7 @@ use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// `out = x @ weight.T + bias`; `weight` may be of another element type.
 #[pyfunction]
@@ -75,7 +77,7 @@ impl<'py> Problem<'py> {
 }
 
 /// The outputs of [`greedy`] and [`sample`] in the order of `farspan.Sample`.
-type SampleArrays<'py> = [Bound<'py, PyAny>; 5];
+type SampleArrays<'py> = [Bound<'py, PyAny>; 11];
 
 /// Borrowed for writing.
 struct SampleBuffers<'py> {
@@ -84,16 +86,29 @@ struct SampleBuffers<'py> {
     raw_logprob: PyReadwriteArray1<'py, f32>,
     lse: PyReadwriteArray1<'py, f32>,
     flag: PyReadwriteArray1<'py, i32>,
+    rank: PyReadwriteArray1<'py, i64>,
+    kept: PyReadwriteArray1<'py, i64>,
+    kept_mass: PyReadwriteArray1<'py, f32>,
+    entropy: PyReadwriteArray1<'py, f32>,
+    top_token: PyReadwriteArray1<'py, i64>,
+    top_logprob: PyReadwriteArray1<'py, f32>,
 }
 
 impl<'py> SampleBuffers<'py> {
-    fn new([token, logprob, raw_logprob, lse, flag]: &SampleArrays<'py>) -> Result<Self> {
+    fn new(arrays: &SampleArrays<'py>) -> Result<Self> {
+        let [token, logprob, raw_logprob, lse, flag, rank, kept, kept_mass, entropy, top_token, top_logprob] = arrays;
         Ok(SampleBuffers {
             token: readwrite("token", token)?,
             logprob: readwrite("logprob", logprob)?,
             raw_logprob: readwrite("raw_logprob", raw_logprob)?,
             lse: readwrite("lse", lse)?,
             flag: readwrite("flag", flag)?,
+            rank: readwrite("rank", rank)?,
+            kept: readwrite("kept", kept)?,
+            kept_mass: readwrite("kept_mass", kept_mass)?,
+            entropy: readwrite("entropy", entropy)?,
+            top_token: readwrite("top_token", top_token)?,
+            top_logprob: readwrite("top_logprob", top_logprob)?,
         })
     }
 
@@ -104,6 +119,12 @@ impl<'py> SampleBuffers<'py> {
             raw_logprob: slice_mut("raw_logprob", &mut self.raw_logprob)?,
             lse: slice_mut("lse", &mut self.lse)?,
             flag: slice_mut("flag", &mut self.flag)?,
+            rank: slice_mut("rank", &mut self.rank)?,
+            kept: slice_mut("kept", &mut self.kept)?,
+            kept_mass: slice_mut("kept_mass", &mut self.kept_mass)?,
+            entropy: slice_mut("entropy", &mut self.entropy)?,
+            top_token: slice_mut("top_token", &mut self.top_token)?,
+            top_logprob: slice_mut("top_logprob", &mut self.top_logprob)?,
         })
     }
 }
@@ -117,13 +138,14 @@ pub(crate) fn greedy<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, out: Sam
     detached(py, || unembed::greedy(hidden, weight, &rules, out))
 }
 
-/// One token per row, drawn with noise version 1. `draws` are seed, position, stream (int64) and temperature (float32).
+/// Tokens drawn with noise version 1. `draws` are seed, position, stream (int64) and temperature (float32).
 #[pyfunction]
-#[pyo3(signature = (problem, draws, out, /))]
+#[pyo3(signature = (problem, draws, settings, out, /))]
 pub(crate) fn sample<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     draws: [Bound<'py, PyAny>; 4],
+    settings: Option<&Bound<'py, PyTuple>>,
     out: SampleArrays<'py>,
 ) -> Outcome {
     let [seed, position, stream, temperature] = draws;
@@ -134,7 +156,9 @@ pub(crate) fn sample<'py>(
     let draws = Draws { seed: &seed, position: &position, stream: &stream, temperature };
     let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
     let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
-    detached(py, || unembed::sample(hidden, weight, &draws, &rules, out))
+    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::view).transpose()?;
+    detached(py, || unembed::sample(hidden, weight, &draws, settings.as_ref(), &rules, out))
 }
 
 /// What the model says about one given token per row.
@@ -208,4 +232,10 @@ fn slice_mut<'a, T: numpy::Element>(
     row: &'a mut PyReadwriteArray1<'_, T>,
 ) -> Result<&'a mut [T]> {
     row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
+
+/// How many rows this process has read a second time.
+#[pyfunction]
+pub(crate) fn second_passes() -> u64 {
+    unembed::second_passes()
 }

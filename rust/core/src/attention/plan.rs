@@ -21,7 +21,7 @@ const STREAM_ROWS: usize = 48;
 const MOST_HEADS: usize = 32;
 
 /// Products up to which a call stays on one thread.
-const LITTLE: usize = 1 << 19;
+const LITTLE: usize = 1 << 21;
 
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]

@@ -49,7 +49,8 @@ pub fn noise(key: &NoiseKey, token: u32) -> f64 {
 /// The place of the largest score, ties to the lowest id, and by how much it won.
 pub fn best(scores: &[f64]) -> (usize, f64) {
     let first = (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
-    let rival = scores.iter().enumerate().filter(|(i, _)| *i != first).map(|(_, s)| *s).fold(f64::NEG_INFINITY, f64::max);
+    let rival =
+        scores.iter().enumerate().filter(|(i, _)| *i != first).map(|(_, s)| *s).fold(f64::NEG_INFINITY, f64::max);
     (first, scores[first] - rival)
 }
 

@@ -104,7 +104,11 @@ impl<'a, T, const N: usize> View<'a, T, N> {
             if self.shape[i] == 1 {
                 strides[i] = 0;
             } else if self.shape[i] != shape[i] {
-                return Err(Error::argument(argument, format!("broadcastable to {shape:?}"), format!("{:?}", self.shape)));
+                return Err(Error::argument(
+                    argument,
+                    format!("broadcastable to {shape:?}"),
+                    format!("{:?}", self.shape),
+                ));
             }
         }
         Ok(View { shape, strides, ..*self })
@@ -149,10 +153,12 @@ impl<'a, T, const N: usize> View<'a, T, N> {
     }
 
     fn offset(&self, index: [usize; N]) -> usize {
-        (0..N).map(|i| {
-            assert!(index[i] < self.shape[i], "index {index:?} outside shape {:?}", self.shape);
-            index[i] * self.strides[i]
-        }).sum()
+        (0..N)
+            .map(|i| {
+                assert!(index[i] < self.shape[i], "index {index:?} outside shape {:?}", self.shape);
+                index[i] * self.strides[i]
+            })
+            .sum()
     }
 }
 

@@ -35,7 +35,7 @@ impl Epilogue for Given<'_> {
     /// How many tokens come before the target.
     type Found = i64;
 
-    fn nothing(&self) -> i64 {
+    fn nothing(&self, _row: usize) -> i64 {
         0
     }
 
@@ -45,8 +45,7 @@ impl Epilogue for Given<'_> {
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, rank: &mut i64) {
         extend(kernels, chunk, Wanted::Moment, mass);
-        let lower_ids = (self.targets[row] as usize).saturating_sub(chunk.tokens.start).min(chunk.tokens.len());
-        *rank += kernels.count_above(chunk.logits, self.logits[row], lower_ids) as i64;
+        *rank += tokens_before(kernels, chunk, self.targets[row] as usize, self.logits[row]);
     }
 
     fn merge(&self, so_far: &mut i64, segment: i64) {
@@ -59,4 +58,10 @@ impl Epilogue for Given<'_> {
         self.out.entropy[row] = mass.entropy();
         self.out.lse[row] = mass.lse();
     }
+}
+
+/// How many tokens of a chunk come before a token in the order of logits: larger ones, equal ones of a lower id.
+pub(super) fn tokens_before(kernels: &Kernels, chunk: &Chunk, token: usize, logit: f32) -> i64 {
+    let lower_ids = token.saturating_sub(chunk.tokens.start).min(chunk.tokens.len());
+    kernels.count_above(chunk.logits, logit, lower_ids) as i64
 }

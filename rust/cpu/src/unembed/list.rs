@@ -15,7 +15,7 @@ pub(super) struct List<'a> {
 impl Epilogue for List<'_> {
     type Found = TopList;
 
-    fn nothing(&self) -> TopList {
+    fn nothing(&self, _row: usize) -> TopList {
         TopList::new(self.k, f32::NEG_INFINITY)
     }
 
@@ -25,14 +25,7 @@ impl Epilogue for List<'_> {
 
     fn read(&self, kernels: &Kernels, _row: usize, chunk: &Chunk, mass: &mut Mass, list: &mut TopList) {
         extend(kernels, chunk, Wanted::Plain, mass);
-        if chunk.max < list.threshold() {
-            return;
-        }
-        let mut places = [0; CHUNK];
-        let count = kernels.places_at_least(chunk.logits, list.threshold(), &mut places);
-        for &place in places[..count].iter().take_while(|place| (**place as usize) < chunk.tokens.len()) {
-            list.offer(Ranked::new(chunk.logits[place as usize], chunk.tokens.start as u32 + place));
-        }
+        offer(kernels, chunk, list);
     }
 
     fn merge(&self, so_far: &mut TopList, segment: TopList) {
@@ -43,13 +36,30 @@ impl Epilogue for List<'_> {
         let places = row * self.k..(row + 1) * self.k;
         let (tokens, logits) = (&mut self.out.token[places.clone()], &mut self.out.logit[places]);
         self.out.lse[row] = mass.lse();
-        if mass.max.is_nan() {
-            tokens.fill(-1);
-            logits.fill(f32::NAN);
-            return;
-        }
-        for ((token, logit), entry) in tokens.iter_mut().zip(logits).zip(found.into_sorted()) {
-            (*token, *logit) = (i64::from(entry.token()), entry.logit());
-        }
+        fill(&found.into_sorted(), mass.max.is_nan(), tokens, logits, |logit| logit);
+    }
+}
+
+/// Offers a chunk's logits to a list of the largest.
+pub(super) fn offer(kernels: &Kernels, chunk: &Chunk, list: &mut TopList) {
+    if chunk.max < list.threshold() {
+        return;
+    }
+    let mut places = [0; CHUNK];
+    let count = kernels.places_at_least(chunk.logits, list.threshold(), &mut places);
+    for &place in places[..count].iter().take_while(|place| (**place as usize) < chunk.tokens.len()) {
+        list.offer(Ranked::new(chunk.logits[place as usize], chunk.tokens.start as u32 + place));
+    }
+}
+
+/// Writes the beginning of a list, each logit through `value`: -1 and NaN in a row with NaN.
+pub(super) fn fill(list: &[Ranked], nan: bool, tokens: &mut [i64], values: &mut [f32], value: impl Fn(f32) -> f32) {
+    if nan {
+        tokens.fill(-1);
+        values.fill(f32::NAN);
+        return;
+    }
+    for ((token, place), entry) in tokens.iter_mut().zip(values).zip(list) {
+        (*token, *place) = (entry.token().into(), value(entry.logit()));
     }
 }

@@ -50,11 +50,17 @@ pub(super) struct Chunk<'a> {
 pub(super) trait Epilogue: Sync {
     type Found: Send;
 
-    /// What is known of a row before the first chunk.
-    fn nothing(&self) -> Self::Found;
+    /// What is known of row `row` before the first chunk.
+    fn nothing(&self, row: usize) -> Self::Found;
 
     /// What a segment starts from: nothing, or what helps it to skip tokens that cannot matter any more.
     fn begin(&self, so_far: &Self::Found) -> Self::Found;
+
+    /// Changes the logits of a chunk of row `row` before anything reads them, whose largest is `max`; gives the largest
+    /// there is then, NaN if any is NaN.
+    fn change(&self, _kernels: &Kernels, _row: usize, _tokens: &Range<usize>, _logits: &mut [f32], max: f32) -> f32 {
+        max
+    }
 
     /// Reads a chunk of row `row`: adds to the softmax sums and to what was found. Never called again in a segment after a
     /// NaN.
@@ -85,7 +91,7 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
     let block = block_rows(rows.len());
     let blocks = rows.len().div_ceil(block);
     let segments = problem.valid_vocab.div_ceil(SEGMENT);
-    let found: Vec<_> = rows.clone().map(|_| Mutex::new(epilogue.nothing())).collect();
+    let found: Vec<_> = rows.clone().map(|row| Mutex::new(epilogue.nothing(row))).collect();
     let mut masses = vec![Mass::NOTHING; segments * blocks * block];
 
     let shared = &*epilogue;
@@ -127,6 +133,7 @@ impl Part<'_> {
         for_each_chunk(kernels, x, *weight, self.tokens, |row, tokens, products| {
             let mass = &mut masses[row];
             let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(tokens.clone()));
+            let max = epilogue.change(kernels, self.first_row + row, &tokens, products, max);
             if max.is_nan() {
                 mass.max = f32::NAN;
             }

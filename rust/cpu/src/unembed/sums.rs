@@ -9,10 +9,10 @@ use farspan_core::merge::Mass;
 pub(super) enum Wanted {
     /// None.
     Plain,
-    /// `Mass::tempered`, at this inverse temperature.
-    Tempered(f32),
     /// `Mass::moment`.
     Moment,
+    /// `Mass::moment`, then `Mass::tempered` and its moment at this inverse temperature.
+    Tempered(f32),
 }
 
 /// Extends `mass`, which is not NaN, by the logits of `chunk`.
@@ -32,15 +32,17 @@ pub(super) fn extend(kernels: &Kernels, chunk: &Chunk, wanted: Wanted, mass: &mu
     sums.max = max;
     match wanted {
         Wanted::Plain => sums.sum += kernels.sum(chunk.logits, max),
-        Wanted::Tempered(inverse) => {
-            let [sum, tempered] = kernels.tempered_sums(chunk.logits, max, inverse);
-            sums.sum += sum;
-            sums.tempered += tempered;
-        }
         Wanted::Moment => {
             let [sum, moment] = kernels.moment_sums(chunk.logits, max);
             sums.sum += sum;
             sums.moment += moment;
+        }
+        Wanted::Tempered(inverse) => {
+            let [sum, moment, tempered, tempered_moment] = kernels.tempered_sums(chunk.logits, max, inverse);
+            sums.sum += sum;
+            sums.moment += moment;
+            sums.tempered += tempered;
+            sums.tempered_moment += tempered_moment;
         }
     }
     *mass = sums;

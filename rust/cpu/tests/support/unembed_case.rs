@@ -5,7 +5,7 @@ use farspan_core::noise::NoiseKey;
 use farspan_core::oracle::unembed as oracle;
 use farspan_core::unembed::{Draws, Rules};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::unembed::{SampleOut, ScoreOut, TopOut, greedy, sample, score, top};
+use farspan_cpu::unembed::{Samples, ScoreOut, TopOut, greedy, sample, score, top};
 use half::{bf16, f16};
 use ndarray::{ArrayView2, s};
 use proptest::prelude::*;
@@ -29,7 +29,9 @@ impl Stored {
         for row in 0..rows {
             wide[row * stride..][..columns].copy_from_slice(&values[row * columns..][..columns]);
         }
-        let bits = wide.iter().map(|&x| if dtype == Dtype::F16 { f16::from_f32(x).to_bits() } else { bf16::from_f32(x).to_bits() });
+        let bits = wide
+            .iter()
+            .map(|&x| if dtype == Dtype::F16 { f16::from_f32(x).to_bits() } else { bf16::from_f32(x).to_bits() });
         let bits: Vec<u16> = bits.collect();
         let widen = |b: u16| if dtype == Dtype::F16 { f16::from_bits(b).to_f32() } else { bf16::from_bits(b).to_f32() };
         if dtype != Dtype::F32 {
@@ -136,15 +138,7 @@ impl Case {
 
     pub fn choose(&self, sampled: bool) -> Chosen {
         let rows = self.hidden.rows;
-        let (mut token, mut flag) = (vec![7; rows], vec![7; rows]);
-        let [mut logprob, mut raw_logprob, mut lse] = [(); 3].map(|()| vec![7.0; rows]);
-        let out = SampleOut {
-            token: &mut token,
-            logprob: &mut logprob,
-            raw_logprob: &mut raw_logprob,
-            lse: &mut lse,
-            flag: &mut flag,
-        };
+        let mut samples = Samples::new(rows, 1, 0);
         let (hidden, weight) = (self.hidden.matrix(), self.weight.matrix());
         if sampled {
             let draws = Draws {
@@ -153,10 +147,11 @@ impl Case {
                 stream: &self.stream,
                 temperature: &self.temperature,
             };
-            sample(hidden, weight, &draws, &self.rules(), out).unwrap();
+            sample(hidden, weight, &draws, None, &self.rules(), samples.out()).unwrap();
         } else {
-            greedy(hidden, weight, &self.rules(), out).unwrap();
+            greedy(hidden, weight, &self.rules(), samples.out()).unwrap();
         }
+        let Samples { token, flag, logprob, raw_logprob, lse, .. } = samples;
         Chosen { token, flag, numbers: [bits(&logprob), bits(&raw_logprob), bits(&lse)] }
     }
 
@@ -167,8 +162,7 @@ impl Case {
         if self.valid_vocab > 0 {
             let [mut logprob, mut entropy, mut lse] = [(); 3].map(|()| vec![7.0; rows]);
             let mut rank = vec![7; rows];
-            let out =
-                ScoreOut { logprob: &mut logprob, rank: &mut rank, entropy: &mut entropy, lse: &mut lse };
+            let out = ScoreOut { logprob: &mut logprob, rank: &mut rank, entropy: &mut entropy, lse: &mut lse };
             score(hidden, weight, &self.targets, &self.rules(), out).unwrap();
             results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
             results.rank = rank;

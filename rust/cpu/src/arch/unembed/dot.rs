@@ -104,7 +104,11 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// When they do not exist.
     pub(crate) fn panel(&self, first: usize, count: usize) -> Self {
-        assert!(first <= self.columns && count <= self.columns - first, "columns {first} + {count} of {}", self.columns);
+        assert!(
+            first <= self.columns && count <= self.columns - first,
+            "columns {first} + {count} of {}",
+            self.columns
+        );
         Rows { start: self.start.skip(first), columns: count, ..*self }
     }
 
@@ -332,7 +336,7 @@ unsafe fn strip<L: Lanes, E: Element, const R: usize, const T: usize>(
     last: usize,
 ) {
     let steps = p.w.columns / LANES;
-    let calls = p.rows / R + p.rows % R;
+    let calls = p.rows / R + (p.rows % R).div_ceil(2);
     let bytes_a_weight = p.ahead.bytes / p.w.count.max(1);
     let lines = (bytes_a_weight * T).div_ceil(CACHE_LINE * calls.max(1));
     let (carried, resume, keep) = match &mut p.carry {
@@ -344,23 +348,26 @@ unsafe fn strip<L: Lanes, E: Element, const R: usize, const T: usize>(
         let mut request = Request { from: p.ahead.from.wrapping_add(bytes_a_weight * token), lines };
         let mut row = 0;
         while row < p.rows {
-            let high = row + R <= p.rows;
-            // SAFETY: `check` was called: all R (or one) rows and T weights exist, and so do carried sums where there are any.
+            // The last rows go by twos and ones: single rows have too few independent sums to keep the machine busy.
+            let height = if row + R <= p.rows { R } else { (p.rows - row).min(2) };
+            // SAFETY: `check` was called: all `height` rows and T weights exist, and so do carried sums where there are any.
             unsafe {
                 let x = (p.x.data.as_ptr().add(row * p.x.width + p.x_column), p.x.width);
                 let w = (start.add(token * p.w.stride), p.w.stride);
                 let out = (p.out.as_mut_ptr().add(row * p.out_stride + token), p.out_stride);
                 let here = carried.wrapping_add(token * token_stride + row * LANES);
                 let carry = Sums { start: here, token_stride, resume, keep };
-                match (high, lines <= steps) {
-                    (true, true) => tile::<L, E, R, T, true>(x, w, p.w.columns, carry, request, out),
-                    (false, true) => tile::<L, E, 1, T, true>(x, w, p.w.columns, carry, request, out),
-                    (true, false) => tile::<L, E, R, T, false>(x, w, p.w.columns, carry, request, out),
-                    (false, false) => tile::<L, E, 1, T, false>(x, w, p.w.columns, carry, request, out),
+                match (height, lines <= steps) {
+                    (1, true) => tile::<L, E, 1, T, true>(x, w, p.w.columns, carry, request, out),
+                    (1, false) => tile::<L, E, 1, T, false>(x, w, p.w.columns, carry, request, out),
+                    (2, true) => tile::<L, E, 2, T, true>(x, w, p.w.columns, carry, request, out),
+                    (2, false) => tile::<L, E, 2, T, false>(x, w, p.w.columns, carry, request, out),
+                    (_, true) => tile::<L, E, R, T, true>(x, w, p.w.columns, carry, request, out),
+                    (_, false) => tile::<L, E, R, T, false>(x, w, p.w.columns, carry, request, out),
                 }
             }
             request.from = request.from.wrapping_add(lines * CACHE_LINE);
-            row += if high { R } else { 1 };
+            row += height;
         }
     }
 }

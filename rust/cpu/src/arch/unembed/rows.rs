@@ -46,46 +46,68 @@ pub(crate) unsafe fn apply_rule<L: Lanes>(row: &mut [f32], count: usize, rule: &
     }
 }
 
-/// `sum(exp(l - max))`, then, where asked for, `sum(exp((l - max) * inverse_temperature))` and
-/// `sum(exp(l - max) * (l - max))`: lane by lane, then one tree. `max` is finite and at least every logit.
+/// Of `l - max`: the sums of `exp(x)` and, with `MOMENT`, of `exp(x) x`; with `TEMPERED` both again of
+/// `x = (l - max) * inverse_temperature`. Lane by lane, then one tree. `max` is finite and at least every logit.
 #[inline(always)]
 pub(crate) unsafe fn sums<L: Lanes, const TEMPERED: bool, const MOMENT: bool>(
     row: &[f32],
     max: f32,
     inverse_temperature: f32,
-) -> [f32; 3] {
+) -> [f32; 4] {
     // SAFETY: of the caller; every vector lies inside the row.
     unsafe {
         // Far below what exp can tell from 0, and finite, so that 0 times it is 0.
         let lowest = L::splat(-1000.0);
         let zero = L::splat(0.0);
-        let (mut sum, mut tempered, mut moment) = (zero, zero, zero);
+        let [mut sum, mut moment, mut tempered, mut tempered_moment] = [zero; 4];
         for vector in row.chunks_exact(LANES) {
             let gap = L::sub(L::load(vector.as_ptr()), L::splat(max));
             let mass = math::exp::<L>(gap);
             sum = L::add(sum, mass);
-            if TEMPERED {
-                tempered = L::add(tempered, math::exp::<L>(L::mul(gap, L::splat(inverse_temperature))));
-            }
             if MOMENT {
                 moment = L::fma(mass, L::max(gap, lowest), moment);
             }
+            if TEMPERED {
+                let gap = L::mul(gap, L::splat(inverse_temperature));
+                let mass = math::exp::<L>(gap);
+                tempered = L::add(tempered, mass);
+                if MOMENT {
+                    tempered_moment = L::fma(mass, L::max(gap, lowest), tempered_moment);
+                }
+            }
         }
-        [L::sum(sum), L::sum(tempered), L::sum(moment)]
+        [L::sum(sum), L::sum(moment), L::sum(tempered), L::sum(tempered_moment)]
     }
 }
 
-/// The first entry that is `value`, the length of the row without one.
+/// Sum over the entries above -inf of `l - centre`, or of its square, lane by lane, then one tree.
 #[inline(always)]
-pub(crate) unsafe fn position<L: Lanes>(row: &[f32], value: f32) -> usize {
-    for (i, vector) in row.chunks_exact(LANES).enumerate() {
+pub(crate) unsafe fn deviations<L: Lanes, const SQUARED: bool>(row: &[f32], centre: f32) -> f32 {
+    // SAFETY: of the caller; every vector lies inside the row.
+    unsafe {
+        let (nothing, zero) = (L::splat(f32::NEG_INFINITY), L::splat(0.0));
+        let mut sum = zero;
+        for vector in row.chunks_exact(LANES) {
+            let l = L::load(vector.as_ptr());
+            let step = L::select(L::gt(l, nothing), L::sub(l, L::splat(centre)), zero);
+            sum = if SQUARED { L::fma(step, step, sum) } else { L::add(sum, step) };
+        }
+        L::sum(sum)
+    }
+}
+
+/// -inf where the bit of an entry is 0: bit i % 32 of word i / 32, words that are missing count as 0.
+#[inline(always)]
+pub(crate) unsafe fn keep_bits<L: Lanes>(row: &mut [f32], words: &[i32]) {
+    for (i, vector) in row.chunks_exact_mut(LANES).enumerate() {
+        let word = words.get(i * LANES / 32).copied().unwrap_or(0) as u32;
+        let bits = (word >> (i * LANES % 32)) as u16;
         // SAFETY: of the caller; the vector lies inside the row.
-        let found = unsafe { L::to_mask(L::eq(L::load(vector.as_ptr()), L::splat(value))) };
-        if found != 0 {
-            return i * LANES + found.trailing_zeros() as usize;
+        unsafe {
+            let l = L::load(vector.as_ptr());
+            L::store(vector.as_mut_ptr(), L::select(L::from_mask(bits), l, L::splat(f32::NEG_INFINITY)));
         }
     }
-    row.len()
 }
 
 /// How many entries are above `value`, or in the first `ties` places at least `value`.

@@ -40,7 +40,7 @@ impl Out<'_> {
     }
 }
 
-type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 3];
+type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 4];
 
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +50,10 @@ pub(crate) struct Kernels {
     store: unsafe fn(&[f32], Out),
     apply_rule: unsafe fn(&mut [f32], usize, &Rule) -> f32,
     plain_sums: Sums,
-    tempered_sums: Sums,
     moment_sums: Sums,
-    position: unsafe fn(&[f32], f32) -> usize,
+    tempered_sums: Sums,
+    deviations: [unsafe fn(&[f32], f32) -> f32; 2],
+    keep_bits: unsafe fn(&mut [f32], &[i32]),
     count_above: unsafe fn(&[f32], f32, usize) -> usize,
     places_at_least: unsafe fn(&[f32], f32, &mut [u32]) -> usize,
     noise: unsafe fn(u32, &NoiseKey, &mut [f32]),
@@ -96,24 +97,35 @@ impl Kernels {
         unsafe { (self.plain_sums)(row, max, 1.0)[0] }
     }
 
-    /// `sum(exp(l - max))` and `sum(exp((l - max) * inverse_temperature))`.
-    pub(crate) fn tempered_sums(&self, row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 2] {
-        // SAFETY: see the impl.
-        let [sum, tempered, _] = unsafe { (self.tempered_sums)(row, max, inverse_temperature) };
-        [sum, tempered]
-    }
-
-    /// `sum(exp(l - max))` and `sum(exp(l - max) * (l - max))`.
+    /// Of `x = l - max` the sums of `exp(x)` and `exp(x) x`.
     pub(crate) fn moment_sums(&self, row: &[f32], max: f32) -> [f32; 2] {
         // SAFETY: see the impl.
-        let [sum, _, moment] = unsafe { (self.moment_sums)(row, max, 1.0) };
+        let [sum, moment, ..] = unsafe { (self.moment_sums)(row, max, 1.0) };
         [sum, moment]
     }
 
-    /// The first entry that equals `value`, the length of the row without one.
-    pub(crate) fn position(&self, row: &[f32], value: f32) -> usize {
+    /// As [`Kernels::moment_sums`], then both of `x = (l - max) * inverse_temperature`.
+    pub(crate) fn tempered_sums(&self, row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 4] {
         // SAFETY: see the impl.
-        unsafe { (self.position)(row, value) }
+        unsafe { (self.tempered_sums)(row, max, inverse_temperature) }
+    }
+
+    /// Sum of `l - centre` over the entries above -inf.
+    pub(crate) fn deviations(&self, row: &[f32], centre: f32) -> f32 {
+        // SAFETY: see the impl.
+        unsafe { (self.deviations[0])(row, centre) }
+    }
+
+    /// Sum of `(l - centre)^2` over the entries above -inf.
+    pub(crate) fn squared_deviations(&self, row: &[f32], centre: f32) -> f32 {
+        // SAFETY: see the impl.
+        unsafe { (self.deviations[1])(row, centre) }
+    }
+
+    /// -inf where the bit of an entry is 0: bit i % 32 of word i / 32, words that are missing count as 0.
+    pub(crate) fn keep_bits(&self, row: &mut [f32], words: &[i32]) {
+        // SAFETY: see the impl.
+        unsafe { (self.keep_bits)(row, words) }
     }
 
     /// How many entries are above `value`, or in the first `ties` places at least `value`.
@@ -221,27 +233,39 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn plain_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
+            unsafe fn plain_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 4] {
                 // SAFETY: the caller's.
                 unsafe { rows::sums::<$machine, false, false>(row, max, inverse_temperature) }
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn tempered_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
-                // SAFETY: the caller's.
-                unsafe { rows::sums::<$machine, true, false>(row, max, inverse_temperature) }
-            }
-
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn moment_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 3] {
+            unsafe fn moment_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 4] {
                 // SAFETY: the caller's.
                 unsafe { rows::sums::<$machine, false, true>(row, max, inverse_temperature) }
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn position(row: &[f32], value: f32) -> usize {
+            unsafe fn tempered_sums(row: &[f32], max: f32, inverse_temperature: f32) -> [f32; 4] {
                 // SAFETY: the caller's.
-                unsafe { rows::position::<$machine>(row, value) }
+                unsafe { rows::sums::<$machine, true, true>(row, max, inverse_temperature) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn deviations(row: &[f32], centre: f32) -> f32 {
+                // SAFETY: the caller's.
+                unsafe { rows::deviations::<$machine, false>(row, centre) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn squared_deviations(row: &[f32], centre: f32) -> f32 {
+                // SAFETY: the caller's.
+                unsafe { rows::deviations::<$machine, true>(row, centre) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn keep_bits(row: &mut [f32], words: &[i32]) {
+                // SAFETY: the caller's.
+                unsafe { rows::keep_bits::<$machine>(row, words) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -280,9 +304,10 @@ macro_rules! compile {
                 store,
                 apply_rule,
                 plain_sums,
-                tempered_sums,
                 moment_sums,
-                position,
+                tempered_sums,
+                deviations: [deviations, squared_deviations],
+                keep_bits,
                 count_above,
                 places_at_least,
                 noise,
@@ -296,12 +321,7 @@ compile!(portable, Portable, [2, 2, 4]);
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(
-    avx512,
-    crate::arch::avx512::Avx512,
-    [4, 4, 8],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
-);
+compile!(avx512, crate::arch::avx512::Avx512, [4, 4, 8], "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
 /// The kernels of an available machine.
 pub(crate) fn kernels(machine: Machine) -> Kernels {

@@ -1,0 +1,189 @@
+//! What one pass could not say: rows whose cuts lie behind their largest logits are read again and sorted whole; ranks that
+//! lie there are counted.
+
+use super::pass::{self, Chunk, Epilogue, Problem};
+use super::plan::Plan;
+use super::result::{Results, Unranked};
+use crate::arch::unembed::Kernels;
+use crate::arch::unembed::dot::Rows;
+use crate::matrix::Matrix;
+use crate::threads;
+use farspan_core::Result;
+use farspan_core::merge::{Mass, Ranked};
+use farspan_core::sampler::{Summary, Totals};
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of sorted logits that are held at the same time.
+const HELD: usize = 8 << 20;
+
+static ROWS: AtomicU64 = AtomicU64::new(0);
+
+/// How many rows this process has read a second time. For tests and measurements.
+pub fn second_passes() -> u64 {
+    ROWS.load(Ordering::Relaxed)
+}
+
+/// Some rows of a matrix, copied.
+enum Gathered {
+    F32(Array2<f32>),
+    Bf16(Array2<u16>),
+    F16(Array2<u16>),
+}
+
+impl Gathered {
+    fn new(hidden: &Matrix, rows: &[usize]) -> Gathered {
+        fn select<T: Copy>(array: &ArrayView2<T>, rows: &[usize]) -> Array2<T> {
+            array.select(Axis(0), rows)
+        }
+        match hidden {
+            Matrix::F32(array) => Gathered::F32(select(array, rows)),
+            Matrix::Bf16(array) => Gathered::Bf16(select(array, rows)),
+            Matrix::F16(array) => Gathered::F16(select(array, rows)),
+        }
+    }
+
+    fn view(&self) -> Matrix<'_> {
+        match self {
+            Gathered::F32(array) => Matrix::F32(array.view()),
+            Gathered::Bf16(array) => Matrix::Bf16(array.view()),
+            Gathered::F16(array) => Matrix::F16(array.view()),
+        }
+    }
+}
+
+/// Runs `epilogue` over some rows of `hidden`.
+fn again<E: Epilogue>(problem: &Problem, hidden: &Matrix, rows: &[usize], epilogue: &mut E) -> Result<()> {
+    ROWS.fetch_add(rows.len() as u64, Ordering::Relaxed);
+    let gathered = Gathered::new(hidden, rows);
+    let view = gathered.view();
+    let problem = Problem { hidden: Rows::new("hidden", &view)?, ..*problem };
+    pass::run(&problem, epilogue)
+}
+
+/// Decides `rows` on all of their logits.
+pub(super) fn decide(
+    problem: &Problem,
+    hidden: &Matrix,
+    plans: &[Plan],
+    rows: &[usize],
+    results: &mut Results,
+) -> Result<()> {
+    let at_once = (HELD / (problem.valid_vocab * size_of::<Ranked>()).max(1)).max(1);
+    for rows in rows.chunks(at_once) {
+        let mut whole = Whole { plans, rows, found: rows.iter().map(|_| (Mass::NOTHING, Vec::new())).collect() };
+        again(problem, hidden, rows, &mut whole)?;
+        let mut found = whole.found;
+        threads::run(|| found.par_iter_mut().for_each(|(_, entries)| entries.sort_unstable_by(|a, b| b.cmp(a))))?;
+        for (&row, (mass, entries)) in rows.iter().zip(found) {
+            let (Some(warm), Some(cuts)) = (&plans[row].warm, &plans[row].cuts) else { continue };
+            let max = entries[0].logit();
+            let summary = Summary {
+                head: &entries,
+                size: entries.len(),
+                plain: Totals::of(&entries, max, 1.0),
+                warm: Totals::of(&entries, max, warm.temperature),
+                deviation: 0.0, // taken from the entries: they are all there
+            };
+            let decided = results.cut(row, warm, cuts, &summary, &mass);
+            debug_assert!(decided.is_ok(), "a whole row decides every cut");
+        }
+    }
+    Ok(())
+}
+
+/// Keeps every logit above -inf.
+struct Whole<'p, 'a> {
+    plans: &'p [Plan<'a>],
+    rows: &'p [usize],
+    found: Vec<(Mass, Vec<Ranked>)>,
+}
+
+impl Epilogue for Whole<'_, '_> {
+    type Found = Vec<Ranked>;
+
+    fn nothing(&self, _row: usize) -> Vec<Ranked> {
+        Vec::new()
+    }
+
+    fn begin(&self, _so_far: &Vec<Ranked>) -> Vec<Ranked> {
+        Vec::new()
+    }
+
+    fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
+        change(self.plans, self.rows[row], kernels, tokens, logits, max)
+    }
+
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, entries: &mut Vec<Ranked>) {
+        self.plans[self.rows[row]].extend(kernels, chunk, mass);
+        let tokens = chunk.tokens.clone().map(|token| token as u32);
+        let entered = chunk.logits.iter().zip(tokens).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
+        entries.extend(entered.map(|(&logit, token)| Ranked::new(logit, token)));
+    }
+
+    fn merge(&self, so_far: &mut Vec<Ranked>, segment: Vec<Ranked>) {
+        so_far.extend(segment);
+    }
+
+    fn inverse_temperature(&self, row: usize) -> f32 {
+        self.plans[self.rows[row]].inverse_temperature()
+    }
+
+    fn finish(&mut self, row: usize, mass: Mass, found: Vec<Ranked>) {
+        self.found[row] = (mass, found);
+    }
+}
+
+/// Counts the ranks of draws that lie behind the lists of the largest.
+pub(super) fn rank(
+    problem: &Problem,
+    hidden: &Matrix,
+    plans: &[Plan],
+    draws: &[Unranked],
+    results: &mut Results,
+) -> Result<()> {
+    let rows: Vec<usize> = draws.iter().map(|draw| draw.row).collect();
+    again(problem, hidden, &rows, &mut Count { plans, draws, results })
+}
+
+/// Counts the tokens before a given one.
+struct Count<'p, 'a, 'r, 'o> {
+    plans: &'p [Plan<'a>],
+    draws: &'p [Unranked],
+    results: &'r mut Results<'o>,
+}
+
+impl Epilogue for Count<'_, '_, '_, '_> {
+    type Found = i64;
+
+    fn nothing(&self, _row: usize) -> i64 {
+        0
+    }
+
+    fn begin(&self, _so_far: &i64) -> i64 {
+        0
+    }
+
+    fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
+        change(self.plans, self.draws[row].row, kernels, tokens, logits, max)
+    }
+
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, _mass: &mut Mass, before: &mut i64) {
+        let Unranked { token, logit, .. } = self.draws[row];
+        *before += super::given::tokens_before(kernels, chunk, token as usize, logit);
+    }
+
+    fn merge(&self, so_far: &mut i64, segment: i64) {
+        *so_far += segment;
+    }
+
+    fn finish(&mut self, row: usize, _mass: Mass, before: i64) {
+        self.results.rank(&self.draws[row], before);
+    }
+}
+
+fn change(plans: &[Plan], row: usize, kernels: &Kernels, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
+    plans[row].changes.as_ref().map_or(max, |changes| changes.apply(kernels, tokens, logits, max))
+}
