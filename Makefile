@@ -38,7 +38,7 @@ demo: $(BUILT) ## text from the embedded model, then how far it generalises, as 
 test: $(BUILT) ## everything: formatting, lints, types, Rust and Python tests, the wheel; ends with counts and reasons
 	@$(RUN) $(BIN)/python tools/checks.py lint test
 
-lint: $(BUILT) ## formatting, lints, types and the shape of the tree only
+lint: $(READY) ## formatting, lints, types and the shape of the tree only
 	@$(RUN) $(BIN)/python tools/checks.py lint
 
 bench: $(BUILT) ## criterion benches, then the comparison with torch, then the README's table

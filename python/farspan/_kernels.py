@@ -78,15 +78,30 @@ def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Arra
 
 
 def sample(
-    dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], settings: Settings | None, rules: Rules
+    dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], rules: Rules, settings: Settings
 ) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
     follow_torch()
     leading, rows = _rows("hidden", hidden, "weight", weight)
-    out = _sample_fields(leading) if settings is None else _sample_fields(leading, settings.samples, settings.top)
+    out = _sample_fields(leading, settings.samples, settings.top)
     columns = [_column(x, rows.shape[0]) for x in draws]
-    _core.sample((dtype, rows, weight, *rules), columns, settings, [x.reshape(-1) for x in out])
+    _core.sample((dtype, rows, weight, *rules), columns, _given(settings), [x.reshape(-1) for x in out])
     return out
+
+
+def ranks(dtype: str, hidden: Array, weight: Array, drawn: tuple[Array, ...], rules: Rules, settings: Settings) -> Array:
+    """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
+    follow_torch()
+    _, rows = _rows("hidden", hidden, "weight", weight)
+    token, logit, known = drawn
+    out = known.copy()
+    flat = [token.reshape(-1), logit.reshape(-1)]
+    _core.rank((dtype, rows, weight, *rules), _given(settings), flat, out.reshape(-1))
+    return out
+
+
+def _given(settings: Settings) -> Settings | None:
+    return settings if settings.reals is not None else None
 
 
 def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules) -> tuple[Array, ...]:
@@ -124,22 +139,25 @@ def _column(x: Array, rows: int) -> Array:
     return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
 
 
+SAMPLE_KINDS = {
+    "token": "int64", "logprob": "float32", "raw_logprob": "float32", "lse": "float32", "flag": "int32",
+    "rank": "int64", "logit": "float32", "kept": "int64", "kept_mass": "float32", "entropy": "float32",
+    "top_token": "int64", "top_logprob": "float32",
+}  # fmt: skip
+"""What the backends give for a `farspan.Sample`, with element types."""
+
+
 def sample_shapes(leading: tuple[int, ...], samples: int, top: int) -> list[tuple[int, ...]]:
-    """The shape of each field of `farspan.Sample`."""
+    """The shape of each of them."""
     drawn = leading if samples == 1 else (*leading, samples)
-    lists = (*leading, top)
-    return [drawn, drawn, drawn, leading, leading, drawn, leading, leading, leading, lists, lists]
-
-
-SAMPLE_KINDS = (
-    "int64", "float32", "float32", "float32", "int32", "int64", "int64", "float32", "float32", "int64", "float32",
-)  # fmt: skip
-"""The element type of each field of `farspan.Sample`."""
+    shapes = {name: drawn for name in ("token", "logprob", "raw_logprob", "rank", "logit")}
+    shapes |= {name: (*leading, top) for name in ("top_token", "top_logprob")}
+    return [shapes.get(name, leading) for name in SAMPLE_KINDS]
 
 
 def _sample_fields(leading: tuple[int, ...], samples: int = 1, top: int = 0) -> tuple[Array, ...]:
     shapes = sample_shapes(leading, samples, top)
-    return tuple(empty("hidden", shape, kind) for shape, kind in zip(shapes, SAMPLE_KINDS, strict=True))
+    return tuple(empty("hidden", shape, kind) for shape, kind in zip(shapes, SAMPLE_KINDS.values(), strict=True))
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 FLAG_NAN = 1
@@ -11,22 +13,23 @@ FLAG_EMPTY = 2
 """`Sample.flag` of a row whose every logit is -inf: no token was drawn, `token` is -1."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
     """What was drawn from each row of `hidden`. Every field has the leading shape of `hidden`; with `samples=n` token,
-    logprob, raw_logprob and rank have a last axis n, and with `top=n` the lists do."""
+    logprob, raw_logprob, logit and rank have a last axis n, and with `top=n` the lists do."""
 
     token: Any
     """int64; -1 where `flag` is not 0."""
     logprob: Any
     """float32, nats, under the distribution the token was drawn from; 0 at temperature 0."""
     raw_logprob: Any
-    """float32, nats, under `softmax(l)`: no temperature."""
+    """float32, nats, under `softmax(l)`: no temperature, no cuts."""
     lse: Any
     """float32, `logsumexp(l)`."""
     flag: Any
     """int32: 0, `FLAG_NAN` or `FLAG_EMPTY`."""
-    rank: Any
-    """int64: how many tokens have a larger logit than the one drawn, or an equal one and a lower id."""
+    logit: Any
+    """float32, the token's l."""
     kept: Any
     """int64: how many tokens the cuts left to draw from."""
     kept_mass: Any
@@ -37,6 +40,18 @@ class Sample(NamedTuple):
     """int64 `[..., top]`: the most likely tokens, ties by the lowest id; None unless `top` asks for them."""
     top_logprob: Any = None
     """float32 `[..., top]`, nats, under `softmax(l)`."""
+    _count_ranks: Callable[[], Any] | None = field(default=None, repr=False)
+    _ranks: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def rank(self) -> Any:
+        """int64: how many tokens have a larger logit than the one drawn, or an equal one and a lower id; -1 where
+        `flag` is not 0. Known at once for the 128 most likely tokens; for others the row is read again when this is
+        first asked for, so `hidden` and `weight` must not have changed until then."""
+        if self._ranks is None and self._count_ranks is not None:
+            object.__setattr__(self, "_ranks", self._count_ranks())
+            object.__setattr__(self, "_count_ranks", None)
+        return self._ranks
 
 
 class Score(NamedTuple):

@@ -26,39 +26,40 @@ COUNTS = {"top_k": 0, "min_keep": 1, "no_repeat_ngram": 0, "dry_allowed_length":
 MAX_TOP = 128
 """The longest list of most likely tokens."""
 
-LISTS = ("history", "banned", "allowed")
-"""Settings of the form `(ids [total], offsets [rows + 1])`."""
-
 
 class Settings(NamedTuple):
-    """Arrays of the kind of `hidden`; None where a list is not given. The order is that of the torch operator."""
+    """Arrays of the kind of `hidden`; None where a list is not given. The order is that of the torch operators."""
 
-    order: str
-    reals: Any
-    """float32 `[len(REALS), rows]`"""
-    counts: Any
+    order: str = "hf"
+    reals: Any = None
+    """float32 `[len(REALS), rows]`; None when no setting does anything."""
+    counts: Any = None
     """int64 `[len(COUNTS), rows]`"""
-    history_ids: Any
-    history_offsets: Any
-    prompt_lengths: Any
-    bias_ids: Any
-    bias_values: Any
-    bias_offsets: Any
-    banned_ids: Any
-    banned_offsets: Any
-    allowed_ids: Any
-    allowed_offsets: Any
-    mask: Any
+    history_ids: Any = None
+    history_offsets: Any = None
+    prompt_lengths: Any = None
+    bias_ids: Any = None
+    bias_values: Any = None
+    bias_offsets: Any = None
+    banned_ids: Any = None
+    banned_offsets: Any = None
+    allowed_ids: Any = None
+    allowed_offsets: Any = None
+    mask: Any = None
     """int32 `[rows, words]`"""
-    top: int
-    samples: int
+    top: int = 0
+    samples: int = 1
+
+
+NOTHING = Settings()
+"""One draw of the whole distribution."""
 
 
 def collect(
     hidden: Any, *, order: Any, history: Any, prompt_lengths: Any, logit_bias: Any, banned: Any, allowed: Any,
     mask: Any, top: Any, samples: Any, **per_row: Any,
-) -> Settings | None:  # fmt: skip
-    """The settings of a call, or None when none of them does anything."""
+) -> Settings:  # fmt: skip
+    """The settings of a call, `NOTHING` when none of them does anything."""
     if order not in ORDERS:
         wrong = ArgumentError if isinstance(order, str) else DtypeError
         raise wrong(message("order", " or ".join(map(repr, ORDERS)), repr(order)))
@@ -68,7 +69,7 @@ def collect(
     given = (history, prompt_lengths, logit_bias, banned, allowed, mask)
     off = all(type(x) in (int, float) and x == (REALS | COUNTS)[name] for name, x in per_row.items())
     if off and top == 0 and samples == 1 and all(x is None for x in given):
-        return None
+        return NOTHING
     rows = hidden.shape[:-1]
     reals = [_arrays.per_row(name, per_row[name], hidden, rows, integer=False) for name in REALS]
     counts = [_arrays.per_row(name, per_row[name], hidden, rows, integer=True, high=2**63) for name in COUNTS]

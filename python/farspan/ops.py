@@ -22,14 +22,12 @@ from farspan._settings import Settings
 _LIBRARY = torch.library.Library("farspan", "DEF")
 _HALVES = (torch.bfloat16, torch.float16)
 _RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
-_SAMPLE = (
-    "(Tensor token, Tensor logprob, Tensor raw_logprob, Tensor lse, Tensor flag, Tensor rank, Tensor kept, "
-    "Tensor kept_mass, Tensor entropy, Tensor top_token, Tensor top_logprob)"
-)
+_SAMPLE = "(" + ", ".join(f"Tensor {name}" for name in _kernels.SAMPLE_KINDS) + ")"
 _SETTINGS = (
-    "str order, Tensor reals, Tensor counts, Tensor? history_ids, Tensor? history_offsets, Tensor? prompt_lengths, "
-    "Tensor? bias_ids, Tensor? bias_values, Tensor? bias_offsets, Tensor? banned_ids, Tensor? banned_offsets, "
-    "Tensor? allowed_ids, Tensor? allowed_offsets, Tensor? mask, int top, int samples"
+    "str order='hf', Tensor? reals=None, Tensor? counts=None, Tensor? history_ids=None, Tensor? history_offsets=None, "
+    "Tensor? prompt_lengths=None, Tensor? bias_ids=None, Tensor? bias_values=None, Tensor? bias_offsets=None, "
+    "Tensor? banned_ids=None, Tensor? banned_offsets=None, Tensor? allowed_ids=None, Tensor? allowed_offsets=None, "
+    "Tensor? mask=None, int top=0, int samples=1"
 )
 
 
@@ -150,22 +148,24 @@ def _greedy_cpu(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ..
     return tuple(map(torch.from_numpy, fields))
 
 
+def _rules_and_settings(given: tuple[Any, ...]) -> tuple[Any, Settings]:
+    """Arguments behind the tensors that every call has; torch leaves out what equals the defaults at the end."""
+    arrays: Any = (x.detach().numpy() if isinstance(x, Tensor) else x for x in given[_RULES_LENGTH:])
+    return _rules(*given[:_RULES_LENGTH]), Settings(*arrays)
+
+
 def _sample_cpu(
-    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rules: Any
-) -> tuple[Tensor, ...]:
-    draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
-    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, None, _rules(*rules))
-    return tuple(map(torch.from_numpy, fields))
-
-
-def _sample_with_cpu(
     hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    settings, rules = rest[: len(Settings._fields)], rest[len(Settings._fields) :]
     draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
-    arrays = Settings(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in settings))
-    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, arrays, _rules(*rules))
+    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, *_rules_and_settings(rest))
     return tuple(map(torch.from_numpy, fields))
+
+
+def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
+    drawn = (token.numpy(), logit.numpy(), known.numpy())
+    arrays = dtype_name(hidden), _large(hidden), _large(weight)
+    return torch.from_numpy(_kernels.ranks(*arrays, drawn, *_rules_and_settings(rest)))
 
 
 def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rules: Any) -> tuple[Tensor, ...]:
@@ -193,32 +193,27 @@ def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tens
     return (*lists, hidden.new_empty(rows, dtype=torch.float32))
 
 
-def _sample_fake(hidden: Tensor, *arguments: Any, samples: int = 1, top: int = 0) -> tuple[Tensor, ...]:
-    shapes = _kernels.sample_shapes(tuple(hidden.shape[:-1]), samples, top)
-    kinds = (getattr(torch, kind) for kind in _kernels.SAMPLE_KINDS)
+def _sample_fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    settings = Settings(*arguments[_DRAWS_LENGTH + _RULES_LENGTH :])
+    shapes = _kernels.sample_shapes(tuple(hidden.shape[:-1]), settings.samples, settings.top)
+    kinds = (getattr(torch, kind) for kind in _kernels.SAMPLE_KINDS.values())
     return tuple(hidden.new_empty(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True))
 
 
-def _sample_with_fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    settings = Settings(*arguments[_DRAWN : _DRAWN + len(Settings._fields)])
-    return _sample_fake(hidden, samples=settings.samples, top=settings.top)
-
-
-_DRAWN = 5
-"""Tensors between hidden and the settings: weight, seed, position, stream, temperature."""
+_DRAWS_LENGTH, _RULES_LENGTH = 4, 4
+"""seed, position, stream, temperature; scale, softcap, bias, valid_vocab."""
 
 greedy = _register(f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _sample_fake)
 sample = _register(
     "sample(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
-    f"{_RULES}) -> {_SAMPLE}",
+    f"{_RULES}, {_SETTINGS}) -> {_SAMPLE}",
     _sample_cpu,
     _sample_fake,
 )
-sample_with = _register(
-    "sample_with(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
-    f"{_SETTINGS}, {_RULES}) -> {_SAMPLE}",
-    _sample_with_cpu,
-    _sample_with_fake,
+ranks = _register(
+    f"ranks(Tensor hidden, Tensor weight, Tensor token, Tensor logit, Tensor known, {_RULES}, {_SETTINGS}) -> Tensor",
+    _ranks_cpu,
+    lambda hidden, weight, token, logit, known, *rest: torch.empty_like(known),
 )
 score = _register(
     f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}) -> "

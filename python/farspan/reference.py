@@ -289,19 +289,28 @@ def sample(
     flag = torch.where(l.isnan().any(-1), FLAG_NAN, torch.where(l.isneginf().all(-1), FLAG_EMPTY, 0)).int()
     fine = (flag == 0)[..., None]
     order = torch.sort(l, dim=-1, descending=True, stable=True).indices[..., :top]
-    drawn = (
-        token.where(fine, -1),
-        logprob.where(~cold[..., None] | ~fine, 0),
-        raw.gather(-1, token),
-        torch.logsumexp(l, -1),
-        flag,
-        rank.where(fine, -1),
-        torch.where(flag != 0, 0, torch.where(cold, 1, kept[..., 0].sum(-1))),
-        torch.where(cold & (flag == 0), 1, share),
-        -(raw.exp() * raw.masked_fill(raw.isneginf(), 0)).sum(-1),
+    cold_and_fine = cold & (flag == 0)
+    drawn = {
+        "token": token.where(fine, -1),
+        "logprob": logprob.where(~cold[..., None] | ~fine, 0),
+        "raw_logprob": raw.gather(-1, token),
+        "logit": l.gather(-1, token),
+        "rank": rank.where(fine, -1),
+    }
+    if samples == 1:
+        drawn = {name: x[..., 0] for name, x in drawn.items()}
+    rank = drawn.pop("rank")
+    return Sample(
+        **drawn,
+        lse=torch.logsumexp(l, -1),
+        flag=flag,
+        kept=torch.where(flag != 0, 0, torch.where(cold, 1, kept[..., 0].sum(-1))),
+        kept_mass=torch.where(cold_and_fine, 1, share),
+        entropy=-(raw.exp() * raw.masked_fill(raw.isneginf(), 0)).sum(-1),
+        top_token=order if top else None,
+        top_logprob=raw.gather(-1, order) if top else None,
+        _count_ranks=lambda: rank,
     )
-    one = [x[..., 0] if i in (0, 1, 2, 5) and samples == 1 else x for i, x in enumerate(drawn)]
-    return Sample(*one, *((order, raw.gather(-1, order)) if top else ()))
 
 
 def _draw(l: Tensor, kept: Tensor, temperature: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

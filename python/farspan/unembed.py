@@ -17,9 +17,6 @@ from farspan._settings import collect
 
 __all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
 
-_WITHOUT_LISTS = 9
-"""Fields of a `Sample` before its lists."""
-
 
 def greedy(
     hidden: Any,
@@ -54,10 +51,10 @@ def greedy(
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     if isinstance(hidden, np.ndarray):
-        return Sample(*_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
+        return _sampled(_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
     from farspan import ops
 
-    return Sample(*ops.greedy(hidden, weight, *rules)[:_WITHOUT_LISTS])
+    return _sampled(ops.greedy(hidden, weight, *rules))
 
 
 def sample(
@@ -159,15 +156,24 @@ def sample(
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
     if isinstance(hidden, np.ndarray):
-        fields = _kernels.sample(dtype, *map(_kernels.bits, (hidden, weight)), draws, settings, rules)
-    else:
-        from farspan import ops
+        problem = (dtype, _kernels.bits(hidden), _kernels.bits(weight))
+        fields = _kernels.sample(*problem, draws, rules, settings)
+        return _sampled(fields, settings.top, lambda *drawn: _kernels.ranks(*problem, drawn, rules, settings))
+    from farspan import ops
 
-        if settings is None:
-            fields = ops.sample(hidden, weight, *draws, *rules)
-        else:
-            fields = ops.sample_with(hidden, weight, *draws, *settings, *rules)
-    return Sample(*(fields if top else fields[:_WITHOUT_LISTS]))
+    fields = ops.sample(hidden, weight, *draws, *rules, *settings)
+    return _sampled(fields, settings.top, lambda *drawn: ops.ranks(hidden, weight, *drawn, *rules, *settings))
+
+
+def _sampled(fields: Any, top: int = 0, rank: Any = None) -> Sample:
+    """A `Sample` of what a backend gave; `rank(token, logit, known)` counts the ranks it did not know."""
+    token, logprob, raw_logprob, lse, flag, known, logit, kept, kept_mass, entropy, top_token, top_logprob = fields
+    if not top:
+        top_token = top_logprob = None
+    ranks = (lambda: known) if rank is None else (lambda: rank(token, logit, known))
+    return Sample(
+        token, logprob, raw_logprob, lse, flag, logit, kept, kept_mass, entropy, top_token, top_logprob, ranks
+    )
 
 
 def score(

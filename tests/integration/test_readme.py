@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,9 @@ def test_examples_run_in_order() -> None:
         exec(compile("\n" * line + block.group(1), "README.md", "exec"), at)  # errors name the README's own line
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] == "farspan"], ids=" ".join)
+# The demo takes minutes; test_cli.py runs a short one.
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "farspan" and c[1] != "demo"], ids=" ".join)
 def test_command_runs(command: list[str], tmp_path: Path) -> None:
-    if command[1] == "demo":
-        pytest.skip("`farspan demo` takes minutes: `make demo` runs it")
     done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
@@ -58,8 +58,9 @@ def test_public_name_is_in_an_example(name: str) -> None:
     assert re.search(rf"\b{name}\b", EXAMPLES)
 
 
-def test_every_argument_of_attention_is_in_an_example() -> None:
-    missing = [name for name in inspect.signature(farspan.attention).parameters if name not in EXAMPLES]
+@pytest.mark.parametrize("operation", [farspan.attention, farspan.sample], ids=lambda operation: operation.__name__)
+def test_every_argument_is_in_an_example(operation: Callable[..., object]) -> None:
+    missing = [name for name in inspect.signature(operation).parameters if not re.search(rf"\b{name}\b", EXAMPLES)]
     assert not missing
 
 

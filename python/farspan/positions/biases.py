@@ -67,6 +67,9 @@ class LogN(Scheme):
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))
 
+    def switch(self, length: int) -> int:
+        return self.inner.switch(length)
+
     def hooks(self, span: Span) -> Hooks:
         hooks = self.inner.hooks(span)
         scale = np.maximum(1, np.log(span.query_order + 1) / math.log(self.original_length)).astype(np.float32)

@@ -34,11 +34,6 @@ class RotaryScheme(Scheme):
     def magnitude(self) -> float:
         return 1.0
 
-    def switch(self, length: int) -> int:
-        """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
-        del length
-        return 0
-
     def rotary(self, span: Span) -> Rotary:
         """The rotation for every sequence of `span`, each by its own length."""
         switches = tuple(self.switch(length) for length in span.lengths)

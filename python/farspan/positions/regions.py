@@ -24,6 +24,9 @@ class RegionScheme(Scheme):
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[attr-defined, call-arg]
 
+    def switch(self, length: int) -> int:
+        return self.inner.switch(length)  # type: ignore[attr-defined, no-any-return]
+
     def two_regions(self, span: Span, border: int, query: np.ndarray, key: np.ndarray) -> Hooks:
         near = self.inner.rotary(span)  # type: ignore[attr-defined]
         rotary = Rotary(

@@ -54,6 +54,11 @@ class Scheme(abc.ABC):
     def hooks(self, span: Span) -> Hooks:
         """Keyword arguments of `farspan.attention`, with NumPy arrays, for the queries of `span` against all keys."""
 
+    def switch(self, length: int) -> int:
+        """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
+        del length
+        return 0
+
     @property
     def rope_base(self) -> float | None:
         """The base of the RoPE in it, None where there is none or it is not settled."""

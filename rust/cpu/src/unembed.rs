@@ -40,8 +40,11 @@ pub struct SampleOut<'a> {
     pub lse: &'a mut [f32],
     /// 0, [`farspan_core::unembed::FLAG_NAN`] or [`farspan_core::unembed::FLAG_EMPTY`].
     pub flag: &'a mut [i32],
-    /// `[rows, samples]`: how many tokens have a larger logit, or an equal one and a lower id.
+    /// `[rows, samples]`: how many tokens have a larger logit, or an equal one and a lower id; [`UNRANKED`] where that is
+    /// more than the pass keeps in order, for [`rank`] to count.
     pub rank: &'a mut [i64],
+    /// `[rows, samples]`: the chosen token's logit.
+    pub logit: &'a mut [f32],
     /// How many tokens the cuts left.
     pub kept: &'a mut [i64],
     /// Their probability at the temperature, before renormalising.
@@ -64,6 +67,7 @@ pub struct Samples {
     pub lse: Vec<f32>,
     pub flag: Vec<i32>,
     pub rank: Vec<i64>,
+    pub logit: Vec<f32>,
     pub kept: Vec<i64>,
     pub kept_mass: Vec<f32>,
     pub entropy: Vec<f32>,
@@ -82,6 +86,7 @@ impl Samples {
             lse: vec![0.0; rows],
             flag: vec![0; rows],
             rank: vec![0; drawn],
+            logit: vec![0.0; drawn],
             kept: vec![0; rows],
             kept_mass: vec![0.0; rows],
             entropy: vec![0.0; rows],
@@ -99,6 +104,7 @@ impl Samples {
             lse: &mut self.lse,
             flag: &mut self.flag,
             rank: &mut self.rank,
+            logit: &mut self.logit,
             kept: &mut self.kept,
             kept_mass: &mut self.kept_mass,
             entropy: &mut self.entropy,
@@ -175,6 +181,7 @@ fn choose(
         ("lse", out.lse.len(), 1),
         ("flag", out.flag.len(), 1),
         ("rank", out.rank.len(), samples),
+        ("logit", out.logit.len(), samples),
         ("kept", out.kept.len(), 1),
         ("kept_mass", out.kept_mass.len(), 1),
         ("entropy", out.entropy.len(), 1),
@@ -187,17 +194,47 @@ fn choose(
     }
     let plans: Vec<Plan> = (0..rows).map(|row| Plan::new(draws, settings, row, problem.valid_vocab)).collect();
     let results = Results { out, samples, top };
-    let mut draw = Draw { plans: &plans, results, undecided: Vec::new(), unranked: Vec::new() };
+    let mut draw = Draw { plans: &plans, results, undecided: Vec::new() };
     pass::run(&problem, &mut draw)?;
-    let Draw { mut results, undecided, unranked, .. } = draw;
-    if !undecided.is_empty() {
-        second::decide(&problem, &hidden, &plans, &undecided, &mut results)?;
+    let Draw { mut results, undecided, .. } = draw;
+    if undecided.is_empty() {
+        return Ok(());
     }
-    if !unranked.is_empty() {
-        second::rank(&problem, &hidden, &plans, &unranked, &mut results)?;
-    }
-    Ok(())
+    second::decide(&problem, &hidden, &plans, &undecided, &mut results)
 }
+
+/// Counts the ranks that [`sample`] left [`UNRANKED`], of tokens with these logits; `settings` and `rules` as there.
+pub fn rank(
+    hidden: Matrix,
+    weight: Matrix,
+    settings: Option<&Settings>,
+    rules: &Rules,
+    token: &[i64],
+    logit: &[f32],
+    rank: &mut [i64],
+) -> Result<()> {
+    let problem = problem(hidden, weight, rules)?;
+    let rows = problem.hidden.count();
+    if let Some(settings) = settings {
+        settings.check(rows, weight.shape()[0], problem.valid_vocab)?;
+    }
+    let samples = settings.map_or(1, |settings| settings.samples);
+    for (name, given) in [("token", token.len()), ("logit", logit.len()), ("rank", rank.len())] {
+        if rows.checked_mul(samples) != Some(given) {
+            return Err(Error::argument(name, format!("{samples} for each of {rows} rows"), given));
+        }
+    }
+    let plans: Vec<Plan> = (0..rows).map(|row| Plan::new(None, settings, row, problem.valid_vocab)).collect();
+    let open = (0..rank.len()).filter(|&at| rank[at] == UNRANKED);
+    let draws: Vec<_> = open.map(|at| (at, at / samples, token[at] as usize, logit[at])).collect();
+    if draws.is_empty() {
+        return Ok(());
+    }
+    second::rank(&problem, &hidden, &plans, &draws, rank)
+}
+
+/// Below every rank: more tokens come first than a pass keeps in order.
+pub const UNRANKED: i64 = -2;
 
 /// Log-probability, rank and entropy of given tokens, `targets [rows]`.
 pub fn score(hidden: Matrix, weight: Matrix, targets: &[i64], rules: &Rules, out: ScoreOut) -> Result<()> {

@@ -22,6 +22,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::score, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::top, module)?)?;
+    module.add_function(wrap_pyfunction!(unembed::rank, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::second_passes, module)?)?;
     module.add_function(wrap_pyfunction!(machine::set_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(machine::num_threads, module)?)?;

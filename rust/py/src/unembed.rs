@@ -77,7 +77,7 @@ impl<'py> Problem<'py> {
 }
 
 /// The outputs of [`greedy`] and [`sample`] in the order of `farspan.Sample`.
-type SampleArrays<'py> = [Bound<'py, PyAny>; 11];
+type SampleArrays<'py> = [Bound<'py, PyAny>; 12];
 
 /// Borrowed for writing.
 struct SampleBuffers<'py> {
@@ -87,6 +87,7 @@ struct SampleBuffers<'py> {
     lse: PyReadwriteArray1<'py, f32>,
     flag: PyReadwriteArray1<'py, i32>,
     rank: PyReadwriteArray1<'py, i64>,
+    logit: PyReadwriteArray1<'py, f32>,
     kept: PyReadwriteArray1<'py, i64>,
     kept_mass: PyReadwriteArray1<'py, f32>,
     entropy: PyReadwriteArray1<'py, f32>,
@@ -96,7 +97,8 @@ struct SampleBuffers<'py> {
 
 impl<'py> SampleBuffers<'py> {
     fn new(arrays: &SampleArrays<'py>) -> Result<Self> {
-        let [token, logprob, raw_logprob, lse, flag, rank, kept, kept_mass, entropy, top_token, top_logprob] = arrays;
+        let [token, logprob, raw_logprob, lse, flag, rank, logit, kept, kept_mass, entropy, top_token, top_logprob] =
+            arrays;
         Ok(SampleBuffers {
             token: readwrite("token", token)?,
             logprob: readwrite("logprob", logprob)?,
@@ -104,6 +106,7 @@ impl<'py> SampleBuffers<'py> {
             lse: readwrite("lse", lse)?,
             flag: readwrite("flag", flag)?,
             rank: readwrite("rank", rank)?,
+            logit: readwrite("logit", logit)?,
             kept: readwrite("kept", kept)?,
             kept_mass: readwrite("kept_mass", kept_mass)?,
             entropy: readwrite("entropy", entropy)?,
@@ -120,6 +123,7 @@ impl<'py> SampleBuffers<'py> {
             lse: slice_mut("lse", &mut self.lse)?,
             flag: slice_mut("flag", &mut self.flag)?,
             rank: slice_mut("rank", &mut self.rank)?,
+            logit: slice_mut("logit", &mut self.logit)?,
             kept: slice_mut("kept", &mut self.kept)?,
             kept_mass: slice_mut("kept_mass", &mut self.kept_mass)?,
             entropy: slice_mut("entropy", &mut self.entropy)?,
@@ -232,6 +236,28 @@ fn slice_mut<'a, T: numpy::Element>(
     row: &'a mut PyReadwriteArray1<'_, T>,
 ) -> Result<&'a mut [T]> {
     row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
+
+/// Counts the ranks that `sample` left open; `drawn` are token and logit.
+#[pyfunction]
+#[pyo3(signature = (problem, settings, drawn, rank, /))]
+pub(crate) fn rank<'py>(
+    py: Python<'py>,
+    problem: Arguments<'_, 'py>,
+    settings: Option<&Bound<'py, PyTuple>>,
+    drawn: [Bound<'py, PyAny>; 2],
+    rank: &Bound<'py, PyAny>,
+) -> Outcome {
+    let problem = Problem::new(problem)?;
+    let (hidden, weight, rules) = problem.parts()?;
+    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::view).transpose()?;
+    let token = integers("token", &drawn[0])?;
+    let logit = readonly::<f32, Ix1>("logit", &drawn[1])?;
+    let logit = slice("logit", &logit)?;
+    let mut rank = readwrite::<i64, Ix1>("rank", rank)?;
+    let rank = slice_mut("rank", &mut rank)?;
+    detached(py, || unembed::rank(hidden, weight, settings.as_ref(), &rules, &token, logit, rank))
 }
 
 /// How many rows this process has read a second time.

@@ -4,7 +4,7 @@
 use super::list::{fill, offer};
 use super::pass::{Chunk, Epilogue};
 use super::plan::Plan;
-use super::result::{Drawn, Results, Unranked};
+use super::result::{Drawn, Results};
 use crate::arch::unembed::Kernels;
 use farspan_core::merge::{Best, Mass, Ranked, Spread, TopList};
 use farspan_core::sampler::{Summary, Totals};
@@ -15,8 +15,6 @@ pub(super) struct Draw<'p, 'a, 'o> {
     pub results: Results<'o>,
     /// Rows whose cuts the largest logits did not decide.
     pub undecided: Vec<usize>,
-    /// Draws whose rank lies behind the list.
-    pub unranked: Vec<Unranked>,
 }
 
 /// What the pass keeps of a row.
@@ -124,9 +122,6 @@ impl Epilogue for Draw<'_, '_, '_> {
                 };
                 let rank = list.binary_search_by(|entry| Ranked::new(best.logit, token).cmp(entry)).ok();
                 self.results.drawn(row, sample, &mass, Drawn { token, logit: best.logit, logprob, rank });
-                if rank.is_none() {
-                    self.unranked.push(Unranked { row, sample, token, logit: best.logit });
-                }
             }
             return;
         };

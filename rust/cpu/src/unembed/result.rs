@@ -1,7 +1,7 @@
 //! Where draws are written, and how a row is decided once its largest logits are known.
 
-use super::SampleOut;
 use super::plan::Warm;
+use super::{SampleOut, UNRANKED};
 use farspan_core::merge::{Mass, Ranked};
 use farspan_core::sampler::{Cuts, Kept, Summary, Totals, Undecided, cut, scaled};
 use farspan_core::unembed::{FLAG_EMPTY, FLAG_NAN};
@@ -22,15 +22,6 @@ pub(super) struct Drawn {
     pub rank: Option<usize>,
 }
 
-/// A draw whose rank another pass must count.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unranked {
-    pub row: usize,
-    pub sample: usize,
-    pub token: u32,
-    pub logit: f32,
-}
-
 impl Results<'_> {
     /// Writes what concerns the whole row, and whatever a row without a draw gets; true when it is one.
     pub(super) fn row(&mut self, row: usize, mass: &Mass, size: usize) -> bool {
@@ -46,7 +37,7 @@ impl Results<'_> {
             let nothing = mass.lse();
             for at in row * self.samples..(row + 1) * self.samples {
                 (self.out.token[at], self.out.rank[at]) = (-1, -1);
-                (self.out.logprob[at], self.out.raw_logprob[at]) = (nothing, nothing);
+                (self.out.logprob[at], self.out.raw_logprob[at], self.out.logit[at]) = (nothing, nothing, nothing);
             }
             self.kept(row, 0, if flag == FLAG_NAN { f32::NAN } else { 0.0 });
         }
@@ -65,12 +56,8 @@ impl Results<'_> {
         self.out.token[at] = drawn.token.into();
         self.out.logprob[at] = drawn.logprob;
         self.out.raw_logprob[at] = mass.logprob(drawn.logit);
-        self.out.rank[at] = drawn.rank.map_or(-1, |rank| rank as i64);
-    }
-
-    /// Writes a rank that was counted later.
-    pub(super) fn rank(&mut self, unranked: &Unranked, rank: i64) {
-        self.out.rank[unranked.row * self.samples + unranked.sample] = rank;
+        self.out.rank[at] = drawn.rank.map_or(UNRANKED, |rank| rank as i64);
+        self.out.logit[at] = drawn.logit;
     }
 
     /// Where the row's most likely tokens go.

@@ -3,7 +3,7 @@
 
 use super::pass::{self, Chunk, Epilogue, Problem};
 use super::plan::Plan;
-use super::result::{Results, Unranked};
+use super::result::Results;
 use crate::arch::unembed::Kernels;
 use crate::arch::unembed::dot::Rows;
 use crate::matrix::Matrix;
@@ -136,26 +136,29 @@ impl Epilogue for Whole<'_, '_> {
     }
 }
 
-/// Counts the ranks of draws that lie behind the lists of the largest.
+/// A place in the output, its row, and the token and logit to be ranked.
+pub(super) type Unranked = (usize, usize, usize, f32);
+
+/// Counts ranks that lie behind the lists of the largest.
 pub(super) fn rank(
     problem: &Problem,
     hidden: &Matrix,
     plans: &[Plan],
     draws: &[Unranked],
-    results: &mut Results,
+    ranks: &mut [i64],
 ) -> Result<()> {
-    let rows: Vec<usize> = draws.iter().map(|draw| draw.row).collect();
-    again(problem, hidden, &rows, &mut Count { plans, draws, results })
+    let rows: Vec<usize> = draws.iter().map(|(_, row, ..)| *row).collect();
+    again(problem, hidden, &rows, &mut Count { plans, draws, ranks })
 }
 
 /// Counts the tokens before a given one.
-struct Count<'p, 'a, 'r, 'o> {
+struct Count<'p, 'a, 'r> {
     plans: &'p [Plan<'a>],
     draws: &'p [Unranked],
-    results: &'r mut Results<'o>,
+    ranks: &'r mut [i64],
 }
 
-impl Epilogue for Count<'_, '_, '_, '_> {
+impl Epilogue for Count<'_, '_, '_> {
     type Found = i64;
 
     fn nothing(&self, _row: usize) -> i64 {
@@ -167,12 +170,12 @@ impl Epilogue for Count<'_, '_, '_, '_> {
     }
 
     fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-        change(self.plans, self.draws[row].row, kernels, tokens, logits, max)
+        change(self.plans, self.draws[row].1, kernels, tokens, logits, max)
     }
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, _mass: &mut Mass, before: &mut i64) {
-        let Unranked { token, logit, .. } = self.draws[row];
-        *before += super::given::tokens_before(kernels, chunk, token as usize, logit);
+        let (_, _, token, logit) = self.draws[row];
+        *before += super::given::tokens_before(kernels, chunk, token, logit);
     }
 
     fn merge(&self, so_far: &mut i64, segment: i64) {
@@ -180,7 +183,7 @@ impl Epilogue for Count<'_, '_, '_, '_> {
     }
 
     fn finish(&mut self, row: usize, _mass: Mass, before: i64) {
-        self.results.rank(&self.draws[row], before);
+        self.ranks[self.draws[row].0] = before;
     }
 }
 

@@ -145,12 +145,29 @@ unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L
     unsafe { if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) } }
 }
 
-/// Widens a row of `dim` numbers; zeros follow up to the next multiple of [`LANES`].
+/// Widens a row; zeros follow up to the next multiple of [`LANES`].
 ///
 /// # Safety
-/// As [`Lanes`]; `out` must be valid for `dim` rounded up to [`LANES`].
+/// As [`Lanes`]; the row must exist and `out` be valid for its numbers rounded up to [`LANES`].
 #[inline(always)]
-pub(super) unsafe fn widen<L: Lanes, E: Element>(row: *const E, dim: usize, out: *mut f32) {
+pub(super) unsafe fn widen<L: Lanes>(rows: &Rows, row: usize, out: *mut f32) {
+    let skip = row * rows.stride;
+    // SAFETY: the caller's.
+    unsafe {
+        match rows.start {
+            Start::F32(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
+            Start::Bf16(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
+            Start::F16(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
+        }
+    }
+}
+
+/// [`widen`] of one type.
+///
+/// # Safety
+/// As [`widen`].
+#[inline(always)]
+unsafe fn widen_row<L: Lanes, E: Element>(row: *const E, dim: usize, out: *mut f32) {
     for at in (0..dim).step_by(LANES) {
         // SAFETY: the caller's.
         unsafe { L::store(out.add(at), piece::<L, E>(row, at, dim)) }
@@ -196,12 +213,35 @@ unsafe fn columns<L: Lanes, E: Element>(
     }
 }
 
-/// A panel of up to sixteen keys from `first` on, turned if asked, as columns `[dim][LANES]`.
+/// A panel of up to sixteen keys, turned if asked, as columns `[dim][LANES]`.
 ///
 /// # Safety
 /// As [`Lanes`]; the rows must exist, the turns must be theirs, `out` must be valid for `dim * LANES` numbers.
 #[inline(always)]
-pub(super) unsafe fn panel<L: Lanes, E: Element>(
+pub(super) unsafe fn panel<L: Lanes>(
+    rows: &Rows,
+    which: Range<usize>,
+    turns: Option<Turns>,
+    out: *mut f32,
+    ahead: &Ahead,
+) {
+    let (skip, stride, count, dim) = (which.start * rows.stride, rows.stride, which.len(), rows.dim);
+    // SAFETY: the caller's.
+    unsafe {
+        match rows.start {
+            Start::F32(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
+            Start::Bf16(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
+            Start::F16(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
+        }
+    }
+}
+
+/// [`panel`] of one type.
+///
+/// # Safety
+/// As [`panel`].
+#[inline(always)]
+unsafe fn panel_of<L: Lanes, E: Element>(
     (start, stride): (*const E, usize),
     rows: usize,
     dim: usize,
@@ -219,7 +259,7 @@ pub(super) unsafe fn panel<L: Lanes, E: Element>(
         let room = dim.next_multiple_of(LANES);
         for row in 0..rows {
             let place = scratch.add(row * room);
-            widen::<L, E>(start.add(row * stride), dim, place);
+            widen_row::<L, E>(start.add(row * stride), dim, place);
             let part = row * turns.half..(row + 1) * turns.half;
             let place = std::slice::from_raw_parts_mut(place, dim);
             turn_row(place, &turns.cos[part.clone()], &turns.sin[part], turns.interleaved);

@@ -246,7 +246,7 @@ macro_rules! by_height {
             1 => by_height!(@run $machine, 1, $panels, |$rest| $function($($argument),*)),
             2 => by_height!(@run $machine, 2, $panels, |$rest| $function($($argument),*)),
             4 => by_height!(@run $machine, 4, $panels, |$rest| $function($($argument),*)),
-            6 => by_height!(@run $machine, 6, $panels, |$rest| $function($($argument),*)),
+            6 if $machine::ROWS >= 6 => by_height!(@run $machine, 6, $panels, |$rest| $function($($argument),*)),
             12 if $machine::ROWS >= 12 => by_height!(@run $machine, 12, $panels, |$rest| $function($($argument),*)),
             other => unreachable!("no kernel of {other} rows"),
         }

@@ -3,10 +3,9 @@
 use super::pack::{Ahead, Turns, panel, widen};
 use super::product::{Columns, extend, is_row_spoilt, scores};
 use super::scores::{Chunk, State, weigh};
-use super::source::{Rows, Start};
+use super::source::Rows;
 use super::tile::{Distance, Tile};
 use super::{CHUNK, MAX_DIM, Machine};
-use crate::arch::element::Element;
 use crate::arch::lanes::LANES;
 use std::ops::Range;
 
@@ -91,17 +90,7 @@ pub(super) unsafe fn stream<L: Machine>(
     let (near, far) = scores.split_at_mut(scores.len() / 2);
     // SAFETY: the caller's; the element type is the pointer's.
     unsafe {
-        match streamed.keys.start {
-            Start::F32(start) => {
-                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
-            }
-            Start::Bf16(start) => {
-                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
-            }
-            Start::F16(start) => {
-                products::<L, _>(start, tiles, streamed, panels.clone(), room, [&mut *near, &mut *far])
-            }
-        }
+        products::<L>(tiles, streamed, panels.clone(), room, [&mut *near, &mut *far]);
         let mut at = 0;
         for (tile, partial) in tiles.iter().zip(out.iter_mut()) {
             partial.state = State::EMPTY;
@@ -118,47 +107,38 @@ pub(super) unsafe fn stream<L: Machine>(
             near[(at + tile.rows.len()) * CHUNK..(at + tile.height) * CHUNK].fill(0.0);
             at += tile.height;
         }
-        match streamed.values.start {
-            Start::F32(start) => sums::<L, _>(start, tiles, streamed, panels, room, near, out),
-            Start::Bf16(start) => sums::<L, _>(start, tiles, streamed, panels, room, near, out),
-            Start::F16(start) => sums::<L, _>(start, tiles, streamed, panels, room, near, out),
-        }
+        sums::<L>(tiles, streamed, panels, room, near, out);
     }
 }
 
 /// Products of all tiles with the keys; a tile that is wholly near or far has them in `near`.
 #[inline(always)]
-unsafe fn products<'a, L: Machine, E: Element>(
-    start: *const E,
+unsafe fn products<L: Machine>(
     tiles: &[Tile],
-    streamed: &Streamed<'a>,
+    streamed: &Streamed,
     panels: Range<usize>,
     room: &mut Room,
     [near, far]: [&mut [f32]; 2],
 ) {
     let Streamed { keys, turns, far_turns, .. } = streamed;
     let wants = |distance: Distance| tiles.iter().any(|t| t.distance == Distance::Mixed || t.distance == distance);
-    let (want_near, want_far) = (wants(Distance::Near), wants(Distance::Far));
+    let sides = [(wants(Distance::Near), turns), (wants(Distance::Far), far_turns)];
     for first in panels.clone().step_by(2) {
         let count = (panels.end - first).min(2);
         for p in 0..count {
             let from = (first + p) * LANES;
-            let rows = (keys.rows - from).min(LANES);
-            let part = |turns: Option<Turns<'a>>| turns.map(|turns| turns.rows(from..from + rows));
-            // SAFETY: the caller's.
-            unsafe {
-                let source = (start.add(from * keys.stride), keys.stride);
-                let behind = from + STEP;
-                let ahead = match behind < panels.end * LANES {
-                    true => Ahead::new(keys, behind),
-                    false => Ahead::new(&streamed.values, behind - (panels.end - panels.start) * LANES),
-                };
-                let place = p * keys.dim * LANES;
-                if want_near {
-                    panel::<L, E>(source, rows, keys.dim, part(*turns), room.keys[0][place..].as_mut_ptr(), &ahead);
-                }
-                if want_far {
-                    panel::<L, E>(source, rows, keys.dim, part(*far_turns), room.keys[1][place..].as_mut_ptr(), &ahead);
+            let which = from..(from + LANES).min(keys.rows);
+            let behind = from + STEP;
+            let ahead = match behind < panels.end * LANES {
+                true => Ahead::new(keys, behind),
+                false => Ahead::new(&streamed.values, behind - (panels.end - panels.start) * LANES),
+            };
+            for ((wanted, turns), room) in sides.iter().zip(&mut room.keys) {
+                if *wanted {
+                    let turns = turns.map(|turns| turns.rows(which.clone()));
+                    let place = room[p * keys.dim * LANES..].as_mut_ptr();
+                    // SAFETY: the caller's.
+                    unsafe { panel::<L>(keys, which.clone(), turns, place, &ahead) }
                 }
             }
         }
@@ -182,8 +162,7 @@ unsafe fn products<'a, L: Machine, E: Element>(
 
 /// Weighted sums of the values, once more without hidden keys where they come out infinite or NaN.
 #[inline(always)]
-unsafe fn sums<L: Machine, E: Element>(
-    start: *const E,
+unsafe fn sums<L: Machine>(
     tiles: &[Tile],
     streamed: &Streamed,
     panels: Range<usize>,
@@ -196,7 +175,7 @@ unsafe fn sums<L: Machine, E: Element>(
     let mut spoilt = [false; MAX_TILES];
     for guard in [false, true] {
         // SAFETY: the caller's.
-        unsafe { pass::<L, E>(start, tiles, streamed, keys.clone(), room, weights, out, guard, &spoilt) }
+        unsafe { pass::<L>(tiles, streamed, keys.clone(), room, weights, out, guard, &spoilt) }
         if guard {
             break;
         }
@@ -216,8 +195,7 @@ unsafe fn sums<L: Machine, E: Element>(
 /// One pass over the values: for all tiles, or, guarded, for the `spoilt` ones.
 #[expect(clippy::too_many_arguments, reason = "one loop of one function, named for the reader")]
 #[inline(always)]
-unsafe fn pass<L: Machine, E: Element>(
-    start: *const E,
+unsafe fn pass<L: Machine>(
     tiles: &[Tile],
     streamed: &Streamed,
     keys: Range<usize>,
@@ -234,13 +212,12 @@ unsafe fn pass<L: Machine, E: Element>(
         let count = (keys.end - first).min(STEP);
         // SAFETY: the caller's.
         unsafe {
-            let source = start.add(first * values.stride);
             let behind = first + STEP;
             let ahead = if behind < keys.end { Ahead::new(values, behind) } else { next };
             for row in 0..count {
                 ahead.fetch::<L>(row);
                 let place = room.values[row * width..].as_mut_ptr();
-                widen::<L, E>(source.add(row * values.stride), values.dim, place);
+                widen::<L>(values, first + row, place);
             }
             let columns = Columns { start: room.values.as_ptr(), step: width, panel: LANES };
             let mut at = first;

@@ -150,13 +150,7 @@ macro_rules! compile {
             $(#[target_feature(enable = $feature)])?
             unsafe fn widen(rows: &Rows, out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe {
-                    match rows.start {
-                        Start::F32(start) => pack::widen::<$machine, f32>(start, rows.dim, out.as_mut_ptr()),
-                        Start::Bf16(start) => pack::widen::<$machine, Bf16>(start, rows.dim, out.as_mut_ptr()),
-                        Start::F16(start) => pack::widen::<$machine, F16>(start, rows.dim, out.as_mut_ptr()),
-                    }
-                }
+                unsafe { pack::widen::<$machine>(rows, 0, out.as_mut_ptr()) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -166,21 +160,8 @@ macro_rules! compile {
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn panel(rows: &Rows, which: Range<usize>, turns: Option<Turns>, out: &mut [f32]) {
-                let (skip, count, out) = (which.start * rows.stride, which.len(), out.as_mut_ptr());
                 // SAFETY: the caller's.
-                unsafe {
-                    match rows.start {
-                        Start::F32(start) => {
-                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
-                        }
-                        Start::Bf16(start) => {
-                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
-                        }
-                        Start::F16(start) => {
-                            pack::panel::<$machine, _>((start.add(skip), rows.stride), count, rows.dim, turns, out, &Ahead::NONE)
-                        }
-                    }
-                }
+                unsafe { pack::panel::<$machine>(rows, which, turns, out.as_mut_ptr(), &Ahead::NONE) }
             }
 
             $(#[target_feature(enable = $feature)])?

@@ -1,0 +1,71 @@
+"""What a caller of `generate` may write, as plain numbers: ids, prompts, and settings of one value or one per prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from farspan import _arrays
+from farspan._errors import ArgumentError, message
+
+
+def as_prompts(prompts: Any) -> list[list[int]]:
+    """The ids of each prompt, at least one."""
+    listed = plain(prompts)
+    if not isinstance(listed, (list, tuple)):
+        raise ArgumentError(message("prompts", "a list of id lists, or ids [batch, time]", repr(prompts)))
+    known = [integers(f"prompts[{row}]", prompt) for row, prompt in enumerate(listed)]
+    for row, prompt in enumerate(known):
+        if not prompt:
+            raise ArgumentError(message(f"prompts[{row}]", "at least one token", "none"))
+    return known
+
+
+def integers(name: str, value: Any) -> list[int]:
+    """Integers from any iterable of them."""
+    try:
+        return [integer(x) for x in plain(value)]
+    except TypeError:
+        raise ArgumentError(message(name, "integers", repr(value))) from None
+
+
+def integer(value: Any) -> int:
+    """TypeError: anything but a whole number."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError
+    return int(value.__index__())
+
+
+def count(name: str, value: Any, least: int) -> int:
+    """One whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
+    return value
+
+
+def ids(name: str, value: Any, vocab: int) -> list[int]:
+    """Token ids of the vocabulary."""
+    listed = integers(name, value)
+    for token in listed:
+        if not 0 <= token < vocab:
+            raise ArgumentError(message(name, f"ids of the vocabulary, 0 to {vocab - 1}", token))
+    return listed
+
+
+def per_prompt(name: str, value: Any, rows: int, *, whole: bool) -> Any:
+    """A number as it is, or an array of one per prompt."""
+    if isinstance(value, (list, tuple)):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            raise ArgumentError(message(name, f"a number, or {rows}, one per prompt", repr(value))) from None
+        if value.shape != (rows,):
+            raise ArgumentError(message(name, f"a number, or {rows}, one per prompt", f"shape {list(value.shape)}"))
+    column = _arrays.per_row(name, value, np.empty(0), (rows,), integer=whole, high=2**63)
+    return column if column.ndim else column[()].item()
+
+
+def plain(value: Any) -> Any:
+    """An array or a tensor as nested lists, anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
