@@ -1,7 +1,7 @@
 """Write the README's performance table from benches/results/*.json, so that no figure in it was ever typed by hand.
 
-    python tools/readme_table.py            rewrite the table in README.md
-    python tools/readme_table.py --check    exit 1 if README.md does not hold exactly what would be written
+python tools/readme_table.py            rewrite the table in README.md
+python tools/readme_table.py --check    exit 1 if README.md does not hold exactly what would be written
 """
 
 from __future__ import annotations

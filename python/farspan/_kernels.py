@@ -89,7 +89,9 @@ def sample(
     return out
 
 
-def ranks(dtype: str, hidden: Array, weight: Array, drawn: tuple[Array, ...], rules: Rules, settings: Settings) -> Array:
+def ranks(
+    dtype: str, hidden: Array, weight: Array, drawn: tuple[Array, ...], rules: Rules, settings: Settings
+) -> Array:
     """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
     follow_torch()
     _, rows = _rows("hidden", hidden, "weight", weight)

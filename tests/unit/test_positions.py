@@ -232,11 +232,11 @@ def test_a_scaling_takes_the_base_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: P.RoPE(0), "base"), (lambda: P.RoPE(math.nan), "base"), (lambda: P.RoPE("x"), "base"),  # type: ignore[arg-type]
+        (lambda: P.RoPE(0), "base"), (lambda: P.RoPE(math.nan), "base"), (lambda: P.RoPE("x"), "base"),
         (lambda: P.LinearInterpolation(0), "factor"), (lambda: P.LinearInterpolation(2, base=-1), "base"),
         (lambda: P.NTK(-1), "factor"), (lambda: P.DynamicNTK(0.5, 9), "factor"),
         (lambda: P.DynamicNTK(2, 0), "original_length"),
-        (lambda: P.DynamicNTK(2, 9.5), "original_length"), (lambda: P.YaRN(2, 9, beta_fast=0.5), "beta_fast"),  # type: ignore[arg-type]
+        (lambda: P.DynamicNTK(2, 9.5), "original_length"), (lambda: P.YaRN(2, 9, beta_fast=0.5), "beta_fast"),
         (lambda: P.YaRN(2, 9, beta_slow=0), "beta_slow"),
         (lambda: P.YaRN(2, 9, attention_factor=0), "attention_factor"),
         (lambda: P.Llama3(8, 4, 1, 9), "high_freq_factor"), (lambda: P.Llama3(8, 0, 1, 9), "low_freq_factor"),
@@ -244,12 +244,12 @@ def test_a_scaling_takes_the_base_of_the_model() -> None:
         (lambda: P.LongRoPE([0.0], [1.0], 9, 18), "short_factor"),
         (lambda: P.LongRoPE("ab", [1.0], 9, 18), "short_factor"),
         (lambda: P.LongRoPE([1.0], [1.0], 1, 18), "original_length"),
-        (lambda: P.LogN(1), "original_length"), (lambda: P.LogN(9, inner="rope"), "inner"),  # type: ignore[arg-type]
+        (lambda: P.LogN(1), "original_length"), (lambda: P.LogN(9, inner="rope"), "inner"),
         (lambda: P.SelfExtend(0, 4), "group"), (lambda: P.SelfExtend(2, 0), "window"), (lambda: P.ReRoPE(0), "window"),
-        (lambda: P.SelfExtend(2, 4, inner=P.ALiBi()), "inner"), (lambda: P.ReRoPE(4, inner=P.NoPE()), "inner"),  # type: ignore[arg-type]
+        (lambda: P.SelfExtend(2, 4, inner=P.ALiBi()), "inner"), (lambda: P.ReRoPE(4, inner=P.NoPE()), "inner"),
         (lambda: P.Streaming(-1, 4), "sinks"), (lambda: P.Streaming(1, 0), "window"),
         (lambda: P.Streaming(True, 4), "sinks"),
-        (lambda: P.Streaming(1, 4, inner=P.ALiBi()), "inner"),  # type: ignore[arg-type]
+        (lambda: P.Streaming(1, 4, inner=P.ALiBi()), "inner"),
         (lambda: P.scheme_from_dict({"scheme": "Rope"}), "scheme"), (lambda: P.scheme_from_dict(3), "scheme"),
         (lambda: P.scheme_from_dict({"scheme": "RoPE", "angle": 3}), "angle"),
     ],

@@ -43,7 +43,8 @@ def _named(model: Transformer) -> Iterator[tuple[str, Tensor]]:
         inner = model.config.intermediate_size
         stacked = {"gate_proj": inner, "up_proj": inner} if model.config.gated_mlp else {"up_proj": inner}
         yield from _stacked(f"{at}.mlp", mlp.up, stacked)  # type: ignore[arg-type, union-attr]
-        yield from _stacked(f"{at}.mlp", mlp.down, {"down_proj": model.config.hidden_size})  # type: ignore[arg-type, union-attr]
+        down = {"down_proj": model.config.hidden_size}
+        yield from _stacked(f"{at}.mlp", mlp.down, down)  # type: ignore[arg-type, union-attr]
     yield from _norm("model.norm", model.norm)
     if not model.config.tie_word_embeddings:
         yield "lm_head.weight", model.head

@@ -25,7 +25,7 @@ class RegionScheme(Scheme):
         return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[attr-defined, call-arg]
 
     def switch(self, length: int) -> int:
-        return self.inner.switch(length)  # type: ignore[attr-defined, no-any-return]
+        return self.inner.switch(length)  # type: ignore[attr-defined]
 
     def two_regions(self, span: Span, border: int, query: np.ndarray, key: np.ndarray) -> Hooks:
         near = self.inner.rotary(span)  # type: ignore[attr-defined]

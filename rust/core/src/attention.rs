@@ -1,7 +1,8 @@
 //! What an attention problem is: its shapes, its sequences and who sees whom, each checked once and for every backend.
 //!
 //! Sequences are described inside arrays `[batch, heads, time, dim]`. A ragged batch `[total, heads, dim]` is the same
-//! thing with a batch of one whose time axis holds the sequences one behind the other, so nothing below tells them apart.
+//! thing with a batch of one whose time axis holds the sequences one behind the other, so nothing below tells them
+//! apart.
 
 pub mod plan;
 
@@ -97,8 +98,8 @@ pub fn dense_sequences(shape: &Shape, key_lengths: Option<&[i64]>) -> Result<Vec
     Ok(keys.into_iter().enumerate().map(sequence).collect())
 }
 
-/// The sequences of a ragged batch (`shape.batch` is 1): sequence s has queries `query_offsets[s]..query_offsets[s + 1]`
-/// and keys `key_offsets[s]..key_offsets[s + 1]`, of which the first `key_lengths[s]` exist.
+/// The sequences of a ragged batch (`shape.batch` is 1): sequence s has queries `query_offsets[s]..query_offsets[s +
+/// 1]` and keys `key_offsets[s]..key_offsets[s + 1]`, of which the first `key_lengths[s]` exist.
 pub fn ragged_sequences(
     shape: &Shape,
     query_offsets: &[i64],

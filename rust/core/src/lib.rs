@@ -1,5 +1,5 @@
-//! The mathematics of farspan, without memory, threads or instruction sets: what a valid problem is, which noise a token
-//! gets, how partial results merge, how work is cut into tiles, and what the right answer is in float64.
+//! The mathematics of farspan, without memory, threads or instruction sets: what a valid problem is, which noise a
+//! token gets, how partial results merge, how work is cut into tiles, and what the right answer is in float64.
 #![forbid(unsafe_code)]
 
 pub mod attention;

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The map is a public, versioned contract. Its two logarithms are evaluated in float32 by the fixed sequence in
-//! [`gumbel`], which the vector backends repeat, so every backend has the very same bits. Sixty-four random bits put the
-//! largest noise at 45: a token 40 below the head still comes as often as it should.
+//! [`gumbel`], which the vector backends repeat, so every backend has the very same bits. Sixty-four random bits put
+//! the largest noise at 45: a token 40 below the head still comes as often as it should.
 //!
 //! Philox: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 
@@ -60,7 +60,7 @@ pub const TWO_TO_32: f32 = 4_294_967_296.0;
 pub const TWO_TO_MINUS_64: f32 = 1.0 / (TWO_TO_32 * TWO_TO_32);
 
 /// A line above the noise in the coordinates of the bits of a float32: see [`noise_bound`].
-pub const BOUND_SLOPE: f32 = -8.262_958_3e-8;
+pub const BOUND_SLOPE: f32 = -8.262_958e-8;
 /// The bound at zero bits: `(127 + 24) ln 2` and a margin of 1e-3 for the roundings of the bound and of the noise.
 pub const BOUND_OFFSET: f32 = 104.667_22;
 

@@ -43,7 +43,8 @@ pub struct Draws<'a> {
 /// The largest vocabulary: token ids are the first Philox counter word, and a signed 32-bit integer in the kernels.
 pub const MAX_VOCAB: usize = 1 << 31;
 
-/// The shapes of `hidden [rows, dim]` and `weight [vocab, dim]`, and the rules over them: the number of tokens that exist.
+/// The shapes of `hidden [rows, dim]` and `weight [vocab, dim]`, and the rules over them: the number of tokens that
+/// exist.
 pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules) -> Result<usize> {
     if hidden[1] != weight[1] {
         return Err(Error::argument(

@@ -1,9 +1,9 @@
 //! Fused attention: the scores of a few queries with a chunk of keys live in cache and nowhere else.
 //!
-//! How a row is summed depends on the row alone. Its keys are taken in chunks counted from the sequence's first key; each
-//! chunk has its own maximum, sum of weights and sum of weighted values, every one of them in a fixed order; chunks are
-//! merged in their order; a chunk of which the row sees nothing changes nothing. So a row has the same bits in a prefill,
-//! in a decode step, in any batch, at any thread count and on every instruction set.
+//! How a row is summed depends on the row alone. Its keys are taken in chunks counted from the sequence's first key;
+//! each chunk has its own maximum, sum of weights and sum of weighted values, every one of them in a fixed order;
+//! chunks are merged in their order; a chunk of which the row sees nothing changes nothing. So a row has the same bits
+//! in a prefill, in a decode step, in any batch, at any thread count and on every instruction set.
 //!
 //! Blocks of many queries pack keys and values once for all of them (`block`); a few queries read them where they lie,
 //! chunks shared out among the threads (`stream`).
@@ -22,7 +22,8 @@ use farspan_core::attention::{Rules, Sequence};
 
 pub use crate::arch::attention::Input;
 
-/// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension contiguous.
+/// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension
+/// contiguous.
 #[derive(Debug)]
 pub enum Output<'a> {
     /// float32

@@ -57,8 +57,8 @@ const UNFORCED: u8 = u8::MAX;
 static FORCED: AtomicU8 = AtomicU8::new(UNFORCED);
 static CHOSEN: OnceLock<Result<Machine>> = OnceLock::new();
 
-/// Makes every following call of the process run on `machine`, or, with `None`, on the usual choice again. For tests and
-/// measurements: results do not depend on it.
+/// Makes every following call of the process run on `machine`, or, with `None`, on the usual choice again. For tests
+/// and measurements: results do not depend on it.
 pub fn force(machine: Option<Machine>) {
     FORCED.store(machine.map_or(UNFORCED, |m| m as u8), Ordering::Relaxed);
 }

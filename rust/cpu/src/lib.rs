@@ -1,5 +1,5 @@
-//! The CPU backend of farspan: each algorithm is written once over sixteen lanes; the best instruction set is chosen when
-//! the program runs.
+//! The CPU backend of farspan: each algorithm is written once over sixteen lanes; the best instruction set is chosen
+//! when the program runs.
 
 pub mod arch;
 pub mod attention;

@@ -18,9 +18,9 @@ const ALONE: usize = 1 << 18;
 
 /// `out[i, j] = dot(x[i], weight[j]) + bias[j]`.
 ///
-/// `x [rows, in]`, `weight [out, in]`, `bias [out]`, `out [rows, out]`, of the element type of `x`. Sums are float32 in one
-/// fixed order, rounded once to the output's type: a row of the output has the same bits whatever the other rows, the
-/// number of threads and the machine. An error names the argument that does not fit.
+/// `x [rows, in]`, `weight [out, in]`, `bias [out]`, `out [rows, out]`, of the element type of `x`. Sums are float32 in
+/// one fixed order, rounded once to the output's type: a row of the output has the same bits whatever the other rows,
+/// the number of threads and the machine. An error names the argument that does not fit.
 pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMut) -> Result<()> {
     let ([rows, columns], [features, inner]) = (x.shape(), weight.shape());
     if inner != columns {

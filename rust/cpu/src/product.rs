@@ -12,14 +12,14 @@ use std::ops::Range;
 pub(crate) const CHUNK: usize = 512;
 /// The most rows that share one reading of the weights.
 const MAX_BLOCK: usize = 64;
-/// Up to this many rows, half-precision weights are widened in registers, each time they are used.
-const DIRECT_ROWS: usize = 8;
-/// For more rows, so many weight rows at a time are widened once and used by the whole block.
+/// Where rows are too many to widen weights in registers, so many weight rows at a time are widened for the whole
+/// block.
 const WIDENED: usize = 32;
 /// Columns that a block of rows and its widened weights are cut into, so that both stay in the second-level cache.
 const PANEL: usize = 1024;
-/// How far ahead of the products weights are asked for where they come straight from memory, in bytes. The requests go out
-/// in the order of addresses, evenly spread over the work: a memory-bound pass takes two thirds of the time it needs without.
+/// How far ahead of the products weights are asked for where they come straight from memory, in bytes. The requests go
+/// out in the order of addresses, evenly spread over the work: a memory-bound pass takes two thirds of the time it
+/// needs without.
 const AHEAD: usize = 16 << 10;
 
 #[derive(Default)]
@@ -39,8 +39,8 @@ pub(crate) fn block_rows(rows: usize) -> usize {
     rows.div_ceil(rows.div_ceil(MAX_BLOCK).max(1)).max(1)
 }
 
-/// Computes the products of all rows of `x` with the weight rows in `range`, and hands each row's products with a chunk of
-/// them to `consume(row, chunk, products)`, chunks in order. `products` is longer than its chunk: a whole number of
+/// Computes the products of all rows of `x` with the weight rows in `range`, and hands each row's products with a chunk
+/// of them to `consume(row, chunk, products)`, chunks in order. `products` is longer than its chunk: a whole number of
 /// [`PAIRED`] entries.
 pub(crate) fn for_each_chunk(
     kernels: &Kernels,
@@ -60,7 +60,7 @@ pub(crate) fn for_each_chunk(
         let products = scratch.products.take(rows * stride);
         for first in range.clone().step_by(CHUNK) {
             let chunk = first..range.end.min(first + CHUNK);
-            if rows <= DIRECT_ROWS || weight.is_wide() && weight.columns() <= PANEL {
+            if rows <= kernels.direct_rows || weight.is_wide() && weight.columns() <= PANEL {
                 let ahead = weight.ahead(first + AHEAD.div_ceil(weight.stride_bytes().max(1)), chunk.len());
                 let w = weight.part(first, chunk.len());
                 kernels.product(Product {

@@ -1,4 +1,5 @@
-//! The package's own threads: a rayon pool of a settable size, rebuilt in a forked child, where the parent's threads do not exist.
+//! The package's own threads: a rayon pool of a settable size, rebuilt in a forked child, where the parent's threads do
+//! not exist.
 
 use farspan_core::{Error, Result};
 use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
@@ -60,7 +61,8 @@ pub(crate) fn share<'s>(alone: bool, start: impl FnOnce(&Hands<'_, 's>) + Send) 
     run(|| rayon::scope_fifo(|scope| start(&Hands::Pool(scope))))
 }
 
-/// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads. Any number of threads may call.
+/// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads. Any number of threads may
+/// call.
 pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(pool()?.install(work))
 }

@@ -1,8 +1,8 @@
 //! The sampling unembedding: what a vocabulary says of a hidden state, without ever holding the logits.
 //!
-//! All four operations are one pass over tiles of the vocabulary ([`pass`]) with an epilogue each. `hidden [rows, dim]`,
-//! `weight [vocab, dim]`, of one element type. A row's result has the same bits in any batch, at any place in it, at any
-//! number of threads and on any machine. An error names the argument that does not fit.
+//! All four operations are one pass over tiles of the vocabulary ([`pass`]) with an epilogue each. `hidden [rows,
+//! dim]`, `weight [vocab, dim]`, of one element type. A row's result has the same bits in any batch, at any place in
+//! it, at any number of threads and on any machine. An error names the argument that does not fit.
 
 mod changes;
 mod draw;
@@ -40,8 +40,8 @@ pub struct SampleOut<'a> {
     pub lse: &'a mut [f32],
     /// 0, [`farspan_core::unembed::FLAG_NAN`] or [`farspan_core::unembed::FLAG_EMPTY`].
     pub flag: &'a mut [i32],
-    /// `[rows, samples]`: how many tokens have a larger logit, or an equal one and a lower id; [`UNRANKED`] where that is
-    /// more than the pass keeps in order, for [`rank`] to count.
+    /// `[rows, samples]`: how many tokens have a larger logit, or an equal one and a lower id; [`UNRANKED`] where that
+    /// is more than the pass keeps in order, for [`rank`] to count.
     pub rank: &'a mut [i64],
     /// `[rows, samples]`: the chosen token's logit.
     pub logit: &'a mut [f32],
@@ -143,11 +143,11 @@ pub fn greedy(hidden: Matrix, weight: Matrix, rules: &Rules, out: SampleOut) -> 
     choose(hidden, weight, None, None, rules, out)
 }
 
-/// `argmax(l / temperature + noise)` under noise version 1 ([`farspan_core::noise`]), ties to the lowest id: a draw from
-/// `softmax(l / temperature)` that depends on the row and its settings only. Temperature 0 is [`greedy`].
+/// `argmax(l / temperature + noise)` under noise version 1 ([`farspan_core::noise`]), ties to the lowest id: a draw
+/// from `softmax(l / temperature)` that depends on the row and its settings only. Temperature 0 is [`greedy`].
 ///
-/// `settings` change single logits, cut the distribution and ask for several samples or for lists; without them it is one
-/// sample of all of it.
+/// `settings` change single logits, cut the distribution and ask for several samples or for lists; without them it is
+/// one sample of all of it.
 pub fn sample(
     hidden: Matrix,
     weight: Matrix,

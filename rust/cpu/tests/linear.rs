@@ -96,7 +96,7 @@ proptest! {
             for column in 0..features {
                 let got = case.number(whole[row * features + column]);
                 let (truth, allowed) = case.truth(row, column);
-                prop_assert!((got - truth).abs() <= allowed, "[{row}, {column}]: {got}, not {truth} within {allowed:e}");
+                prop_assert!((got - truth).abs() <= allowed, "[{row}, {column}]: {got}, not {truth}, by {allowed:e}");
             }
         }
         set_num_threads(1).unwrap();

@@ -137,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_has_the_same_bits_in_any_batch_place_and_number_of_threads(case in cases(), shift in any::<prop::sample::Index>()) {
+    fn a_row_has_the_same_bits_in_any_batch_and_place(case in cases(), shift in any::<prop::sample::Index>()) {
         let _guard = alone();
         let whole = case.run();
         set_num_threads(1).unwrap();
@@ -318,10 +318,12 @@ fn a_million_draws_follow_their_distribution() {
 #[test]
 fn the_tail_is_drawn_as_often_as_it_should() {
     let _guard = alone();
-    // A head and 2^17 tokens at gap 28: with 32-bit uniforms no noise reaches further than 22.9, and none would ever win.
+    // A head and 2^17 tokens at gap 28: with 32-bit uniforms no noise reaches further than 22.9, and none would ever
+    // win.
     let (tail, gap) = (1 << 17, 28.0f64);
     let lift = (tail as f64).ln();
-    // The tail's own largest noise exceeds 28 in about one draw of 11 million; one token of the same mass stands for it.
+    // The tail's own largest noise exceeds 28 in about one draw of 11 million; one token of the same mass stands for
+    // it.
     let mut case = of_bias(vec![0.0, -(gap - lift) as f32], 1_000_000);
     case.position = (0..1_000_000).collect();
     case.seed = vec![3; 1_000_000];

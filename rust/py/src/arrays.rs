@@ -130,7 +130,8 @@ pub(crate) fn integers(argument: &'static str, object: &Bound<'_, PyAny>) -> Res
     Err(dtype(argument, "int32 or int64", kind(object)))
 }
 
-/// Positions `[time]` or `[batch, time]`, int32, int64 or float32, as float64, which holds each of them exactly up to 2^53.
+/// Positions `[time]` or `[batch, time]`, int32, int64 or float32, as float64, which holds each of them exactly up to
+/// 2^53.
 pub(crate) fn positions(argument: &'static str, object: &Bound<'_, PyAny>) -> Result<Array2<f64>> {
     if holds::<i64>(object) {
         return widened::<i64>(argument, object, |x| x as f64);

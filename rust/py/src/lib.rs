@@ -1,5 +1,5 @@
-//! `farspan._core`: every operation of the backend as one Python function over NumPy arrays. Arguments are positional and
-//! already normalised by `farspan.attention` and its siblings; outputs are allocated by the caller.
+//! `farspan._core`: every operation of the backend as one Python function over NumPy arrays. Arguments are positional
+//! and already normalised by `farspan.attention` and its siblings; outputs are allocated by the caller.
 #![forbid(unsafe_code)]
 
 mod arrays;

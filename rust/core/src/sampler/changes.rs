@@ -1,4 +1,5 @@
-//! What bias, penalties and bans do to single logits of a row: a short sorted list, applied where the row's tile passes.
+//! What bias, penalties and bans do to single logits of a row: a short sorted list, applied where the row's tile
+//! passes.
 
 use std::collections::BTreeMap;
 
@@ -132,8 +133,8 @@ pub fn changes(lists: &Lists, penalties: &Penalties) -> Vec<(u32, Change)> {
     out.into_iter().collect()
 }
 
-/// For each earlier place of the history: the token that followed there, and how many tokens before it are also the last
-/// tokens of the history. The Z function of the reversed history, in linear time.
+/// For each earlier place of the history: the token that followed there, and how many tokens before it are also the
+/// last tokens of the history. The Z function of the reversed history, in linear time.
 fn suffix_matches(history: &[u32]) -> Vec<(u32, usize)> {
     let n = history.len();
     let reversed = |i: usize| history[n - 1 - i];

@@ -1,8 +1,8 @@
 //! Which tokens a row's cuts leave, decided on the head of its sorted logits.
 //!
-//! One pass over the vocabulary leaves, for each row, its largest logits in order and a few sums over all of them. Nearly
-//! every cut falls within that head and is decided by it exactly; where one does not, [`Undecided`] says so, and the row is
-//! sorted whole. The chain is written once for both: a whole row is a head that happens to be complete.
+//! One pass over the vocabulary leaves, for each row, its largest logits in order and a few sums over all of them.
+//! Nearly every cut falls within that head and is decided by it exactly; where one does not, [`Undecided`] says so, and
+//! the row is sorted whole. The chain is written once for both: a whole row is a head that happens to be complete.
 //!
 //! Sums run in float64 in falling order of the logits, equal ones by id, so a decision depends on the row alone.
 
@@ -47,7 +47,8 @@ pub fn scaled(logit: f32, max: f32, temperature: f32) -> f64 {
 /// What one pass over a row leaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary<'a> {
-    /// The largest logits in falling order, equal ones by id. All of the row's finite ones when there are `size` of them.
+    /// The largest logits in falling order, equal ones by id. All of the row's finite ones when there are `size` of
+    /// them.
     pub head: &'a [Ranked],
     /// How many tokens have a finite logit.
     pub size: usize,

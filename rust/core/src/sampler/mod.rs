@@ -1,5 +1,5 @@
-//! The settings that people sample with: what changes single logits ([`changes`]), what cuts the distribution ([`cuts`]),
-//! and which values are valid
+//! The settings that people sample with: what changes single logits ([`changes`]), what cuts the distribution
+//! ([`cuts`]), and which values are valid
 //! ([`settings`], and [`problem`] for a whole call).
 
 pub mod changes;

@@ -1,7 +1,7 @@
 //! Sixteen float32 lanes, the vocabulary in which every hot loop of this crate is written.
 //!
-//! Each machine implements the same sixteen lanes (AVX2 as two registers, AVX-512 as one, portable code as an array) with
-//! the same IEEE operations, and a reduction over lanes always follows one fixed tree. A loop written in [`Lanes`]
+//! Each machine implements the same sixteen lanes (AVX2 as two registers, AVX-512 as one, portable code as an array)
+//! with the same IEEE operations, and a reduction over lanes always follows one fixed tree. A loop written in [`Lanes`]
 //! therefore has the same bits on every machine, and testing it on the portable lanes tests it everywhere.
 
 /// Number of lanes of every [`Lanes`] machine.
@@ -10,9 +10,9 @@ pub const LANES: usize = 16;
 /// Primitive operations on sixteen lanes.
 ///
 /// # Safety
-/// Every method may only be called on a CPU that has the implementor's instruction set, from code that is compiled for it
-/// (below a `#[target_feature]` wrapper, into which everything is inlined). Pointers must be valid for the lanes that a
-/// method reads or writes; no alignment is needed.
+/// Every method may only be called on a CPU that has the implementor's instruction set, from code that is compiled for
+/// it (below a `#[target_feature]` wrapper, into which everything is inlined). Pointers must be valid for the lanes
+/// that a method reads or writes; no alignment is needed.
 #[allow(clippy::missing_safety_doc, reason = "one contract for every method, stated on the trait")]
 pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// Sixteen float32.

@@ -1,5 +1,5 @@
-//! Sixteen lanes in plain Rust: the definition of every primitive, the model that the others are tested against, and the
-//! backend of a CPU that has nothing better.
+//! Sixteen lanes in plain Rust: the definition of every primitive, the model that the others are tested against, and
+//! the backend of a CPU that has nothing better.
 
 use super::lanes::{LANES, Lanes};
 use half::f16;

@@ -17,7 +17,10 @@ pub enum Activation {
 }
 
 /// `2 sqrt(2 / pi)`.
-const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_SLOPE: f32 = 1.595_769;
+
+/// Gate, up where there is one, which activation, where the results go.
+type Activate = unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]);
 const GELU_CUBE: f32 = 0.044_715;
 /// The largest argument that the exponential takes; beyond it the quotient below is 0 to every digit that matters.
 const EXP_HIGH: f32 = 88.0;
@@ -26,7 +29,7 @@ const EXP_HIGH: f32 = 88.0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
     normalize: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    activate: unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]),
+    activate: Activate,
 }
 
 impl Kernels {

@@ -4,7 +4,8 @@ use farspan_core::{Error, Result};
 use ndarray::{ArrayView, ArrayViewMut, Dimension};
 use std::marker::PhantomData;
 
-/// A read-only array of `N` dimensions. Strides are in elements, never negative; the last one is 1 (or its size is < 2).
+/// A read-only array of `N` dimensions. Strides are in elements, never negative; the last one is 1 (or its size is <
+/// 2).
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a, T, const N: usize> {
     pointer: *const T,
@@ -26,7 +27,8 @@ pub struct ViewMut<'a, T, const N: usize> {
 unsafe impl<T: Sync, const N: usize> Send for View<'_, T, N> {}
 // SAFETY: as above.
 unsafe impl<T: Sync, const N: usize> Sync for View<'_, T, N> {}
-// SAFETY: a mutable view is an exclusive borrow of plain data; threads write only rows that the algorithms hand out once.
+// SAFETY: a mutable view is an exclusive borrow of plain data; threads write only rows that the algorithms hand out
+// once.
 unsafe impl<T: Send, const N: usize> Send for ViewMut<'_, T, N> {}
 // SAFETY: as above; the only method that writes through `&self` is unsafe and states the condition.
 unsafe impl<T: Send, const N: usize> Sync for ViewMut<'_, T, N> {}
@@ -54,8 +56,8 @@ fn geometry<const N: usize>(
 }
 
 impl<'a, T, const N: usize> View<'a, T, N> {
-    /// Borrows `array`. An error names `argument` when the rank is not `N`, a stride is negative or the last dimension is
-    /// strided. A last dimension of stride 0 is accepted for [`View::at`] only: see [`View::is_contiguous`].
+    /// Borrows `array`. An error names `argument` when the rank is not `N`, a stride is negative or the last dimension
+    /// is strided. A last dimension of stride 0 is accepted for [`View::at`] only: see [`View::is_contiguous`].
     pub fn new<D: Dimension>(argument: &'static str, array: &ArrayView<'a, T, D>) -> Result<Self> {
         let (shape, strides) = geometry(argument, array.shape(), array.strides())?;
         Ok(View { pointer: array.as_ptr(), shape, strides, memory: PhantomData })

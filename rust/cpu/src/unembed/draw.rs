@@ -1,5 +1,5 @@
-//! The epilogue of `greedy` and `sample`: one pass finds the draws of rows that nothing is cut from, and the largest logits
-//! of all rows, which decide nearly every cut.
+//! The epilogue of `greedy` and `sample`: one pass finds the draws of rows that nothing is cut from, and the largest
+//! logits of all rows, which decide nearly every cut.
 
 use super::list::{fill, offer};
 use super::pass::{Chunk, Epilogue};

@@ -1,8 +1,8 @@
 //! One pass over the vocabulary: tiles of logits, an epilogue that reads them, and the merge of what it found.
 //!
-//! The vocabulary is cut into segments of a fixed length, each read chunk by chunk; softmax sums are folded in that order
-//! and then segment by segment. Threads take (segment, block of rows) pairs in any order, so neither they nor the batch
-//! have a part in any result.
+//! The vocabulary is cut into segments of a fixed length, each read chunk by chunk; softmax sums are folded in that
+//! order and then segment by segment. Threads take (segment, block of rows) pairs in any order, so neither they nor the
+//! batch have a part in any result.
 
 use crate::arch::unembed::dot::Rows;
 use crate::arch::unembed::{Kernels, Rule};
@@ -45,8 +45,8 @@ pub(super) struct Chunk<'a> {
     pub max: f32,
 }
 
-/// What an operation makes of the logits. `Found` is what it keeps beside the softmax sums; merging it is independent of
-/// the order.
+/// What an operation makes of the logits. `Found` is what it keeps beside the softmax sums; merging it is independent
+/// of the order.
 pub(super) trait Epilogue: Sync {
     type Found: Send;
 
@@ -62,8 +62,8 @@ pub(super) trait Epilogue: Sync {
         max
     }
 
-    /// Reads a chunk of row `row`: adds to the softmax sums and to what was found. Never called again in a segment after a
-    /// NaN.
+    /// Reads a chunk of row `row`: adds to the softmax sums and to what was found. Never called again in a segment
+    /// after a NaN.
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Self::Found);
 
     /// Adds what a segment found to what was known.

@@ -1,5 +1,5 @@
-//! What one pass could not say: rows whose cuts lie behind their largest logits are read again and sorted whole; ranks that
-//! lie there are counted.
+//! What one pass could not say: rows whose cuts lie behind their largest logits are read again and sorted whole; ranks
+//! that lie there are counted.
 
 use super::pass::{self, Chunk, Epilogue, Problem};
 use super::plan::Plan;

@@ -97,8 +97,8 @@ fn turned(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
     ((-y).mul_add(sin, x * cos), x.mul_add(sin, y * cos))
 }
 
-/// Rows that will be needed soon. What decides the speed of reading keys in place is that they are asked for in the order
-/// of their addresses and evenly in time: the processor has room for a dozen or two lines on their way.
+/// Rows that will be needed soon. What decides the speed of reading keys in place is that they are asked for in the
+/// order of their addresses and evenly in time: the processor has room for a dozen or two lines on their way.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     start: *const u8,

@@ -1,5 +1,5 @@
-//! The one product behind scores and outputs: every element is a single chain of fused multiply-adds, so its bits do not
-//! depend on how many rows and columns are computed beside it.
+//! The one product behind scores and outputs: every element is a single chain of fused multiply-adds, so its bits do
+//! not depend on how many rows and columns are computed beside it.
 
 use super::{CHUNK, Machine};
 use crate::arch::lanes::{LANES, Lanes};
@@ -9,8 +9,8 @@ use std::ops::Range;
 /// but so far below the maximum that its weight is zero: a NaN value must pass through the latter only.
 pub(crate) const HIDDEN: f32 = -0.0;
 
-/// `acc[r][v] += a[r, k] * b[k, v]` for `k` in order. Row r and step k of `a` lie at `r * A_ROW + k * A_STEP`; step k of
-/// the columns v at `b[v] + k * b_step`.
+/// `acc[r][v] += a[r, k] * b[k, v]` for `k` in order. Row r and step k of `a` lie at `r * A_ROW + k * A_STEP`; step k
+/// of the columns v at `b[v] + k * b_step`.
 ///
 /// # Safety
 /// As [`Lanes`]; the pointers must be valid for all of that.

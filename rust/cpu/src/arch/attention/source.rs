@@ -4,7 +4,8 @@ use crate::View;
 use crate::arch::element::{Bf16, F16};
 use std::marker::PhantomData;
 
-/// A large input `[batch, heads, time, dim]`: any strides, the last dimension contiguous. The 16-bit types come as bits.
+/// A large input `[batch, heads, time, dim]`: any strides, the last dimension contiguous. The 16-bit types come as
+/// bits.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// float32

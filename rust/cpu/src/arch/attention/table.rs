@@ -143,7 +143,10 @@ macro_rules! compile {
             use super::*;
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn turn_table(positions: &[f64], inv_freq: &[f32], magnitude: f32, cos: &mut [f32], sin: &mut [f32]) {
+            #[rustfmt::skip]
+            unsafe fn turn_table(
+                positions: &[f64], inv_freq: &[f32], magnitude: f32, cos: &mut [f32], sin: &mut [f32],
+            ) {
                 pack::turn_table(positions, inv_freq, magnitude, cos, sin);
             }
 

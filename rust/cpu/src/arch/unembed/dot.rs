@@ -1,8 +1,10 @@
 //! Dot products of rows with rows, each one sixteen partial sums and a fixed tree.
 //!
-//! Partial sum j of a product takes columns j, j + 16, j + 32, ... in order, one fused multiply-add each; the sixteen are
-//! added by [`Lanes::sum`]'s tree. That order names neither the tile, nor the other rows, nor the machine: a product has
-//! the same bits wherever it is computed.
+//! Partial sum j of a product takes columns j, j + 16, j + 32, ... in order, one fused multiply-add each; the sixteen
+//! are added by [`Lanes::sum`]'s tree. That order names neither the tile, nor the other rows, nor the machine: a
+//! product has the same bits wherever it is computed.
+
+#![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and by weight")]
 
 use crate::arch::element::{Bf16, Element, F16};
 use crate::arch::lanes::{LANES, Lanes};
@@ -140,8 +142,8 @@ pub(crate) struct Padded<'a> {
     width: usize,
 }
 
-/// How far apart rows of `columns` numbers are laid: whole vectors, and an odd number of them, so that the rows of a block do
-/// not fall into the same cache sets.
+/// How far apart rows of `columns` numbers are laid: whole vectors, and an odd number of them, so that the rows of a
+/// block do not fall into the same cache sets.
 pub(crate) const fn padded_width(columns: usize) -> usize {
     (columns.div_ceil(LANES) | 1) * LANES
 }
@@ -186,8 +188,8 @@ pub(crate) struct Carry<'c> {
     pub keep: bool,
 }
 
-/// One call: `out[r * out_stride + t] = dot(x[r], w[t])` for `rows` rows of `x`, from its column `x_column` on, and all rows
-/// of `w`.
+/// One call: `out[r * out_stride + t] = dot(x[r], w[t])` for `rows` rows of `x`, from its column `x_column` on, and all
+/// rows of `w`.
 #[derive(Debug)]
 pub(crate) struct Product<'a, 'o> {
     pub x: Padded<'a>,
@@ -239,8 +241,8 @@ unsafe fn tile<L: Lanes, E: Element, const R: usize, const T: usize, const SPARS
     (out, out_stride): (*mut f32, usize),
 ) {
     const { assert!(R * T <= LANES) };
-    // SAFETY: of the caller: R rows of x and T rows of w with `columns` columns (x padded to whole vectors) exist, as do the
-    // R x T outputs and, where used, carried sums; a prefetch may point anywhere.
+    // SAFETY: of the caller: R rows of x and T rows of w with `columns` columns (x padded to whole vectors) exist, as
+    // do the R x T outputs and, where used, carried sums; a prefetch may point anywhere.
     unsafe {
         let mut sums = [[L::splat(0.0); T]; R];
         if carry.resume {
@@ -350,7 +352,8 @@ unsafe fn strip<L: Lanes, E: Element, const R: usize, const T: usize>(
         while row < p.rows {
             // The last rows go by twos and ones: single rows have too few independent sums to keep the machine busy.
             let height = if row + R <= p.rows { R } else { (p.rows - row).min(2) };
-            // SAFETY: `check` was called: all `height` rows and T weights exist, and so do carried sums where there are any.
+            // SAFETY: `check` was called: all `height` rows and T weights exist, and so do carried sums where there are
+            // any.
             unsafe {
                 let x = (p.x.data.as_ptr().add(row * p.x.width + p.x_column), p.x.width);
                 let w = (start.add(token * p.w.stride), p.w.stride);

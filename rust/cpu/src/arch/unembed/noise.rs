@@ -104,8 +104,8 @@ pub(crate) unsafe fn noise<L: Lanes>(first_token: u32, key: &NoiseKey, out: &mut
 
 /// Lets each token of `logits` try to beat `best` with `logit * inverse_temperature + noise`.
 ///
-/// The exact noise is evaluated only where a bound on it leaves the token a chance, so the result is that of evaluating it
-/// everywhere. `first_token` is even, the length of `logits` a multiple of [`PAIRED`]; -inf entries are no tokens.
+/// The exact noise is evaluated only where a bound on it leaves the token a chance, so the result is that of evaluating
+/// it everywhere. `first_token` is even, the length of `logits` a multiple of [`PAIRED`]; -inf entries are no tokens.
 #[inline(always)]
 pub(crate) unsafe fn best_perturbed<L: Lanes>(
     logits: &[f32],

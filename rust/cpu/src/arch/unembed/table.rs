@@ -45,6 +45,8 @@ type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 4];
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
+    /// Up to this many rows, half-precision weights are widened in registers, each time they are used.
+    pub direct_rows: usize,
     widen: unsafe fn(&Rows, &mut [f32]),
     product: unsafe fn(&mut Product),
     store: unsafe fn(&[f32], Out),
@@ -60,8 +62,8 @@ pub(crate) struct Kernels {
     best_perturbed: unsafe fn(&[f32], u32, &NoiseKey, f32, &mut Best),
 }
 
-/// Every call below: the table is made for a machine that is available, and the assertions before it are what the kernel
-/// asks of its operands.
+/// Every call below: the table is made for a machine that is available, and the assertions before it are what the
+/// kernel asks of its operands.
 impl Kernels {
     /// The rows in float32, each with zeros up to the next multiple of sixteen.
     pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
@@ -184,9 +186,12 @@ unsafe fn store<L: Lanes, E: Element>(row: &[f32], out: *mut E, count: usize) {
 }
 
 /// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
-/// single row.
+/// single row. `direct` is where widening weights in registers, once for each tile of rows, stops paying.
 macro_rules! compile {
-    ($module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal] $(, $feature:literal)?) => {
+    (
+        $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal], direct $direct:literal
+        $(, $feature:literal)?
+    ) => {
         mod $module {
             use super::*;
 
@@ -299,6 +304,7 @@ macro_rules! compile {
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
+                direct_rows: $direct,
                 widen,
                 product,
                 store,
@@ -317,11 +323,14 @@ macro_rules! compile {
     };
 }
 
-compile!(portable, Portable, [2, 2, 4]);
+compile!(portable, Portable, [2, 2, 4], direct 2);
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], "avx2,fma,f16c");
+compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], direct 3, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(avx512, crate::arch::avx512::Avx512, [4, 4, 8], "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
+compile!(
+    avx512, crate::arch::avx512::Avx512, [4, 4, 8], direct 8,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
+);
 
 /// The kernels of an available machine.
 pub(crate) fn kernels(machine: Machine) -> Kernels {
