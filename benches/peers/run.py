@@ -1,8 +1,8 @@
 """farspan beside torch: the same shapes in one process, in turn; writes benches/results/<cpu>.json.
 
-    python benches/peers/run.py --quick              a minute or so, to look at
-    python benches/peers/run.py --full               what benches/results holds
-    python benches/peers/run.py --full --isa avx2    both sides held to AVX2 on a newer machine
+python benches/peers/run.py --quick              a minute or so, to look at
+python benches/peers/run.py --full               what benches/results holds
+python benches/peers/run.py --full --isa avx2    both sides held to AVX2 on a newer machine
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from machine import HELD_TO, describe_cpu, slug, usable_cores
 from timing import Effort, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("attention", "unembed", "generate")
+SUITES = ("attention", "unembed", "settings", "generate")
 QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_seconds=0.4)
 
 

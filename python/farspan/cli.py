@@ -6,14 +6,15 @@ Exit code 0 on success, 2 on wrong usage, 1 on a failure, told in one line on st
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from farspan import __version__
+from farspan.option_values import names, real, whole
+from farspan.sampler_options import add_sampler_options, sampler_settings
 
 LONGEST_LINE = 600
 DEFAULT_LENGTHS = (64, 128, 256, 512, 1024, 2048)
@@ -63,11 +64,12 @@ def _run_demo(options: argparse.Namespace) -> None:
 
 
 def _run_generate(options: argparse.Namespace) -> None:
+    settings = sampler_settings(options)
     from farspan.lab.generate_command import write_completion
 
     write_completion(
         options.model, options.prompt, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
-        seed=options.seed, as_json=options.json,
+        seed=options.seed, as_json=options.json, settings=settings,
     )  # fmt: skip
 
 
@@ -120,10 +122,11 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add = parser.add_argument
     add("--prompt", default="def ", metavar="TEXT", help="what to continue (default: %(default)r)")
-    add("--max-new-tokens", type=_whole(0), default=256, metavar="N", help="at most (default: %(default)s)")
-    add("--temperature", type=_temperature, default=0.8, metavar="T", help="0 is greedy (default: %(default)s)")
-    add("--seed", type=_whole(-(2**63), 2**63), default=0, metavar="S", help="of the draws (default: %(default)s)")
+    add("--max-new-tokens", type=whole(0), default=256, metavar="N", help="at most (default: %(default)s)")
+    add("--temperature", type=real(0), default=0.8, metavar="T", help="0 is greedy (default: %(default)s)")
+    add("--seed", type=whole(-(2**63), 2**63), default=0, metavar="S", help="of the draws (default: %(default)s)")
     _add_json(parser)
+    add_sampler_options(parser)
 
 
 def _measure_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,13 +141,13 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     usual = ",".join(map(str, DEFAULT_LENGTHS))
     what = f"context lengths in tokens (default: {usual})"
     add("--lengths", type=_lengths, default=DEFAULT_LENGTHS, metavar="N,N,...", help=what)
-    add("--schemes", type=_names, metavar="NAME,...", help="see below (default: nine that suit a model with RoPE)")
+    add("--schemes", type=names, metavar="NAME,...", help="see below (default: nine that suit a model with RoPE)")
     what = "score the same tokens under each length, or every token of the longest windows (default: %(default)s)"
     add("--by", choices=("length", "position"), default="length", help=what)
-    add("--windows", type=_whole(1), default=32, metavar="N", help="windows over the text (default: %(default)s)")
+    add("--windows", type=whole(1), default=32, metavar="N", help="windows over the text (default: %(default)s)")
     what = "tokens scored at a window's end, at most half the shortest length (default: %(default)s)"
-    add("--targets", type=_whole(1), default=64, metavar="K", help=what)
-    add("--trained", type=_whole(2), metavar="N", help="trained length (default: what config.json says)")
+    add("--targets", type=whole(1), default=64, metavar="K", help=what)
+    add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
     _add_out(parser, "out/measure")
     _add_json(parser)
 
@@ -179,33 +182,5 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
-def _whole(least: int, below: float = math.inf) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text) if text.lstrip("+-").isdecimal() else None
-        if value is None or not least <= value < below:
-            most = "" if below == math.inf else f" and below {below}"
-            raise argparse.ArgumentTypeError(f"expected an integer, at least {least}{most}, given {text!r}")
-        return value
-
-    return parse
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"expected a number, at least 0, given {text!r}")
-    return value
-
-
 def _lengths(text: str) -> tuple[int, ...]:
-    return tuple(map(_whole(2), _names(text)))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise argparse.ArgumentTypeError(f"expected entries separated by commas, given {text!r}")
-    return names
+    return tuple(map(whole(2), names(text)))

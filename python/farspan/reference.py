@@ -292,7 +292,7 @@ def sample(
     cold_and_fine = cold & (flag == 0)
     drawn = {
         "token": token.where(fine, -1),
-        "logprob": logprob.where(~cold[..., None] | ~fine, 0),
+        "logprob": logprob.where(~cold[..., None] | ~fine, 0).masked_fill((flag == FLAG_NAN)[..., None], math.nan),
         "raw_logprob": raw.gather(-1, token),
         "logit": l.gather(-1, token),
         "rank": rank.where(fine, -1),

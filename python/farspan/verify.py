@@ -69,10 +69,15 @@ def verify(
     spread = {name: _per_place(name, x, draft) for name, x in settings.items() if x is not None}
     seed, stream = _spread(seed, places), _spread(stream, places)
     own = sample(hidden, weight, seed=seed, position=positions, stream=stream, **spread).token
-    accepted = (own[:, :-1] == draft).cumprod(-1).sum(-1)
+    accepted = agreement(own, draft)
     if isinstance(hidden, np.ndarray):
         return Verified(accepted.astype(np.int64), np.take_along_axis(own, accepted[:, None], 1)[:, 0])
     return Verified(accepted, own.gather(-1, accepted[:, None])[:, 0])
+
+
+def agreement(own: Any, draft: Any) -> Any:
+    """`[rows]`: how many of the first drafts `[rows, n]` are what was drawn in their places, `own` `[rows, n + 1]`."""
+    return (own[:, :-1] == draft).cumprod(-1).sum(-1)
 
 
 def _draft(draft_tokens: Any, hidden: Any) -> Any:

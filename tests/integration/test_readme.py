@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-
 def blocks(language: str) -> list[re.Match[str]]:
     return list(re.finditer(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.arrays import as_float64, as_kind, as_numpy
+from support.arrays import as_float64, as_kind, as_numpy, fields_of
 from support.sampler_cases import Case, sampler_cases
 
 import farspan
@@ -23,6 +23,7 @@ from farspan.testing import assert_close, assert_same_bits
 
 BORDER, LEAD, EQUAL = 2e-5, 1e-4, 1e-5
 THRESHOLDS = ("top_p", "min_p", "typical", "epsilon", "eta", "top_h", "top_n_sigma", "xtc_threshold")
+OFF = reference_sampler.RowSettings(xtc_threshold=-1.0)
 
 
 def of_kind(value: Any, kind: str) -> Any:
@@ -43,9 +44,9 @@ def on_every_machine(case: Case, kind: str) -> farspan.Sample:
             results[machine] = run(case, kind)
     _core.force_cpu(None)
     for machine, result in results.items():
-        for name, field, expected in zip(result._fields, result, results["portable"], strict=True):
-            if field is not None:
-                assert_same_bits(as_numpy(field), as_numpy(expected), f"{name}, {machine} against portable")
+        expected = fields_of(results["portable"])
+        for name, field in fields_of(result).items():
+            assert_same_bits(as_numpy(field), as_numpy(expected[name]), f"{name}, {machine} against portable")
     return results["portable"]
 
 
@@ -75,8 +76,9 @@ class Truth:
         draw = dict(zip(("seed", "position", "stream"), key, strict=True))
         kept = reference_sampler.kept(l, own, **draw)
         for sign in (-1, 1):
-            moved = [replace(own, **{name: getattr(own, name) * (1 + sign * BORDER)}) for name in THRESHOLDS]
-            others = [reference_sampler.kept(l, other, **draw) for other in moved if other != own]
+            used = [(name, getattr(own, name)) for name in THRESHOLDS if getattr(own, name) != getattr(OFF, name)]
+            moved = [replace(own, **{name: value * (1 + sign * BORDER)}) for name, value in used]
+            others = [reference_sampler.kept(l, other, **draw) for other in moved]
             others.append(reference_sampler.kept(l * (1 + sign * BORDER / 20), own, **draw))
             if any(not torch.equal(kept, other) for other in others):
                 return False
@@ -88,7 +90,7 @@ class Truth:
 def check_row(row: int, result: dict[str, np.ndarray], truth: Truth) -> None:
     """Fields of a row that has a token."""
     l = truth.logits[row].numpy()
-    expected = {name: field[row].numpy() for name, field in truth.sample._asdict().items() if field is not None}
+    expected = {name: field[row].numpy() for name, field in fields_of(truth.sample).items()}
     size = 1 + np.abs(l[np.isfinite(l)]).max()
     allowed = 1e-5 * size
     assert_close(result["lse"][row], expected["lse"], allowed, "lse")
@@ -98,7 +100,7 @@ def check_row(row: int, result: dict[str, np.ndarray], truth: Truth) -> None:
         assert_close(result["kept_mass"][row], expected["kept_mass"], 1e-5, "kept_mass")
     warmth = float(truth.temperature[row]) or 1.0
     clear = truth.clear[row]
-    drawn = {name: np.reshape(result[name][row], -1) for name in ("token", "logprob", "raw_logprob", "rank")}
+    drawn = {name: np.reshape(result[name][row], -1) for name in ("token", "logprob", "raw_logprob", "logit", "rank")}
     wanted = {name: np.reshape(expected[name], -1) for name in drawn}
     for i, token in enumerate(drawn["token"]):
         assert np.isfinite(l[token]), f"token {token} is banned"
@@ -106,6 +108,7 @@ def check_row(row: int, result: dict[str, np.ndarray], truth: Truth) -> None:
         near = int(((np.abs(gap) <= EQUAL) & (gap != 0)).sum())
         least = int(((gap > EQUAL) | ((gap == 0) & (np.arange(len(l)) < token))).sum())
         assert least <= drawn["rank"][i] <= least + near, f"rank {drawn['rank'][i]}, expected {least} to {least + near}"
+        assert_close(drawn["logit"][i], l[token], allowed, "logit")
         assert_close(drawn["raw_logprob"][i], l[token] - expected["lse"], 2 * allowed, "raw_logprob")
     assert (drawn["token"] == wanted["token"])[clear].all(), f"tokens {drawn['token']}, expected {wanted['token']}"
     slack = 3 * allowed / min(warmth, 1.0)
@@ -130,7 +133,7 @@ def test_settings_are_their_definition() -> None:
     @given(case=sampler_cases(), kind=st.sampled_from(["torch", "numpy"]))
     def check(case: Case, kind: str) -> None:
         drawn = on_every_machine(case, kind)
-        result = {name: as_float64(x) for name, x in drawn._asdict().items() if x is not None}
+        result = {name: as_float64(x) for name, x in fields_of(drawn).items()}
         for name in ("token", "rank", "kept", "flag", *(["top_token"] if "top_token" in result else [])):
             result[name] = result[name].astype(np.int64)
         truth = Truth(case)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+
+import farspan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = ("plain", "time_first", "padded", "expanded")
@@ -44,3 +47,13 @@ def as_numpy(x: Any) -> np.ndarray:
 def as_float64(x: Any) -> np.ndarray:
     """Any result by its values."""
     return x.double().numpy() if isinstance(x, torch.Tensor) else x.astype(np.float64)
+
+
+def fields_of(result: Any) -> dict[str, Any]:
+    """What an unembedding operation returned, by name, without what was not asked for; ranks are counted."""
+    if isinstance(result, farspan.Sample):
+        names = (*(field.name for field in dataclasses.fields(result) if field.name[0] != "_"), "rank")
+        found = {name: getattr(result, name) for name in names}
+    else:
+        found = result._asdict()
+    return {name: value for name, value in found.items() if value is not None}

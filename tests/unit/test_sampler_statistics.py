@@ -32,13 +32,14 @@ def counts_of(logits: np.ndarray, draws: int, **settings: Any) -> np.ndarray:
     return counts
 
 
-def chi_square(counts: np.ndarray, expected: np.ndarray, least: float = 12.0) -> tuple[float, int]:
-    """The statistic and its degrees of freedom; neighbouring tokens share a bin until `least` draws are expected there, so
-    that every token counts."""
-    full = np.floor(np.cumsum(expected) / least).astype(np.int64)
-    _, bins = np.unique(np.minimum(full, full[-1] - 1), return_inverse=True)
-    observed, wanted = (np.bincount(bins, weights=x) for x in (counts, expected))
-    assert wanted.min() > least / 2
+def chi_square(counts: np.ndarray, expected: np.ndarray, least: float = 8.0) -> tuple[float, int]:
+    """The statistic and its degrees of freedom. Tokens of which fewer than `least` draws are expected share bins with
+    their neighbours, so every token counts."""
+    rare = expected < least
+    pools = np.floor(np.cumsum(expected[rare]) / (2 * least)).astype(np.int64)
+    pools = np.minimum(pools, max(pools.max(initial=0) - 1, 0))  # the last one may not be full
+    observed, wanted = (np.concatenate([x[~rare], np.bincount(pools, weights=x[rare])]) for x in (counts, expected))
+    assert wanted.min() >= least
     return float(((observed - wanted) ** 2 / wanted).sum()), len(wanted) - 1
 
 
@@ -52,7 +53,7 @@ def test_a_million_plain_draws() -> None:
     probability = np.exp(logits.astype(np.float64) - logits.max())
     expected = DRAWS * probability / probability.sum()
     statistic, degrees = chi_square(counts_of(logits, DRAWS), expected)
-    assert degrees > 1000
+    assert degrees > 300
     assert statistic < limit(degrees), f"chi-square {statistic:.0f} on {degrees} degrees of freedom"
 
 
@@ -81,7 +82,7 @@ def tail_row(gap: float) -> np.ndarray:
 
 @pytest.mark.parametrize("gap", [14.0, 16.0, 18.0, 20.0])
 def test_the_tail_is_drawn_as_often_as_it_should(gap: float) -> None:
-    """With uniforms of 24 bits noise ends at 17.3: a third of the draws of gap 16 would be missing, and all of gap 20."""
+    """With uniforms of 24 bits noise ends at 17.3: a third of the draws at gap 16 would be missing, all at gap 20."""
     share = TAIL * np.exp(-gap) / (1 + TAIL * np.exp(-gap))
     counts = counts_of(tail_row(gap), AT_ONCE)
     expected = AT_ONCE * share
@@ -95,7 +96,7 @@ def test_the_tail_is_drawn_as_often_as_it_should(gap: float) -> None:
     ("seed", "stream", "token"), [(1, 8126, 72026), (3, 3099, 51139), (11, 9042, 108238), (13, 5710, 37747)]
 )
 def test_a_tail_that_32_bits_never_reach(seed: int, stream: int, token: int) -> None:
-    """Draws found by search, one in some 75000. With uniforms of 32 bits noise ends at 22.9, far from the head's plus 23."""
+    """Found by search, one draw in 32000. With uniforms of 32 bits noise ends at 22.9: no tail token would be drawn."""
     head, own = reference.noise(seed, 0, stream, np.array([0, token]))
     assert own - head > 23
     drawn = farspan.sample(*one_row(tail_row(23.0)), seed=seed, position=0, stream=stream)

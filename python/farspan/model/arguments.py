@@ -1,4 +1,4 @@
-"""What a caller of `generate` may write, as plain numbers: ids, prompts, and settings of one value or one per prompt."""
+"""What a caller of `generate` may write, as plain numbers: ids, prompts, settings of one value or one per prompt."""
 
 from __future__ import annotations
 

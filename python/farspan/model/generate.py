@@ -1,9 +1,9 @@
-"""From prompts to new tokens: prefill, then one token of every sequence at a time."""
+"""From prompts to new tokens: prefill, then one token of every sequence at a time, or several that were guessed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,13 @@ import numpy as np
 import torch
 
 from farspan._errors import ArgumentError, Error, message
+from farspan.model import arguments
 from farspan.model.cache import Cache
-from farspan.model.passes import plan_pass
+from farspan.model.draft import make_drafter
+from farspan.model.passes import plan_pass, read_texts, steady_tokens
+from farspan.model.restrictions import Text
+from farspan.model.settings import Drawing
+from farspan.verify import agreement
 
 if TYPE_CHECKING:
     from farspan.model.transformer import Transformer
@@ -30,159 +35,129 @@ class Completion:
     """Nats, of each token under the distribution it was drawn from; 0 at temperature 0."""
     finish_reason: str = "length"
     """"length" or "stop"."""
+    top_tokens: list[list[int]] = field(default_factory=list)
+    """With `top=n`, the n most likely ids in the place of each token, most likely first."""
+    top_logprobs: list[list[float]] = field(default_factory=list)
+    """With `top=n`, nats, of those before temperature and cuts."""
+    drafted: int = 0
+    """How many tokens the drafter guessed."""
+    accepted: int = 0
+    """How many of them were right."""
 
-
-@dataclass(frozen=True)
-class Draws:
-    """How the next tokens are drawn, one entry per sequence that still goes on."""
-
-    seed: np.ndarray
-    stream: np.ndarray
-    temperature: np.ndarray
-    position: np.ndarray
-    """The index that the next token will have in its sequence."""
-
-    def settings(self) -> dict[str, Any] | None:
-        """Arguments of `farspan.sample`; None where every temperature is 0 and nothing is left to chance."""
-        return vars(self) if self.temperature.any() else None
-
-    def after(self, kept: list[int]) -> Draws:
-        """Those of the sequences `kept`, one token later."""
-        return Draws(self.seed[kept], self.stream[kept], self.temperature[kept], self.position[kept] + 1)
+    @property
+    def acceptance(self) -> float | None:
+        """The share of the guesses that were right; None where there were none."""
+        return self.accepted / self.drafted if self.drafted else None
 
 
 @torch.no_grad()
 def generate(
-    model: Transformer,
-    prompts: Any,
-    max_new_tokens: int,
-    temperature: Any,
-    seed: Any,
-    stop: Iterable[int] | int | None,
-    streamer: Streamer | None,
-    cache: Cache | None,
-) -> list[Completion]:
+    model: Transformer, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,
+    stop: Iterable[int] | int | None, streamer: Streamer | None, cache: Cache | None, draft: Any, draft_length: int,
+    settings: dict[str, Any],
+) -> list[Completion]:  # fmt: skip
     """The meaning of `Transformer.generate`."""
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise ArgumentError(message("max_new_tokens", "an integer, at least 0", repr(max_new_tokens)))
+    arguments.count("max_new_tokens", max_new_tokens, 0)
+    arguments.count("draft_length", draft_length, 1)
     if streamer is not None and not callable(streamer):
         raise ArgumentError(message("streamer", "a callable (row, token)", repr(streamer)))
-    known = _as_prompts(prompts)
-    stops = frozenset(model.config.eos_token_ids if stop is None else _integers("stop", stop))
-    draws = _draws(temperature, seed, [len(prompt) for prompt in known])
-    completions = [Completion() for _ in known]
+    known = arguments.as_prompts(prompts)
+    stops = _stops(model, stop)
+    drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
+    drafter = make_drafter(draft, model, len(known), drawing, stops)
+    writer = _Writer(known, max_new_tokens, stops, streamer)
     if not known or not max_new_tokens:
-        return completions
+        return writer.completions
 
     cache = model.new_cache(len(known)) if cache is None else cache
     kernels = model.kernels
-    hidden = _prefill(model, known, cache, kernels)
+    texts = writer.texts
+    hidden = _prefill(model, texts, cache, kernels)
     rows = list(range(len(known)))  # the sequences that go on
+    drafts: dict[int, list[int]] = {row: [] for row in rows}
     while True:
-        drawn = kernels.draw(hidden, model.unembedding, draws.settings())
-        kept, tokens = [], drawn.token.tolist()
-        for index, (row, new, score) in enumerate(zip(rows, tokens, drawn.logprob.tolist(), strict=True)):
-            goes_on = _take(completions[row], row, new, score, stops, streamer)
-            if goes_on and len(completions[row].tokens) < max_new_tokens:
-                kept.append(index)
-        if not kept:
-            return completions
-        draws = draws.after(kept)
-        rows = [rows[index] for index in kept]
-        one_each = [0] * len(known)
+        places = [(row, texts[row] + array("q", drafts[row][:i])) for row in rows for i in range(len(drafts[row]) + 1)]
+        drawn = kernels.draw(hidden, model.unembedding, drawing.arguments(*zip(*places, strict=True)))
+        rows = writer.take(rows, drafts, drawn)
+        if drafter is not None:  # the cache knows the rejected guesses too, and those behind a token that ended a text
+            cache.truncate([min(held, len(text) - 1) for held, text in zip(cache.counts, texts, strict=True)])
+        if not rows:
+            return writer.completions
+        if drafter is not None:
+            most = {row: min(draft_length, writer.left(row) - 1) for row in rows}
+            most = {row: steady_tokens(model.config, len(texts[row]), count) for row, count in most.items()}
+            drafts = drafter.propose({row: texts[row] for row in rows}, most)
+        counts = [0] * len(known)
         for row in rows:
-            one_each[row] = 1
-        newest = np.array([tokens[index] for index in kept])
-        hidden = model.run(newest, plan_pass(model.config, one_each, cache), kernels)
+            counts[row] = len(drafts[row]) + 1
+        newest = np.array([token for row in rows for token in (texts[row][-1], *drafts[row])])
+        hidden = model.run(newest, plan_pass(model.config, counts, cache), kernels)
 
 
-def _take(
-    completion: Completion, row: int, token: int, logprob: float, stops: frozenset[int], streamer: Streamer | None
-) -> bool:
-    """Appends a drawn token; whether nothing stops the sequence after it."""
-    if token < 0:
-        raise Error(f"prompts[{row}]: the logits after {len(completion.tokens)} new tokens are NaN or all -inf")
-    completion.tokens.append(token)
-    completion.logprobs.append(logprob)
-    stopped = streamer is not None and bool(streamer(row, token))
-    if stopped or token in stops:
-        completion.finish_reason = "stop"
-        return False
-    return True
+class _Writer:
+    """Appends what is drawn, and knows when a text is over."""
+
+    def __init__(
+        self, prompts: list[list[int]], max_new_tokens: int, stops: frozenset[int], streamer: Streamer | None
+    ) -> None:
+        self.texts: list[Text] = [array("q", prompt) for prompt in prompts]
+        self.completions = [Completion() for _ in prompts]
+        self._most, self._stops, self._streamer = max_new_tokens, stops, streamer
+
+    def left(self, row: int) -> int:
+        """How many tokens may still come."""
+        return self._most - len(self.completions[row].tokens)
+
+    def take(self, rows: Sequence[int], drafts: dict[int, list[int]], drawn: Any) -> list[int]:
+        """Of each row's draws, those behind drafts that are right, as `farspan.verify` does; the rows that go on."""
+        tokens, logprobs = drawn.token.tolist(), drawn.logprob.tolist()
+        lists = None if drawn.top_token is None else (drawn.top_token.tolist(), drawn.top_logprob.tolist())
+        going, first = [], 0
+        for row in rows:
+            completion, draft = self.completions[row], drafts[row]
+            after = first + len(draft) + 1
+            right = int(agreement(np.array([tokens[first:after]]), np.array([draft]))[0]) if draft else 0
+            completion.drafted += len(draft)
+            completion.accepted += right
+            for place in range(first, first + right + 1):
+                if lists is not None:
+                    completion.top_tokens.append(lists[0][place])
+                    completion.top_logprobs.append(lists[1][place])
+                if not self._goes_on_after(row, tokens[place], logprobs[place]):
+                    break
+            else:
+                going.append(row)
+            first = after
+        return going
+
+    def _goes_on_after(self, row: int, token: int, logprob: float) -> bool:
+        completion = self.completions[row]
+        if token < 0:
+            made = len(completion.tokens)
+            raise Error(f"prompts[{row}]: the logits after {made} new tokens are NaN, or all of them -inf or banned")
+        completion.tokens.append(token)
+        completion.logprobs.append(logprob)
+        self.texts[row].append(token)
+        stopped = self._streamer is not None and bool(self._streamer(row, token))
+        if stopped or token in self._stops:
+            completion.finish_reason = "stop"
+            return False
+        return self.left(row) > 0
 
 
-def _prefill(model: Transformer, prompts: list[list[int]], cache: Cache, kernels: Any) -> Any:
+def _stops(model: Transformer, stop: Iterable[int] | int | None) -> frozenset[int]:
+    if stop is None:
+        return frozenset(model.config.eos_token_ids)
+    return frozenset(arguments.integers("stop", [stop] if isinstance(arguments.plain(stop), int) else stop))
+
+
+def _prefill(model: Transformer, texts: list[Text], cache: Cache, kernels: Any) -> Any:
     """Hidden state of each prompt's last token `[batch, dim]`; what the cache holds already is not computed again."""
-    model.check_cache(cache, len(prompts))
-    for row, (prompt, held) in enumerate(zip(prompts, cache.counts, strict=True)):
-        if held > len(prompt):
+    model.check_cache(cache, len(texts))
+    for row, (text, held) in enumerate(zip(texts, cache.counts, strict=True)):
+        if held > len(text):
             expected = f"at least the {held} tokens that the cache holds"
-            raise ArgumentError(message(f"prompts[{row}]", expected, f"{len(prompt)} tokens"))
+            raise ArgumentError(message(f"prompts[{row}]", expected, f"{len(text)} tokens"))
     # The last token is always computed: its hidden state, which no cache keeps, gives the first new token.
-    cache.truncate([min(held, len(prompt) - 1) for prompt, held in zip(prompts, cache.counts, strict=True)])
-    lacking = [prompt[held:] for prompt, held in zip(prompts, cache.counts, strict=True)]
-    counts = [len(prompt) for prompt in lacking]
-    tokens = np.array([token for prompt in lacking for token in prompt], np.int64)
-    return model.run(tokens, plan_pass(model.config, counts, cache), kernels)[np.cumsum(counts) - 1]
-
-
-# ----------------------------------------------------------------------------------------------------------- arguments
-
-
-def _as_prompts(prompts: Any) -> list[list[int]]:
-    listed = prompts.tolist() if hasattr(prompts, "tolist") else prompts
-    if not isinstance(listed, (list, tuple)):
-        raise ArgumentError(message("prompts", "a list of id lists, or ids [batch, time]", repr(prompts)))
-    known = [_integers(f"prompts[{row}]", prompt) for row, prompt in enumerate(listed)]
-    for row, prompt in enumerate(known):
-        if not prompt:
-            raise ArgumentError(message(f"prompts[{row}]", "at least one token", "none"))
-    return known
-
-
-def _integers(name: str, value: Any) -> list[int]:
-    listed = value.tolist() if hasattr(value, "tolist") else value
-    listed = [listed] if isinstance(listed, int) and name == "stop" else listed
-    try:
-        return [_integer(x) for x in listed]
-    except TypeError:
-        raise ArgumentError(message(name, "integers", repr(value))) from None
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError
-    return int(value.__index__())
-
-
-def _draws(temperature: Any, seed: Any, lengths: list[int]) -> Draws:
-    rows = len(lengths)
-    temperatures = _numbers("temperature", temperature, rows)
-    if not all(math.isfinite(t) and t >= 0 for t in temperatures):
-        raise ArgumentError(message("temperature", "finite numbers, at least 0", temperature))
-    try:
-        shared = _integer(seed)
-        seeds, streams = [shared] * rows, list(range(rows))
-    except TypeError:
-        seeds, streams = _integers("seed", seed), [0] * rows
-    if len(seeds) != rows:
-        raise ArgumentError(message("seed", f"an integer, or {rows}, one per prompt", f"{len(seeds)}"))
-    if not all(-(2**63) <= s < 2**64 for s in seeds):
-        raise ArgumentError(message("seed", "64-bit integers", repr(seed)))
-    return Draws(
-        np.array([s - 2**64 if s >= 2**63 else s for s in seeds], np.int64),
-        np.array(streams, np.int64),
-        np.array(temperatures, np.float32),
-        np.array(lengths, np.int64),
-    )
-
-
-def _numbers(name: str, value: Any, rows: int) -> list[float]:
-    listed = value.tolist() if hasattr(value, "tolist") else value
-    try:
-        numbers = [float(x) for x in listed] if isinstance(listed, (list, tuple)) else [float(listed)] * rows
-    except (TypeError, ValueError):
-        raise ArgumentError(message(name, "a number, or one per prompt", repr(value))) from None
-    if len(numbers) != rows:
-        raise ArgumentError(message(name, f"a number, or {rows}, one per prompt", f"{len(numbers)} numbers"))
-    return numbers
+    cache.truncate([min(held, len(text) - 1) for text, held in zip(texts, cache.counts, strict=True)])
+    return read_texts(model, dict(enumerate(texts)), cache, kernels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from farspan.positions import Span
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
+    from farspan.model.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,26 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None) -> Pass:
     rows_of = np.repeat(np.arange(len(new)), new)
     positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     return Pass(parts, cache, cache.slots(rows_of, positions))
+
+
+def read_texts(model: Transformer, texts: Mapping[int, Sequence[int]], cache: Cache, kernels: Any) -> Any:
+    """Hidden states `[texts, dim]` of the last tokens of some sequences, by rising row of the cache, which takes in
+    what it lacks of them. Each lacks at least its last token."""
+    lacking = {row: text[cache.counts[row] :] for row, text in texts.items()}
+    counts = [len(lacking.get(row, ())) for row in range(cache.batch)]
+    tokens = np.array([token for row in sorted(lacking) for token in lacking[row]], np.int64)
+    last = np.cumsum([count for count in counts if count]) - 1
+    return model.run(tokens, plan_pass(model.config, counts, cache), kernels)[last]
+
+
+def steady_tokens(config: Config, length: int, most: int) -> int:
+    """How many of `most` further tokens of a sequence can be read in one pass and get the bits of single steps: all,
+    unless a position scheme turns by other frequencies as the sequence grows."""
+    for scheme, _ in config.attention_kinds:
+        switch = scheme.switch(length)
+        while scheme.switch(length + most) != switch:  # frequencies never change back as a sequence grows
+            most -= 1
+    return most
 
 
 def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:

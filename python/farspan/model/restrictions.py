@@ -50,8 +50,9 @@ class Lists:
         self._words = [[word for word in own if len(word) > 1] for own in words]
         lone = [_column([word[0] for word in own if len(word) == 1]) for own in words]
         self._banned = [np.concatenate(pair) for pair in zip(self._banned, lone, strict=True)]
-        self._least = np.broadcast_to(arguments.per_prompt("min_tokens", settings.get("min_tokens", 0), rows, whole=True), rows)
-        if (self._least < 0).any():
+        least = arguments.per_prompt("min_tokens", settings.get("min_tokens", 0), rows, whole=True)
+        self._least = np.broadcast_to(least, rows)
+        if np.any(self._least < 0):
             raise ArgumentError(message("min_tokens", "integers, at least 0", settings["min_tokens"]))
         self._stops = _column([token for token in sorted(stops) if 0 <= token < vocab])
 
@@ -134,13 +135,13 @@ def ragged(*columns: Sequence[Any], rows: Sequence[int] | None = None) -> tuple[
 def _each(name: str, value: Any, rows: int, is_shared: Callable[[Any], bool]) -> list[tuple[str, Any]]:
     """The setting of each prompt with its name."""
     value = arguments.plain(value)
+    nothing: Any = {} if name == "logit_bias" else ()
     if value is None or is_shared(value):
-        return [(name, {} if value is None and name == "logit_bias" else () if value is None else value)] * rows
+        return [(name, nothing if value is None else value)] * rows
     if not isinstance(value, (list, tuple)):
         raise DtypeError(message(name, "one for all prompts, or a list of one per prompt", _arrays.describe(value)))
     if len(value) != rows:
         raise ArgumentError(message(name, f"one for all prompts, or {rows}, one per prompt", f"{len(value)}"))
-    nothing: Any = {} if name == "logit_bias" else ()
     return [(f"{name}[{row}]", nothing if own is None else own) for row, own in enumerate(value)]
 
 
@@ -149,8 +150,9 @@ def _holds_no_lists(value: Any) -> bool:
 
 
 def _holds_no_lists_of_lists(value: Any) -> bool:
-    words = isinstance(value, (list, tuple)) and all(map(_is_list, value))
-    return words and all(_holds_no_lists(word) for word in value)
+    """No word is empty: where all are, they are the empty lists of the prompts."""
+    words = isinstance(value, (list, tuple)) and all(_is_list(word) and _holds_no_lists(word) for word in value)
+    return words and (any(map(len, value)) or not value)
 
 
 def _is_list(x: Any) -> bool:

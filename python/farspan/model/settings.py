@@ -20,6 +20,9 @@ PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty", "no_
 NAMES = ("order", *REALS, *COUNTS, *LISTS, "mask", "top")
 """Every setting of `generate` beside temperature and seed."""
 
+OPTIONAL = ("logit_bias", "banned", "allowed", "bad_words", "mask")
+"""Those for which None means that they are not given."""
+
 
 class Drawing:
     """Seeds, temperatures and settings of a call with prompts of these lengths."""
@@ -32,6 +35,7 @@ class Drawing:
         unknown = [name for name in settings if name not in NAMES]
         if unknown:
             raise ArgumentError(message("settings", f"some of {', '.join(NAMES)}", ", ".join(unknown)))
+        settings = {name: x for name, x in settings.items() if x is not None or name not in OPTIONAL}
         self._lengths = np.array(lengths, np.int64)
         self._seed, self._stream = _seeds(seed, rows)
         self._temperature = _temperatures(temperature, rows)
@@ -39,11 +43,12 @@ class Drawing:
             name: arguments.per_prompt(name, settings[name], rows, whole=name in COUNTS)
             for name in (*REALS, *COUNTS) if name in settings
         }  # fmt: skip
-        self._shared = {name: settings[name] for name in ("order", "top") if name in settings}
+        self._shared: dict[str, Any] = {name: settings[name] for name in ("order", "top") if name in settings}
         self.top = _arrays.count("top", settings.get("top", 0))
-        self._reads_text = any(np.any(self._numbers.get(x, 0) != (REALS | COUNTS)[x]) for x in PENALTIES if x in settings)
+        off = REALS | COUNTS
+        self._reads_text = any(np.any(self._numbers[name] != off[name]) for name in PENALTIES if name in settings)
         self._lists = Lists(rows, vocab, stops, settings) if any(name in settings for name in LISTS) else None
-        self.masks = None if settings.get("mask") is None else Masks(rows, vocab, settings["mask"])
+        self._masks = Masks(rows, vocab, settings["mask"]) if "mask" in settings else None
         self._plain = not settings
 
     def arguments(self, rows: Sequence[int], texts: Sequence[Text]) -> dict[str, Any] | None:
@@ -67,14 +72,16 @@ class Drawing:
             found["history"] = ragged([np.frombuffer(text, np.int64) for text in texts])
             found["prompt_lengths"] = self._lengths[index]
         made = (position - self._lengths[index]).tolist()
-        for restrictions in (self._lists, self.masks):
+        for restrictions in (self._lists, self._masks):
             if restrictions is not None:
                 found |= restrictions.arguments(rows, texts, made)
         return found
 
     def permitted(self, row: int, text: Text, draft: list[int]) -> list[int]:
         """The drafts that no mask bans, up to the first that one does."""
-        return draft if self.masks is None else self.masks.permitted(row, text, len(text) - int(self._lengths[row]), draft)
+        if self._masks is None:
+            return draft
+        return self._masks.permitted(row, text, len(text) - int(self._lengths[row]), draft)
 
 
 def _temperatures(temperature: Any, rows: int) -> np.ndarray:

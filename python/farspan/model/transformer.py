@@ -195,7 +195,8 @@ class Transformer(nn.Module):
 
     def generate(
         self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,
-        stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None,
+        stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None, *,
+        draft: Transformer | str | None = None, draft_length: int = 4, **settings: Any,
     ) -> list[Completion]:  # fmt: skip
         """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
 
@@ -205,8 +206,28 @@ class Transformer(nn.Module):
         a sequence; None: the checkpoint's end-of-sequence ids, `()`: none. `streamer(row, token)` hears every token as
         it is drawn; a true result stops that row. `cache`: may hold the first tokens of the prompts, which are then
         not computed again; afterwards it holds all tokens but each sequence's last.
+
+        `draft`: "prompt-lookup", or a model of the same vocabulary, guesses up to `draft_length` tokens ahead, which
+        are checked in one pass. The text is the same as without, token by token; a completion counts the guesses.
+
+        `settings`: those of `farspan.sample`, each a number or one per prompt; `order` and `top`, one for all. A
+        penalty's history is the sequence so far, the prompt included. These are convenient forms:
+
+            logit_bias    {id: value}, or a list of one such dict per prompt
+            banned        ids, or a list of id lists, one per prompt
+            allowed       likewise; no ids restrict nothing
+            bad_words     a list of id lists, or a list of such lists: the last id of each is banned behind the others
+            min_tokens    the ids that end a sequence are banned until so many new tokens have come
+            mask          int32 words `[words]` or `[prompts, words]`, or a callable `(row, tokens)` that is asked
+                          before each draw for the words of a prompt whose new tokens these are; None allows all. With
+                          a drafter it is asked about guesses too: it may depend on nothing but row and tokens
+
+        ArgumentError, DtypeError: an unknown setting, or a value that cannot be. Error: a sequence that no token can
+        continue, its logits NaN or all of them banned.
         """
-        return generate(self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache)
+        return generate(
+            self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, settings
+        )
 
     def logits(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
