@@ -13,6 +13,8 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("lab",),
+    ("sampler_options",),
+    ("option_values",),
     ("info",),
     ("embedded",),
     ("model",),
