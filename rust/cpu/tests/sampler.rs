@@ -1,5 +1,5 @@
-//! Sampler settings: the same bits on every machine, in every batch and at any number of threads, and kept sets against a
-//! naive program that sorts.
+//! Sampler settings: the same bits on every machine, in every batch and at any number of threads, and kept sets against
+//! a naive program that sorts.
 
 #[path = "support/sampler_case.rs"]
 mod sampler_case;

@@ -207,7 +207,8 @@ impl Row {
         l
     }
 
-    /// The tokens left by the cuts, and how near to its border the nearest decision was. `None`: greedy, or nothing there.
+    /// The tokens left by the cuts, and how near to its border the nearest decision was. `None`: greedy, or nothing
+    /// there.
     pub fn kept(&self, order: Order, sample: usize) -> Option<(Vec<usize>, f64)> {
         let l = self.changed();
         let mut ids: Vec<usize> = (0..l.len()).filter(|&token| l[token] > f64::NEG_INFINITY).collect();

@@ -36,7 +36,7 @@ fn the_bound_never_hides_the_best_token() {
             let spread = [0.0, 0.5, 2.0, 30.0][i % 4];
             let logits: [f32; 8 * PAIRED] = std::array::from_fn(|v| {
                 let word = philox([v as u32, i as u32, 0, 2], [7, 8])[0];
-                if word % 9 == 0 { f32::NEG_INFINITY } else { spread * (word as f32 / 2f32.powi(31) - 1.0) }
+                if word.is_multiple_of(9) { f32::NEG_INFINITY } else { spread * (word as f32 / 2f32.powi(31) - 1.0) }
             });
             let inverse_temperature = [1.0, 0.3, 40.0][i % 3];
             let first = 2 * i as u32;
