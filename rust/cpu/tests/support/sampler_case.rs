@@ -338,9 +338,10 @@ impl Left {
                     sum += shares[near[count].1];
                     count += 1;
                 }
-                while !passes && count < size && (count < min_keep || near[count].0 - near[count - 1].0 < 1e-9) {
+                while !passes && count < size && near[count].0 - near[count - 1].0 < 1e-9 {
                     count += 1;
                 }
+                count = count.max(min_keep).min(size);
                 let mut kept: Vec<usize> = near[..count].iter().map(|(_, place)| *place).collect();
                 kept.sort_unstable();
                 self.tokens = kept.into_iter().map(|place| self.tokens[place]).collect();
