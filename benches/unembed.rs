@@ -3,6 +3,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::Tensor;
 use farspan_core::Dtype;
+use farspan_core::sampler::{Order, Ragged, Settings};
 use farspan_core::unembed::{Draws, Rules};
 use farspan_cpu::unembed::{Samples, sample};
 use std::time::Duration;
@@ -32,6 +33,62 @@ fn sampling(criterion: &mut Criterion) {
     }
 }
 
+/// What people draw with: top-k, top-p, a temperature and a repetition penalty over a history, beside the plain draw above.
+fn sampling_with_settings(criterion: &mut Criterion) {
+    const HISTORY: usize = 256;
+    let weight = Tensor::random(Dtype::Bf16, &[VOCAB, DIM], 0);
+    let mut group = criterion.benchmark_group(format!("sample with settings/V{VOCAB}/D{DIM}/bfloat16"));
+    for rows in [1, 64] {
+        let hidden = Tensor::random(Dtype::Bf16, &[rows, DIM], 1);
+        let streams: Vec<u32> = (0..rows as u32).collect();
+        let (seeds, positions, temperatures) = (vec![0; rows], vec![0; rows], vec![0.7; rows]);
+        let draws = Draws { seed: &seeds, position: &positions, stream: &streams, temperature: &temperatures };
+        let ids: Vec<i64> = (0..rows * HISTORY).map(|i| (i * 7919 % VOCAB) as i64).collect();
+        let offsets: Vec<i64> = (0..=rows).map(|row| (row * HISTORY) as i64).collect();
+        let [zeros, ones] = [0.0, 1.0].map(|value| vec![value; rows]);
+        let [none, one, fifty] = [0, 1, 50].map(|count| vec![count; rows]);
+        let (top_p, repetition) = (vec![0.9; rows], vec![1.1; rows]);
+        let settings = Settings {
+            order: Order::Hf,
+            top_k: &fifty,
+            top_p: &top_p,
+            min_p: &zeros,
+            typical: &ones,
+            epsilon: &zeros,
+            eta: &zeros,
+            top_h: &ones,
+            top_n_sigma: &zeros,
+            xtc_probability: &zeros,
+            xtc_threshold: &zeros,
+            min_keep: &one,
+            repetition_penalty: &repetition,
+            frequency_penalty: &zeros,
+            presence_penalty: &zeros,
+            no_repeat_ngram: &none,
+            dry_multiplier: &zeros,
+            dry_base: &ones,
+            dry_allowed_length: &none,
+            history: Some(Ragged { ids: &ids, offsets: &offsets }),
+            prompt_lengths: None,
+            logit_bias: None,
+            banned: None,
+            allowed: None,
+            mask: None,
+            top: 5,
+            samples: 1,
+        };
+        let mut results = Samples::new(rows, 1, settings.top);
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(format!("B{rows}"), |bencher| {
+            bencher.iter(|| {
+                let rules = Rules::default();
+                sample(hidden.matrix(), weight.matrix(), &draws, Some(&settings), &rules, results.out())
+                    .expect("a valid problem");
+            });
+        });
+    }
+}
+
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -39,5 +96,5 @@ fn quick() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = quick(); targets = sampling }
+criterion_group! { name = benches; config = quick(); targets = sampling, sampling_with_settings }
 criterion_main!(benches);
