@@ -33,7 +33,8 @@ fn sampling(criterion: &mut Criterion) {
     }
 }
 
-/// What people draw with: top-k, top-p, a temperature and a repetition penalty over a history, beside the plain draw above.
+/// What people draw with: top-k, top-p, a temperature and a repetition penalty over a history, beside the plain draw
+/// above.
 fn sampling_with_settings(criterion: &mut Criterion) {
     const HISTORY: usize = 256;
     let weight = Tensor::random(Dtype::Bf16, &[VOCAB, DIM], 0);
