@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,13 +52,6 @@ class Sample:
             object.__setattr__(self, "_ranks", self._count_ranks())
             object.__setattr__(self, "_count_ranks", None)
         return self._ranks
-
-    def __iter__(self) -> Iterator[Any]:
-        """All of them, rank behind flag, lists only where they were asked for."""
-        yield from (self.token, self.logprob, self.raw_logprob, self.lse, self.flag, self.rank, self.logit)
-        yield from (self.kept, self.kept_mass, self.entropy)
-        if self.top_token is not None:
-            yield from (self.top_token, self.top_logprob)
 
 
 class Score(NamedTuple):

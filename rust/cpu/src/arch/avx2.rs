@@ -190,8 +190,6 @@ unsafe impl Lanes for Avx2 {
         and_u(a: U, b: U) -> U = |x, y| _mm256_and_si256(x, y);
         or_u(a: U, b: U) -> U = |x, y| _mm256_or_si256(x, y);
         xor_u(a: U, b: U) -> U = |x, y| _mm256_xor_si256(x, y);
-        shl_each(a: U, by: U) -> U = |x, n| _mm256_sllv_epi32(x, n);
-        shr_each(a: U, by: U) -> U = |x, n| _mm256_srlv_epi32(x, n);
         gt(a: F, b: F) -> F = |x, y| _mm256_cmp_ps::<_CMP_GT_OQ>(x, y);
         ge(a: F, b: F) -> F = |x, y| _mm256_cmp_ps::<_CMP_GE_OQ>(x, y);
         eq(a: F, b: F) -> F = |x, y| _mm256_cmp_ps::<_CMP_EQ_OQ>(x, y);
@@ -199,13 +197,6 @@ unsafe impl Lanes for Avx2 {
         eq_u(a: U, b: U) -> F = |x, y| _mm256_castsi256_ps(_mm256_cmpeq_epi32(x, y));
         select(m: F, a: F, b: F) -> F = |c, x, y| _mm256_blendv_ps(y, x, c);
         select_u(m: F, a: U, b: U) -> U = |c, x, y| _mm256_blendv_epi8(y, x, _mm256_castps_si256(c));
-        // The eight leading ones suffice and convert exactly; their exponent counts the zeros. A set top bit makes the
-        // number negative and the subtraction saturate at none; zero saturates at 32.
-        leading_zeros(a: U) -> U = |x| {
-            let exponent = _mm256_cvtepi32_ps(_mm256_andnot_si256(_mm256_srli_epi32::<8>(x), x));
-            let exponent = _mm256_srli_epi32::<23>(_mm256_castps_si256(exponent));
-            _mm256_min_epi16(_mm256_subs_epu16(_mm256_set1_epi32(158), exponent), _mm256_set1_epi32(32))
-        };
     }
 
     #[inline(always)]

@@ -216,21 +216,6 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: see the impl.
         unsafe { _mm512_srl_epi32(x, _mm_cvtsi32_si128(N)) }
     }
-    #[inline(always)]
-    unsafe fn leading_zeros(x: __m512i) -> __m512i {
-        // SAFETY: see the impl.
-        unsafe { _mm512_lzcnt_epi32(x) }
-    }
-    #[inline(always)]
-    unsafe fn shl_each(x: __m512i, by: __m512i) -> __m512i {
-        // SAFETY: see the impl.
-        unsafe { _mm512_sllv_epi32(x, by) }
-    }
-    #[inline(always)]
-    unsafe fn shr_each(x: __m512i, by: __m512i) -> __m512i {
-        // SAFETY: see the impl.
-        unsafe { _mm512_srlv_epi32(x, by) }
-    }
 
     #[inline(always)]
     unsafe fn gt(a: __m512, b: __m512) -> __mmask16 {

@@ -93,12 +93,6 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn shl<const N: i32>(x: Self::U) -> Self::U;
     /// `x >> N`, zeros from above.
     unsafe fn shr<const N: i32>(x: Self::U) -> Self::U;
-    /// Number of leading zero bits, 32 for 0.
-    unsafe fn leading_zeros(x: Self::U) -> Self::U;
-    /// Each lane of `x` shifted left by its lane of `by`; 0 where `by > 31`.
-    unsafe fn shl_each(x: Self::U, by: Self::U) -> Self::U;
-    /// Each lane of `x` shifted right by its lane of `by`, zeros from above; 0 where `by > 31`.
-    unsafe fn shr_each(x: Self::U, by: Self::U) -> Self::U;
 
     // -------------------------------------------------------------------------------------------------------- choices
     /// `a > b`, false when unordered.

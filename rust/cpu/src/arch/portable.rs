@@ -183,18 +183,6 @@ unsafe impl Lanes for Portable {
     unsafe fn shr<const N: i32>(x: U) -> U {
         map(x, |v| v >> N)
     }
-    #[inline(always)]
-    unsafe fn leading_zeros(x: U) -> U {
-        map(x, u32::leading_zeros)
-    }
-    #[inline(always)]
-    unsafe fn shl_each(x: U, by: U) -> U {
-        zip(x, by, |v, n| v.checked_shl(n).unwrap_or(0))
-    }
-    #[inline(always)]
-    unsafe fn shr_each(x: U, by: U) -> U {
-        zip(x, by, |v, n| v.checked_shr(n).unwrap_or(0))
-    }
 
     #[inline(always)]
     unsafe fn gt(a: F, b: F) -> M {

@@ -133,11 +133,6 @@ unsafe fn compare_one<S: Lanes>(seed: u32) {
         integer("xor_u", S::xor_u(u, v), Portable::xor_u(i, j));
         integer("shl", S::shl::<9>(u), Portable::shl::<9>(i));
         integer("shr", S::shr::<9>(u), Portable::shr::<9>(i));
-        let shifted = i.map(|v| v >> (v % 37).min(31));
-        integer("leading_zeros", S::leading_zeros(pack_u(shifted)), Portable::leading_zeros(shifted));
-        let by = j.map(|v| v % 40);
-        integer("shl_each", S::shl_each(u, pack_u(by)), Portable::shl_each(i, by));
-        integer("shr_each", S::shr_each(u, pack_u(by)), Portable::shr_each(i, by));
         let (high, low) = S::mul_wide(u, j[0]);
         let (model_high, model_low) = Portable::mul_wide(i, j[0]);
         integer("mul_wide, high", high, model_high);

@@ -78,27 +78,6 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         self.shape[N - 1] < 2 || self.strides[N - 1] == 1 || self.shape.contains(&0)
     }
 
-    /// The same memory with dimensions reordered: dimension i of the result is dimension `order[i]`.
-    ///
-    /// # Panics
-    /// When `order` is no permutation.
-    pub fn permuted(&self, order: [usize; N]) -> Self {
-        let mut seen = [false; N];
-        order.iter().for_each(|&i| seen[i] = true);
-        assert!(seen.iter().all(|&s| s), "order must be a permutation");
-        View { shape: order.map(|i| self.shape[i]), strides: order.map(|i| self.strides[i]), ..*self }
-    }
-
-    /// The same memory with a leading dimension of one.
-    pub fn with_leading_one<const M: usize>(&self) -> View<'a, T, M> {
-        const { assert!(M == N + 1) };
-        let mut shape = [1; M];
-        let mut strides = [0; M];
-        shape[1..].copy_from_slice(&self.shape);
-        strides[1..].copy_from_slice(&self.strides);
-        View { pointer: self.pointer, shape, strides, memory: PhantomData }
-    }
-
     /// The same memory seen as `shape`: dimensions of size 1 are repeated by a zero stride.
     pub fn broadcast(&self, argument: &'static str, shape: [usize; N]) -> Result<Self> {
         let mut strides = self.strides;
