@@ -13,6 +13,7 @@ from farspan._errors import ArgumentError, BackendError, CheckpointError, DtypeE
 from farspan._threads import get_num_threads, set_num_threads
 from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
+from farspan.parallel import VocabularyShard, vocabulary_ranges
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
 from farspan.verify import Verified, verify
 
@@ -40,9 +41,9 @@ _LAZY = {
 
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified", "attention",
-    "get_num_threads", "greedy", "linear", "load_embedded", "positions", "reference", "reference_sampler", "sample",
-    "score", "set_num_threads", "top", "verify",
+    "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified",
+    "VocabularyShard", "attention", "get_num_threads", "greedy", "linear", "load_embedded", "positions", "reference",
+    "reference_sampler", "sample", "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def attention(dtype: str, query: Array, key: Array, value: Array, *hooks: Any) -
 def linear(dtype: str, weight_dtype: str, x: Array, weight: Array, bias: Array | None) -> Array:
     """`x @ weight.T + bias` over the last axis of x."""
     follow_torch()
-    leading, rows = _rows("x", x, "weight", weight)
+    leading, rows = rows_of("x", x, "weight", weight)
     output = empty("x", (*leading, weight.shape[0]), x.dtype)
     _core.linear(dtype, weight_dtype, output.reshape(rows.shape[0], weight.shape[0]), rows, weight, bias)
     return output
@@ -71,8 +71,8 @@ def linear_rows(x: Array, weight_dtype: str, weight: Array, bias: Array | None) 
 def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`."""
     follow_torch()
-    leading, rows = _rows("hidden", hidden, "weight", weight)
-    out = _sample_fields(leading)
+    leading, rows = rows_of("hidden", hidden, "weight", weight)
+    out = sample_fields(leading)
     _core.greedy((dtype, rows, weight, *rules), [x.reshape(-1) for x in out])
     return out
 
@@ -82,10 +82,10 @@ def sample(
 ) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
     follow_torch()
-    leading, rows = _rows("hidden", hidden, "weight", weight)
-    out = _sample_fields(leading, settings.samples, settings.top)
-    columns = [_column(x, rows.shape[0]) for x in draws]
-    _core.sample((dtype, rows, weight, *rules), columns, _given(settings), [x.reshape(-1) for x in out])
+    leading, rows = rows_of("hidden", hidden, "weight", weight)
+    out = sample_fields(leading, settings.samples, settings.top)
+    columns = [column(x, rows.shape[0]) for x in draws]
+    _core.sample((dtype, rows, weight, *rules), columns, given(settings), [x.reshape(-1) for x in out])
     return out
 
 
@@ -94,37 +94,43 @@ def ranks(
 ) -> Array:
     """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
     follow_torch()
-    _, rows = _rows("hidden", hidden, "weight", weight)
+    _, rows = rows_of("hidden", hidden, "weight", weight)
     token, logit, known = drawn
     out = known.copy()
     flat = [token.reshape(-1), logit.reshape(-1)]
-    _core.rank((dtype, rows, weight, *rules), _given(settings), flat, out.reshape(-1))
+    _core.rank((dtype, rows, weight, *rules), given(settings), None, flat, out.reshape(-1))
     return out
 
 
-def _given(settings: Settings) -> Settings | None:
+UNRANKED = -2
+"""The rank of a draw that has to be counted."""
+
+
+def given(settings: Settings) -> Settings | None:
+    """The settings as `_core` takes them: none where nothing is set."""
     return settings if settings.reals is not None else None
 
 
-def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules) -> tuple[Array, ...]:
+def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules, top: int) -> tuple[Array, ...]:
     """The fields of `farspan.Score`."""
     follow_torch()
-    leading, rows = _rows("hidden", hidden, "weight", weight)
-    out = tuple(empty("hidden", leading, kind) for kind in (np.float32, np.int64, np.float32, np.float32))
-    _core.score((dtype, rows, weight, *rules), _column(targets, rows.shape[0]), [x.reshape(-1) for x in out])
+    leading, rows = rows_of("hidden", hidden, "weight", weight)
+    shapes = zip(score_shapes(leading, top), SCORE_KINDS.values(), strict=True)
+    out = tuple(empty("hidden", shape, kind) for shape, kind in shapes)
+    _core.score((dtype, rows, weight, *rules), column(targets, rows.shape[0]), top, [x.reshape(-1) for x in out])
     return out
 
 
 def top(dtype: str, hidden: Array, weight: Array, k: int, rules: Rules) -> tuple[Array, ...]:
     """The fields of `farspan.Top`."""
     follow_torch()
-    leading, rows = _rows("hidden", hidden, "weight", weight)
+    leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = (*(empty("k", (*leading, k), kind) for kind in (np.int64, np.float32)), empty("hidden", leading, np.float32))
     _core.top((dtype, rows, weight, *rules), k, [x.reshape(-1) for x in out])
     return out
 
 
-def _rows(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple[int, ...], Array]:
+def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple[int, ...], Array]:
     """The leading shape of x, and x as `[rows, dim]`: a view wherever the strides allow one."""
     if x.ndim == 0:
         rank(name, x, "[..., dim]")
@@ -136,7 +142,7 @@ def _rows(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple[i
         raise BackendError(message(name, "rows that fit into memory", f"shape {list(x.shape)}")) from None
 
 
-def _column(x: Array, rows: int) -> Array:
+def column(x: Array, rows: int) -> Array:
     """A per-row setting as `[rows]`."""
     return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
 
@@ -149,6 +155,18 @@ SAMPLE_KINDS = {
 """What the backends give for a `farspan.Sample`, with element types."""
 
 
+SCORE_KINDS = {
+    "logprob": "float32", "rank": "int64", "entropy": "float32", "lse": "float32",
+    "top_token": "int64", "top_logprob": "float32",
+}  # fmt: skip
+"""The same for a `farspan.Score`."""
+
+
+def score_shapes(leading: tuple[int, ...], top: int) -> list[tuple[int, ...]]:
+    """The shape of each of them."""
+    return [(*leading, top) if name.startswith("top_") else leading for name in SCORE_KINDS]
+
+
 def sample_shapes(leading: tuple[int, ...], samples: int, top: int) -> list[tuple[int, ...]]:
     """The shape of each of them."""
     drawn = leading if samples == 1 else (*leading, samples)
@@ -157,7 +175,8 @@ def sample_shapes(leading: tuple[int, ...], samples: int, top: int) -> list[tupl
     return [shapes.get(name, leading) for name in SAMPLE_KINDS]
 
 
-def _sample_fields(leading: tuple[int, ...], samples: int = 1, top: int = 0) -> tuple[Array, ...]:
+def sample_fields(leading: tuple[int, ...], samples: int = 1, top: int = 0) -> tuple[Array, ...]:
+    """Memory for what the backends give for a `farspan.Sample`."""
     shapes = sample_shapes(leading, samples, top)
     return tuple(empty("hidden", shape, kind) for shape, kind in zip(shapes, SAMPLE_KINDS.values(), strict=True))
 

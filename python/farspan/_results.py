@@ -65,6 +65,10 @@ class Score(NamedTuple):
     """float32, nats, of `softmax(l)`."""
     lse: Any
     """float32, `logsumexp(l)`."""
+    top_token: Any = None
+    """int64 `[..., top]`: the most likely tokens, ties by the lowest id; None unless `top` asks for them."""
+    top_logprob: Any = None
+    """float32 `[..., top]`, nats, of those."""
 
 
 class Top(NamedTuple):

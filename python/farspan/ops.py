@@ -22,7 +22,9 @@ from farspan._settings import Settings
 _LIBRARY = torch.library.Library("farspan", "DEF")
 _HALVES = (torch.bfloat16, torch.float16)
 _RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
-_SAMPLE = "(" + ", ".join(f"Tensor {name}" for name in _kernels.SAMPLE_KINDS) + ")"
+_SAMPLE, _SCORE = (
+    "(" + ", ".join(f"Tensor {name}" for name in kinds) + ")" for kinds in (_kernels.SAMPLE_KINDS, _kernels.SCORE_KINDS)
+)
 _SETTINGS = (
     "str order='hf', Tensor? reals=None, Tensor? counts=None, Tensor? history_ids=None, Tensor? history_offsets=None, "
     "Tensor? prompt_lengths=None, Tensor? bias_ids=None, Tensor? bias_values=None, Tensor? bias_offsets=None, "
@@ -168,8 +170,9 @@ def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, kno
     return torch.from_numpy(_kernels.ranks(*arrays, drawn, *_rules_and_settings(rest)))
 
 
-def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    fields = _kernels.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), _rules(*rules))
+def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    rules, top = _rules(*rest[:_RULES_LENGTH]), _top_of(rest)
+    fields = _kernels.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), rules, top)
     return tuple(map(torch.from_numpy, fields))
 
 
@@ -178,13 +181,19 @@ def _top_cpu(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tenso
     return tuple(map(torch.from_numpy, fields))
 
 
-def _fields(*kinds: torch.dtype) -> Callable[..., tuple[Tensor, ...]]:
-    """A fake kernel whose results have the leading shape of hidden."""
+def _score_fake(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    shapes = _kernels.score_shapes(tuple(hidden.shape[:-1]), _top_of(rest))
+    return _new(hidden, shapes, _kernels.SCORE_KINDS)
 
-    def fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(hidden.new_empty(hidden.shape[:-1], dtype=kind) for kind in kinds)
 
-    return fake
+def _top_of(rest: tuple[Any, ...]) -> int:
+    return rest[_RULES_LENGTH] if len(rest) > _RULES_LENGTH else 0
+
+
+def _new(hidden: Tensor, shapes: list[tuple[int, ...]], kinds: dict[str, str]) -> tuple[Tensor, ...]:
+    """Tensors of the kinds that `_kernels` lists."""
+    types = (getattr(torch, kind) for kind in kinds.values())
+    return tuple(hidden.new_empty(shape, dtype=kind) for shape, kind in zip(shapes, types, strict=True))
 
 
 def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
@@ -196,8 +205,7 @@ def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tens
 def _sample_fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     settings = Settings(*arguments[_DRAWS_LENGTH + _RULES_LENGTH :])
     shapes = _kernels.sample_shapes(tuple(hidden.shape[:-1]), settings.samples, settings.top)
-    kinds = (getattr(torch, kind) for kind in _kernels.SAMPLE_KINDS.values())
-    return tuple(hidden.new_empty(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True))
+    return _new(hidden, shapes, _kernels.SAMPLE_KINDS)
 
 
 _DRAWS_LENGTH, _RULES_LENGTH = 4, 4
@@ -216,10 +224,9 @@ ranks = _register(
     lambda hidden, weight, token, logit, known, *rest: torch.empty_like(known),
 )
 score = _register(
-    f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}) -> "
-    "(Tensor logprob, Tensor rank, Tensor entropy, Tensor lse)",
+    f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}, int top=0) -> {_SCORE}",
     _score_cpu,
-    _fields(torch.float32, torch.int64, torch.float32, torch.float32),
+    _score_fake,
 )
 top = _register(
     f"top(Tensor hidden, Tensor weight, SymInt k, {_RULES}) -> (Tensor token, Tensor logit, Tensor lse)",

@@ -321,7 +321,7 @@ def _draw(l: Tensor, kept: Tensor, temperature: Tensor, g: Tensor) -> tuple[Tens
     return token[..., 0], _log_softmax(scaled).gather(-1, token)[..., 0]
 
 
-def score(hidden: Tensor, weight: Tensor, targets: Tensor, **rules: Any) -> Score:
+def score(hidden: Tensor, weight: Tensor, targets: Tensor, top: int = 0, **rules: Any) -> Score:
     """The meaning of `farspan.score`."""
     l = logits(hidden, weight, **rules)
     target = torch.as_tensor(targets, device=l.device).long().expand(l.shape[:-1])[..., None]
@@ -329,7 +329,12 @@ def score(hidden: Tensor, weight: Tensor, targets: Tensor, **rules: Any) -> Scor
     rank = ((l > chosen) | ((l == chosen) & (ids < target))).sum(-1).masked_fill(l.isnan().any(-1), -1)
     logprobs = _log_softmax(l)
     entropy = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)).sum(-1)
-    return Score(logprobs.gather(-1, target)[..., 0], rank, entropy, torch.logsumexp(l, -1))
+    scored = Score(logprobs.gather(-1, target)[..., 0], rank, entropy, torch.logsumexp(l, -1))
+    if not top:
+        return scored
+    logprob, token = (x[..., :top] for x in torch.sort(logprobs, dim=-1, descending=True, stable=True))
+    token = token.masked_fill(l.isnan().any(-1, keepdim=True), -1)
+    return scored._replace(top_token=token, top_logprob=logprob)
 
 
 def top(hidden: Tensor, weight: Tensor, k: int, **rules: Any) -> Top:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from farspan import _arrays, _kernels
-from farspan._errors import ArgumentError, message
+from farspan import _arrays, _kernels, _shards
+from farspan._errors import ArgumentError, DtypeError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
 from farspan._settings import collect
+from farspan.parallel import VocabularyShard
 
 __all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
 
@@ -26,6 +27,7 @@ def greedy(
     softcap: float | None = None,
     bias: Any = None,
     valid_vocab: int | None = None,
+    shard: VocabularyShard | None = None,
 ) -> Sample:
     """The most likely token of every row; ties go to the lowest id.
 
@@ -38,6 +40,7 @@ def greedy(
         softcap: bound of the scaled products, above 0.
         bias: `[vocab]` float32; -inf bans a token.
         valid_vocab: how many ids exist; default all.
+        shard: a `VocabularyShard` where `weight` and `bias` are a part of the vocabulary; ids stay those of the whole.
 
     Returns:
         A `Sample` whose logprob is 0. A row with a NaN logit gives token -1 and `FLAG_NAN`, a row without a finite one
@@ -50,6 +53,11 @@ def greedy(
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    if shard is not None:
+        return sample(
+            hidden, weight, seed=0, position=0, temperature=0.0, scale=scale, softcap=softcap, bias=bias,
+            valid_vocab=valid_vocab, shard=shard,
+        )  # fmt: skip
     if isinstance(hidden, np.ndarray):
         return _sampled(_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
     from farspan import ops
@@ -96,6 +104,7 @@ def sample(
     mask: Any = None,
     top: int = 0,
     samples: int = 1,
+    shard: VocabularyShard | None = None,
 ) -> Sample:
     """Draw one token per row from `softmax(l / temperature)`, after penalties, bans and cuts.
 
@@ -110,7 +119,7 @@ def sample(
     `docs/sampling.md` has one line for each and the table of orders.
 
     Args:
-        hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
+        hidden, weight, scale, softcap, bias, valid_vocab, shard: as in `greedy`.
         seed: any int64, taken by its bits. This and the following are a scalar or of the leading shape of hidden.
         position: of the token drawn, usually its index in the sequence; 0 to 2**32 - 1.
         stream: tells apart sequences of one seed; 0 to 2**32 - 1.
@@ -155,6 +164,12 @@ def sample(
         dry_base=dry_base, dry_allowed_length=dry_allowed_length, history=history, prompt_lengths=prompt_lengths,
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
+    if shard is not None:
+        if not isinstance(shard, VocabularyShard):
+            raise DtypeError(message("shard", "a farspan.VocabularyShard", _arrays.describe(shard)))
+        sharded = _shards.Draw(dtype, hidden, weight, draws, rules, settings, shard)
+        fields = _shards.like(sharded.fields(), hidden)
+        return _sampled(fields, settings.top, lambda *drawn: _shards.like((sharded.ranks(*drawn),), hidden)[0])
     if isinstance(hidden, np.ndarray):
         problem = (dtype, _kernels.bits(hidden), _kernels.bits(weight))
         fields = _kernels.sample(*problem, draws, rules, settings)
@@ -185,19 +200,22 @@ def score(
     softcap: float | None = None,
     bias: Any = None,
     valid_vocab: int | None = None,
+    top: int = 0,
 ) -> Score:
     """What the model says about given tokens: the loss is `-score(...).logprob.mean()`.
 
         logprob = log_softmax(l).gather(-1, targets)
         rank = ((l > l[targets]) | ((l == l[targets]) & (ids < targets))).sum(-1)
+        top_logprob, top_token = sort(log_softmax(l), descending=True, stable=True)[..., :top]
         entropy = -(softmax(l) * log_softmax(l)).sum(-1)
 
     Args:
         hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
         targets: int32 or int64 ids below `valid_vocab`, a scalar or of the leading shape of hidden.
+        top: how many of the most likely tokens to report beside, at most 128.
 
     Returns:
-        A `Score`. In a row with a NaN logit rank is -1 and the rest NaN.
+        A `Score`. In a row with a NaN logit ranks and tokens are -1 and the rest NaN.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
@@ -206,11 +224,14 @@ def score(
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     exist = weight.shape[0] if valid_vocab is None else rules[3]
     targets = _arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
+    top = _arrays.count("top", top)
     if isinstance(hidden, np.ndarray):
-        return Score(*_kernels.score(dtype, _kernels.bits(hidden), _kernels.bits(weight), targets, rules))
-    from farspan import ops
+        fields = _kernels.score(dtype, _kernels.bits(hidden), _kernels.bits(weight), targets, rules, top)
+    else:
+        from farspan import ops
 
-    return Score(*ops.score(hidden, weight, targets, *rules))
+        fields = ops.score(hidden, weight, targets, *rules, top)
+    return Score(*(fields if top else fields[:4]))
 
 
 def top(

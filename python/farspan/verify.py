@@ -106,7 +106,7 @@ def _per_place(name: str, x: Any, draft: Any) -> Any:
         return (*(np.concatenate([c[:0], *(c[span] for span in repeated)]) for c in columns), np.cumsum([0, *lengths]))
     if name in ("mask", "prompt_lengths"):
         return np.repeat(_numpy(x), places, 0)
-    return x if name in ("bias", "order") else _spread(x, places)
+    return x if name in ("bias", "order", "shard") else _spread(x, places)
 
 
 def _spans(name: str, lists: Any, rows: int) -> list[Any]:

@@ -88,6 +88,13 @@ def test_unembedding_is_its_definition(backend: str, case: Case, kind: str) -> N
     banned = chosen[..., 0].isneginf().numpy()
     assert (flawed | banned | ((fewest <= rank) & (rank <= most))).all(), f"score: rank {rank}, expected {truth.rank}"
     assert (rank == truth.rank.numpy())[flawed | banned].all(), "score: rank of a flawed row or of a banned target"
+    if truth.top_token is None:
+        assert result.top_token is None
+        assert result.top_logprob is None
+    else:
+        listed = as_numpy(run(case, "top", kind).token)[..., : truth.top_token.shape[-1]]
+        assert (as_numpy(result.top_token) == listed).all(), "score: the list is that of top"
+        assert_close(result.top_logprob, truth.top_logprob, allowed.sum, "score: top_logprob")
 
     result, truth = run(case, "top", kind), definition(case, "top", torch.float64)
     assert_close(result.logit, truth.logit, allowed.logit, "top: logit")

@@ -29,7 +29,9 @@ class Case:
         """Positional and keyword arguments behind hidden and weight."""
         if operation == "sample":
             return (), {**self.draws, **self.rules}
-        return {"greedy": (), "score": (self.targets,), "top": (self.k,)}[operation], self.rules
+        if operation == "score":
+            return (self.targets,), {"top": min(self.k, 128), **self.rules}
+        return {"greedy": (), "top": (self.k,)}[operation], self.rules
 
 
 @st.composite

@@ -22,9 +22,10 @@ LAYERS = (
     ("verify",),
     ("attention", "linear", "unembed"),
     ("ops", "reference"),
+    ("_shards",),
     ("_kernels",),
     ("_settings",),
-    ("_threads",),
+    ("_threads", "parallel"),
     ("_arrays", "_core", "_results", "testing", "tokenizer"),
     ("_errors",),
 )

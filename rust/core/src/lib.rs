@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
+pub mod draw;
 pub mod dtype;
 pub mod elementary;
 pub mod error;

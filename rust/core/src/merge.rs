@@ -4,10 +4,11 @@
 //! [`Best`] and [`TopList`] are maxima under a total order: any order of merging gives the same.
 
 use crate::elementary::{exp, ln};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
 /// Softmax sums relative to the largest logit so far.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mass {
     /// The largest logit; -inf of nothing; NaN once a logit was NaN, and for ever.
     pub max: f32,
@@ -67,6 +68,11 @@ impl Mass {
         }
     }
 
+    /// The mass of all of these parts, merged in their order.
+    pub fn fold(parts: &[Mass], inverse_temperature: f32) -> Mass {
+        parts.iter().fold(Mass::NOTHING, |mass, part| mass.merge(*part, inverse_temperature))
+    }
+
     /// `log(sum(exp(l)))`: NaN with a NaN logit, -inf of nothing.
     pub fn lse(&self) -> f32 {
         if self.sum > 0.0 { self.max + ln(self.sum) } else { self.max }
@@ -112,7 +118,7 @@ fn moved_moment(sum: f32, moment: f32, step: f32, factor: f32) -> f32 {
 }
 
 /// Number, mean and squared deviations of finite logits, merged as Chan, Golub and LeVeque (1979) do.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// How many.
     pub count: u32,
@@ -141,7 +147,7 @@ impl Spread {
 }
 
 /// The token of the largest score.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// What is compared: the logit itself, or the logit over the temperature plus noise.
     pub score: f32,
@@ -177,7 +183,7 @@ impl Best {
 }
 
 /// A token and its logit in the order of a list: larger logits first, equal ones by id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ranked(u64);
 
 impl Ranked {

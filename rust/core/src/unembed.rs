@@ -43,9 +43,38 @@ pub struct Draws<'a> {
 /// The largest vocabulary: token ids are the first Philox counter word, and a signed 32-bit integer in the kernels.
 pub const MAX_VOCAB: usize = 1 << 31;
 
-/// The shapes of `hidden [rows, dim]` and `weight [vocab, dim]`, and the rules over them: the number of tokens that
-/// exist.
-pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules) -> Result<usize> {
+/// Which part of a vocabulary a weight holds: the tokens from `first` on, of `vocab` in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// The id of the weight's first row.
+    pub first: usize,
+    /// How many ids the whole vocabulary has.
+    pub vocab: usize,
+}
+
+/// Where a vocabulary may be cut: softmax sums are folded by stretches of so many tokens, and a cut inside one would
+/// change their bits.
+pub const SHARD_UNIT: usize = 2048;
+
+impl Shard {
+    /// That this many rows are a part of the vocabulary, cut where it may be cut.
+    pub fn check(&self, rows: usize) -> Result<()> {
+        if self.vocab > MAX_VOCAB {
+            return Err(Error::argument("shard", format!("a vocabulary of at most {MAX_VOCAB}"), self.vocab));
+        }
+        let end = self.first.saturating_add(rows);
+        let whole = |token: usize| token.is_multiple_of(SHARD_UNIT) || token == self.vocab;
+        if end <= self.vocab && whole(self.first) && whole(end) {
+            return Ok(());
+        }
+        let expected = format!("tokens that begin and end at multiples of {SHARD_UNIT}, or at the end, {}", self.vocab);
+        Err(Error::argument("shard", expected, format!("{} to {end}", self.first)))
+    }
+}
+
+/// The shapes of `hidden [rows, dim]` and `weight [tokens, dim]`, which holds a part of a vocabulary, and the rules
+/// over them: the number of tokens that exist in all.
+pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules, shard: Shard) -> Result<usize> {
     if hidden[1] != weight[1] {
         return Err(Error::argument(
             "weight",
@@ -73,11 +102,12 @@ pub fn check_rules(hidden: [usize; 2], weight: [usize; 2], rules: &Rules) -> Res
             format!("[{}]", bias.len()),
         ));
     }
+    shard.check(weight[0])?;
     match rules.valid_vocab {
-        None => Ok(weight[0]),
-        Some(valid) if valid <= weight[0] => Ok(valid),
+        None => Ok(shard.vocab),
+        Some(valid) if valid <= shard.vocab => Ok(valid),
         Some(valid) => {
-            Err(Error::argument("valid_vocab", format!("0 to {}, the size of the vocabulary", weight[0]), valid))
+            Err(Error::argument("valid_vocab", format!("0 to {}, the size of the vocabulary", shard.vocab), valid))
         }
     }
 }

@@ -6,7 +6,7 @@ mod sampler_case;
 
 use farspan_core::noise::NoiseKey;
 use farspan_core::oracle::unembed as oracle;
-use farspan_core::unembed::FLAG_EMPTY;
+use farspan_core::unembed::{FLAG_EMPTY, SHARD_UNIT};
 use farspan_cpu::dispatch::{MACHINES, force};
 use farspan_cpu::threads::set_num_threads;
 use farspan_cpu::unembed::Samples;
@@ -76,6 +76,20 @@ proptest! {
                 prop_assert_eq!(everything(&other.run(), &other), bits(&whole, &rows, &case), "rows {:?}", rows);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(80))]
+
+    #[test]
+    fn parts_of_the_vocabulary_merge_into_the_whole(case in cases(), cuts in prop::collection::vec(0usize..5, 0..8)) {
+        let _guard = alone();
+        let vocab = case.rows[0].logits.len();
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * SHARD_UNIT).min(vocab)).chain([vocab]).collect();
+        ends.sort_unstable();
+        let (parts, whole) = (case.run_in_parts(&ends), case.run());
+        prop_assert_eq!(everything(&parts, &case), everything(&whole, &case), "cut at {:?}", ends);
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn borrow(argument: &'static str, error: BorrowError) -> Error {
 }
 
 /// Runs `work` without the interpreter lock. A panic is a bug of ours; it still must not unwind into the interpreter.
-pub(crate) fn detached(py: Python<'_>, work: impl FnOnce() -> farspan_core::Result<()> + Send) -> Outcome {
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> farspan_core::Result<T> + Send) -> Outcome<T> {
     let result = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
     Ok(result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());

@@ -8,6 +8,7 @@ mod failure;
 mod machine;
 mod rowwise;
 mod settings;
+mod shards;
 mod unembed;
 
 use pyo3::prelude::*;
@@ -20,6 +21,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::greedy, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
+    module.add("SHARD_UNIT", farspan_core::unembed::SHARD_UNIT)?;
+    module.add_function(wrap_pyfunction!(shards::sample_part, module)?)?;
+    module.add_function(wrap_pyfunction!(shards::sample_merge, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::score, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::top, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::rank, module)?)?;

@@ -3,7 +3,7 @@
 use crate::arrays::{Large, LargeMut, integers, named_dtype, readonly, readwrite};
 use crate::failure::{Outcome, detached};
 use crate::settings::Owned;
-use farspan_core::unembed::{Draws, Rules};
+use farspan_core::unembed::{Draws, Rules, Shard};
 use farspan_core::{Error, Result};
 use farspan_cpu::matrix::{Matrix, MatrixMut};
 use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
@@ -39,7 +39,7 @@ pub(crate) fn linear(
 }
 
 /// Arguments that every unembedding operation has.
-struct Problem<'py> {
+pub(crate) struct Problem<'py> {
     hidden: Large<'py, Ix2>,
     weight: Large<'py, Ix2>,
     bias: Option<PyReadonlyArray1<'py, f32>>,
@@ -49,11 +49,11 @@ struct Problem<'py> {
 }
 
 /// The Python arguments of a [`Problem`], in their order.
-type Arguments<'a, 'py> =
+pub(crate) type Arguments<'a, 'py> =
     (&'a str, Bound<'py, PyAny>, Bound<'py, PyAny>, f64, Option<f64>, Option<Bound<'py, PyAny>>, Option<usize>);
 
 impl<'py> Problem<'py> {
-    fn new((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_, 'py>) -> Result<Self> {
+    pub(crate) fn new((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_, 'py>) -> Result<Self> {
         let dtype = named_dtype("hidden", dtype)?;
         Ok(Problem {
             hidden: Large::new("hidden", dtype, &hidden)?,
@@ -65,7 +65,7 @@ impl<'py> Problem<'py> {
         })
     }
 
-    fn parts(&self) -> Result<(Matrix<'_>, Matrix<'_>, Rules<'_>)> {
+    pub(crate) fn parts(&self) -> Result<(Matrix<'_>, Matrix<'_>, Rules<'_>)> {
         let rules = Rules {
             scale: self.scale as f32,
             softcap: self.softcap.map(|cap| cap as f32),
@@ -77,10 +77,10 @@ impl<'py> Problem<'py> {
 }
 
 /// The outputs of [`greedy`] and [`sample`] in the order of `farspan.Sample`.
-type SampleArrays<'py> = [Bound<'py, PyAny>; 12];
+pub(crate) type SampleArrays<'py> = [Bound<'py, PyAny>; 12];
 
 /// Borrowed for writing.
-struct SampleBuffers<'py> {
+pub(crate) struct SampleBuffers<'py> {
     token: PyReadwriteArray1<'py, i64>,
     logprob: PyReadwriteArray1<'py, f32>,
     raw_logprob: PyReadwriteArray1<'py, f32>,
@@ -96,7 +96,7 @@ struct SampleBuffers<'py> {
 }
 
 impl<'py> SampleBuffers<'py> {
-    fn new(arrays: &SampleArrays<'py>) -> Result<Self> {
+    pub(crate) fn new(arrays: &SampleArrays<'py>) -> Result<Self> {
         let [token, logprob, raw_logprob, lse, flag, rank, logit, kept, kept_mass, entropy, top_token, top_logprob] =
             arrays;
         Ok(SampleBuffers {
@@ -115,7 +115,7 @@ impl<'py> SampleBuffers<'py> {
         })
     }
 
-    fn out(&mut self) -> Result<SampleOut<'_>> {
+    pub(crate) fn out(&mut self) -> Result<SampleOut<'_>> {
         Ok(SampleOut {
             token: slice_mut("token", &mut self.token)?,
             logprob: slice_mut("logprob", &mut self.logprob)?,
@@ -142,6 +142,30 @@ pub(crate) fn greedy<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, out: Sam
     detached(py, || unembed::greedy(hidden, weight, &rules, out))
 }
 
+/// Seeds, positions, streams and temperatures, borrowed or widened.
+pub(crate) struct Drawing<'py> {
+    seed: Vec<u64>,
+    position: Vec<u32>,
+    stream: Vec<u32>,
+    temperature: PyReadonlyArray1<'py, f32>,
+}
+
+impl<'py> Drawing<'py> {
+    pub(crate) fn new([seed, position, stream, temperature]: [Bound<'py, PyAny>; 4]) -> Result<Self> {
+        Ok(Drawing {
+            seed: integers("seed", &seed)?.into_iter().map(i64::cast_unsigned).collect(),
+            position: words("position", &position)?,
+            stream: words("stream", &stream)?,
+            temperature: readonly::<f32, Ix1>("temperature", &temperature)?,
+        })
+    }
+
+    pub(crate) fn view(&self) -> Result<Draws<'_>> {
+        let temperature = slice("temperature", &self.temperature)?;
+        Ok(Draws { seed: &self.seed, position: &self.position, stream: &self.stream, temperature })
+    }
+}
+
 /// Tokens drawn with noise version 1. `draws` are seed, position, stream (int64) and temperature (float32).
 #[pyfunction]
 #[pyo3(signature = (problem, draws, settings, out, /))]
@@ -152,12 +176,8 @@ pub(crate) fn sample<'py>(
     settings: Option<&Bound<'py, PyTuple>>,
     out: SampleArrays<'py>,
 ) -> Outcome {
-    let [seed, position, stream, temperature] = draws;
-    let seed: Vec<u64> = integers("seed", &seed)?.into_iter().map(i64::cast_unsigned).collect();
-    let (position, stream) = (words("position", &position)?, words("stream", &stream)?);
-    let temperature = readonly::<f32, Ix1>("temperature", &temperature)?;
-    let temperature = slice("temperature", &temperature)?;
-    let draws = Draws { seed: &seed, position: &position, stream: &stream, temperature };
+    let drawing = Drawing::new(draws)?;
+    let draws = drawing.view()?;
     let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
     let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
     let settings = settings.map(Owned::new).transpose()?;
@@ -165,28 +185,33 @@ pub(crate) fn sample<'py>(
     detached(py, || unembed::sample(hidden, weight, &draws, settings.as_ref(), &rules, out))
 }
 
-/// What the model says about one given token per row.
+/// What the model says about one given token per row, and the `top` most likely ones.
 #[pyfunction]
-#[pyo3(signature = (problem, targets, out, /))]
+#[pyo3(signature = (problem, targets, top, out, /))]
 pub(crate) fn score<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     targets: Bound<'py, PyAny>,
-    out: [Bound<'py, PyAny>; 4],
+    top: usize,
+    out: [Bound<'py, PyAny>; 6],
 ) -> Outcome {
     let targets = integers("targets", &targets)?;
     let problem = Problem::new(problem)?;
     let (hidden, weight, rules) = problem.parts()?;
-    let [logprob, rank, entropy, lse] = out;
+    let [logprob, rank, entropy, lse, top_token, top_logprob] = out;
     let (mut logprob, mut rank) = (readwrite("logprob", &logprob)?, readwrite("rank", &rank)?);
     let (mut entropy, mut lse) = (readwrite("entropy", &entropy)?, readwrite("lse", &lse)?);
+    let mut top_token = readwrite("top_token", &top_token)?;
+    let mut top_logprob = readwrite("top_logprob", &top_logprob)?;
     let out = ScoreOut {
         logprob: slice_mut("logprob", &mut logprob)?,
         rank: slice_mut("rank", &mut rank)?,
         entropy: slice_mut("entropy", &mut entropy)?,
         lse: slice_mut("lse", &mut lse)?,
+        top_token: slice_mut("top_token", &mut top_token)?,
+        top_logprob: slice_mut("top_logprob", &mut top_logprob)?,
     };
-    detached(py, || unembed::score(hidden, weight, &targets, &rules, out))
+    detached(py, || unembed::score(hidden, weight, &targets, top, &rules, out))
 }
 
 /// The k largest logits per row; token and logit are `[rows * k]`.
@@ -238,13 +263,15 @@ fn slice_mut<'a, T: numpy::Element>(
     row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
 }
 
-/// Counts the ranks that `sample` left open; `drawn` are token and logit.
+/// Counts the ranks that `sample` left open, in the part `(first, vocab)` of the vocabulary where one is given; `drawn`
+/// are token and logit.
 #[pyfunction]
-#[pyo3(signature = (problem, settings, drawn, rank, /))]
+#[pyo3(signature = (problem, settings, shard, drawn, rank, /))]
 pub(crate) fn rank<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     settings: Option<&Bound<'py, PyTuple>>,
+    shard: Option<(usize, usize)>,
     drawn: [Bound<'py, PyAny>; 2],
     rank: &Bound<'py, PyAny>,
 ) -> Outcome {
@@ -257,7 +284,8 @@ pub(crate) fn rank<'py>(
     let logit = slice("logit", &logit)?;
     let mut rank = readwrite::<i64, Ix1>("rank", rank)?;
     let rank = slice_mut("rank", &mut rank)?;
-    detached(py, || unembed::rank(hidden, weight, settings.as_ref(), &rules, &token, logit, rank))
+    let shard = shard.map(|(first, vocab)| Shard { first, vocab });
+    detached(py, || unembed::rank(hidden, weight, settings.as_ref(), &rules, shard, &token, logit, rank))
 }
 
 /// How many rows this process has read a second time.

@@ -9,5 +9,5 @@ pub mod settings;
 
 pub use changes::{Change, Lists, Penalties, changes};
 pub use cuts::{Kept, Summary, Totals, Undecided, cut, scaled};
-pub use problem::{MAX_TOP, Mask, Ragged, Settings};
+pub use problem::{MAX_TOP, Mask, Ragged, Settings, check_top};
 pub use settings::{Cuts, Order, xtc_applies};

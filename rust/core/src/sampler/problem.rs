@@ -70,6 +70,15 @@ impl<'a> Mask<'a> {
 /// The largest list of most likely tokens that a draw reports.
 pub const MAX_TOP: usize = 128;
 
+/// That a list of the most likely tokens is neither too long nor longer than there are tokens.
+pub fn check_top(top: usize, valid_vocab: usize) -> Result<()> {
+    let most = MAX_TOP.min(valid_vocab);
+    if top <= most {
+        return Ok(());
+    }
+    Err(Error::argument("top", format!("0 to {most}: at most {MAX_TOP}, and no more than there are tokens"), top))
+}
+
 /// The settings of a call. Every slice has one entry per row.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the fields are the public arguments, documented at `Cuts`, `Penalties` and `Lists`")]
@@ -145,11 +154,7 @@ impl<'a> Settings<'a> {
         self.check_penalties(rows)?;
         self.check_lists(rows, valid_vocab)?;
         self.check_mask(rows, vocab)?;
-        let most = MAX_TOP.min(valid_vocab);
-        if self.top > most {
-            let expected = format!("0 to {most}: at most {MAX_TOP}, and no more than there are tokens");
-            return Err(Error::argument("top", expected, self.top));
-        }
+        check_top(self.top, valid_vocab)?;
         if self.samples == 0 {
             return Err(Error::argument("samples", "at least 1", 0));
         }

@@ -1,79 +1,90 @@
 //! The epilogue of `greedy` and `sample`: one pass finds the draws of rows that nothing is cut from, and the largest
 //! logits of all rows, which decide nearly every cut.
 
-use super::list::{fill, offer};
+use super::changes::Changes;
+use super::list::offer;
 use super::pass::{Chunk, Epilogue};
-use super::plan::Plan;
-use super::result::{Drawn, Results};
+use super::sums::{Wanted, extend};
 use crate::arch::unembed::Kernels;
-use farspan_core::merge::{Best, Mass, Ranked, Spread, TopList};
-use farspan_core::sampler::{Summary, Totals};
+use farspan_core::draw::{Found, Plan};
+use farspan_core::merge::{Best, Mass, Spread, TopList};
 use std::ops::Range;
 
-pub(super) struct Draw<'p, 'a, 'o> {
-    pub plans: &'p [Plan<'a>],
-    pub results: Results<'o>,
-    /// Rows whose cuts the largest logits did not decide.
-    pub undecided: Vec<usize>,
+/// How one row is read: its draw, and what happens to single logits.
+pub(super) struct Row<'a> {
+    pub plan: Plan,
+    pub changes: Option<Changes<'a>>,
+}
+
+impl Row<'_> {
+    /// As [`Epilogue::change`].
+    pub(super) fn change(&self, kernels: &Kernels, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
+        self.changes.as_ref().map_or(max, |changes| changes.apply(kernels, tokens, logits, max))
+    }
+
+    /// Adds a chunk to the row's softmax sums. At temperature 1 those at the temperature are the plain ones.
+    pub(super) fn extend(&self, kernels: &Kernels, chunk: &Chunk, mass: &mut Mass) {
+        let inverse = self.plan.inverse_temperature();
+        extend(kernels, chunk, if inverse == 1.0 { Wanted::Moment } else { Wanted::Tempered(inverse) }, mass);
+    }
+}
+
+/// Hands what it found of each row to `each`.
+pub(super) struct Draw<'p, 'a, F> {
+    pub rows: &'p [Row<'a>],
+    pub samples: usize,
+    pub each: F,
 }
 
 /// What the pass keeps of a row.
-pub(super) struct Found {
+pub(super) struct Reading {
     /// One per sample, of a row that nothing is cut from.
     best: Vec<Best>,
     list: TopList,
     /// How many logits are above -inf.
     size: usize,
-    /// Spreads of chunks by first token: folded in that order, whichever thread came first.
+    /// Spreads of chunks by first token: put into that order, whichever thread came first.
     spreads: Vec<(usize, Spread)>,
     row: usize,
 }
 
-impl Draw<'_, '_, '_> {
-    fn free_samples(&self, row: usize) -> usize {
-        let plan = &self.plans[row];
-        if plan.warm.is_some() && plan.cuts.is_none() { self.results.samples } else { 0 }
-    }
-}
+impl<F: FnMut(usize, Found) + Sync> Epilogue for Draw<'_, '_, F> {
+    type Found = Reading;
 
-impl Epilogue for Draw<'_, '_, '_> {
-    type Found = Found;
-
-    fn nothing(&self, row: usize) -> Found {
-        Found {
-            best: vec![Best::NOTHING; self.free_samples(row)],
-            list: TopList::new(self.plans[row].listed, f32::NEG_INFINITY),
+    fn nothing(&self, row: usize) -> Reading {
+        let plan = &self.rows[row].plan;
+        Reading {
+            best: vec![Best::NOTHING; plan.free().map_or(0, |_| self.samples)],
+            list: TopList::new(plan.listed, f32::NEG_INFINITY),
             size: 0,
             spreads: Vec::new(),
             row,
         }
     }
 
-    fn begin(&self, so_far: &Found) -> Found {
-        Found {
+    fn begin(&self, so_far: &Reading) -> Reading {
+        let listed = self.rows[so_far.row].plan.listed;
+        Reading {
             best: so_far.best.clone(),
-            list: TopList::new(self.plans[so_far.row].listed, so_far.list.threshold()),
+            list: TopList::new(listed, so_far.list.threshold()),
             ..self.nothing(so_far.row)
         }
     }
 
     fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-        match &self.plans[row].changes {
-            Some(changes) => changes.apply(kernels, tokens, logits, max),
-            None => max,
-        }
+        self.rows[row].change(kernels, tokens, logits, max)
     }
 
-    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Found) {
-        let plan = &self.plans[row];
-        plan.extend(kernels, chunk, mass);
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Reading) {
+        let plan = &self.rows[row].plan;
+        self.rows[row].extend(kernels, chunk, mass);
         offer(kernels, chunk, &mut found.list);
         let count = kernels.count_above(chunk.logits, f32::NEG_INFINITY, 0);
         found.size += count;
-        if plan.cuts.is_some_and(|cuts| cuts.top_n_sigma > 0.0) {
+        if plan.spreads() {
             found.spreads.push((chunk.tokens.start, spread(kernels, chunk.logits, count)));
         }
-        if let Some(warm) = &plan.warm {
+        if let Some(warm) = plan.free() {
             for (sample, best) in found.best.iter_mut().enumerate() {
                 let first = chunk.tokens.start as u32;
                 kernels.best_perturbed(chunk.logits, first, &warm.key(sample), warm.inverse, best);
@@ -81,66 +92,23 @@ impl Epilogue for Draw<'_, '_, '_> {
         }
     }
 
-    fn merge(&self, so_far: &mut Found, segment: Found) {
+    fn merge(&self, so_far: &mut Reading, segment: Reading) {
         so_far.best.iter_mut().zip(segment.best).for_each(|(best, other)| *best = best.merge(other));
         so_far.list.merge(&segment.list);
         so_far.size += segment.size;
         so_far.spreads.extend(segment.spreads);
     }
 
-    fn inverse_temperature(&self, row: usize) -> f32 {
-        self.plans[row].inverse_temperature()
-    }
-
-    fn finish(&mut self, row: usize, mass: Mass, mut found: Found) {
-        let plan = &self.plans[row];
-        let list = found.list.into_sorted();
-        let flagged = self.results.row(row, &mass, found.size);
-        let top = self.results.top;
-        if top > 0 {
-            let (tokens, logprobs) = self.results.top_lists(row);
-            fill(&list, mass.max.is_nan(), tokens, logprobs, |logit| mass.logprob(logit));
-        }
-        if flagged {
-            return;
-        }
-        let Some(warm) = &plan.warm else {
-            for sample in 0..self.results.samples {
-                let drawn = Drawn { token: list[0].token(), logit: list[0].logit(), logprob: 0.0, rank: Some(0) };
-                self.results.drawn(row, sample, &mass, drawn);
-            }
-            self.results.kept(row, 1, 1.0);
-            return;
-        };
-        let Some(cuts) = &plan.cuts else {
-            self.results.kept(row, found.size, 1.0);
-            for (sample, best) in found.best.into_iter().enumerate() {
-                let Some(token) = best.token else { continue };
-                let logprob = match warm.inverse {
-                    1.0 => mass.logprob(best.logit),
-                    inverse => mass.tempered_logprob(best.logit, inverse),
-                };
-                let rank = list.binary_search_by(|entry| Ranked::new(best.logit, token).cmp(entry)).ok();
-                self.results.drawn(row, sample, &mass, Drawn { token, logit: best.logit, logprob, rank });
-            }
-            return;
-        };
+    fn finish(&mut self, row: usize, masses: &[Mass], mut found: Reading) {
         found.spreads.sort_by_key(|(first, _)| *first);
-        let spread = found.spreads.into_iter().fold(Spread::default(), |sum, (_, spread)| sum.merge(spread));
-        let plain = Totals { mass: f64::from(mass.sum), energy: f64::from(mass.moment) };
-        let summary = Summary {
-            head: &list[..list.partition_point(|entry| entry.logit() > f32::NEG_INFINITY)],
-            size: found.size,
-            plain,
-            warm: match warm.inverse {
-                1.0 => plain,
-                _ => Totals { mass: f64::from(mass.tempered), energy: f64::from(mass.tempered_moment) },
-            },
-            deviation: spread.deviation(),
+        let found = Found {
+            masses: masses.to_vec(),
+            best: found.best,
+            list: found.list.into_sorted(),
+            size: found.size as u64,
+            spreads: found.spreads.into_iter().map(|(_, spread)| spread).collect(),
         };
-        if self.results.cut(row, warm, cuts, &summary, &mass).is_err() {
-            self.undecided.push(row);
-        }
+        (self.each)(row, found);
     }
 }
 

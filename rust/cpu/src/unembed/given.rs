@@ -1,22 +1,26 @@
 //! The epilogue of `score`: how a given token of each row stands among all.
 
 use super::ScoreOut;
+use super::list::offer;
 use super::pass::{Chunk, Epilogue, Problem};
 use super::sums::{Wanted, extend};
 use crate::arch::unembed::{Kernels, PAIRED};
 use crate::product::for_each_chunk;
-use farspan_core::merge::Mass;
+use farspan_core::draw::write_list;
+use farspan_core::merge::{Mass, TopList};
 
 pub(super) struct Given<'a> {
     targets: &'a [i64],
     /// The targets' own logits, which the pass compares with.
     logits: Vec<f32>,
+    /// How many of the most likely tokens are asked for.
+    top: usize,
     out: ScoreOut<'a>,
 }
 
 impl<'a> Given<'a> {
     /// Computes the targets' logits. `targets` are tokens that exist, one for each row.
-    pub(super) fn new(problem: &Problem, targets: &'a [i64], out: ScoreOut<'a>) -> Self {
+    pub(super) fn new(problem: &Problem, targets: &'a [i64], top: usize, out: ScoreOut<'a>) -> Self {
         let mut logits = vec![f32::NAN; targets.len()];
         for (row, (&target, logit)) in targets.iter().zip(&mut logits).enumerate() {
             let token = target as usize..target as usize + 1;
@@ -27,36 +31,50 @@ impl<'a> Given<'a> {
                 *logit = products[0];
             });
         }
-        Given { targets, logits, out }
+        Given { targets, logits, top, out }
     }
 }
 
-impl Epilogue for Given<'_> {
+/// What the pass keeps of a row.
+pub(super) struct Standing {
     /// How many tokens come before the target.
-    type Found = i64;
+    rank: i64,
+    list: TopList,
+}
 
-    fn nothing(&self, _row: usize) -> i64 {
-        0
+impl Epilogue for Given<'_> {
+    type Found = Standing;
+
+    fn nothing(&self, _row: usize) -> Standing {
+        Standing { rank: 0, list: TopList::new(self.top, f32::NEG_INFINITY) }
     }
 
-    fn begin(&self, _so_far: &i64) -> i64 {
-        0
+    fn begin(&self, so_far: &Standing) -> Standing {
+        Standing { rank: 0, list: TopList::new(self.top, so_far.list.threshold()) }
     }
 
-    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, rank: &mut i64) {
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Standing) {
         extend(kernels, chunk, Wanted::Moment, mass);
-        *rank += tokens_before(kernels, chunk, self.targets[row] as usize, self.logits[row]);
+        found.rank += tokens_before(kernels, chunk, self.targets[row] as usize, self.logits[row]);
+        if self.top > 0 {
+            offer(kernels, chunk, &mut found.list);
+        }
     }
 
-    fn merge(&self, so_far: &mut i64, segment: i64) {
-        *so_far += segment;
+    fn merge(&self, so_far: &mut Standing, segment: Standing) {
+        so_far.rank += segment.rank;
+        so_far.list.merge(&segment.list);
     }
 
-    fn finish(&mut self, row: usize, mass: Mass, rank: i64) {
+    fn finish(&mut self, row: usize, masses: &[Mass], found: Standing) {
+        let mass = Mass::fold(masses, 1.0);
         self.out.logprob[row] = mass.logprob(self.logits[row]);
-        self.out.rank[row] = if mass.max.is_nan() { -1 } else { rank };
+        self.out.rank[row] = if mass.max.is_nan() { -1 } else { found.rank };
         self.out.entropy[row] = mass.entropy();
         self.out.lse[row] = mass.lse();
+        let places = row * self.top..(row + 1) * self.top;
+        let (tokens, logprobs) = (&mut self.out.top_token[places.clone()], &mut self.out.top_logprob[places]);
+        write_list(&found.list.into_sorted(), &mass, tokens, logprobs);
     }
 }
 

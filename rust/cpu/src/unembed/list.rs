@@ -32,11 +32,19 @@ impl Epilogue for List<'_> {
         so_far.merge(&segment);
     }
 
-    fn finish(&mut self, row: usize, mass: Mass, found: TopList) {
+    fn finish(&mut self, row: usize, masses: &[Mass], found: TopList) {
+        let mass = Mass::fold(masses, 1.0);
         let places = row * self.k..(row + 1) * self.k;
         let (tokens, logits) = (&mut self.out.token[places.clone()], &mut self.out.logit[places]);
         self.out.lse[row] = mass.lse();
-        fill(&found.into_sorted(), mass.max.is_nan(), tokens, logits, |logit| logit);
+        if mass.max.is_nan() {
+            tokens.fill(-1);
+            logits.fill(f32::NAN);
+            return;
+        }
+        for ((token, logit), entry) in tokens.iter_mut().zip(logits).zip(found.into_sorted()) {
+            (*token, *logit) = (entry.token().into(), entry.logit());
+        }
     }
 }
 
@@ -49,17 +57,5 @@ pub(super) fn offer(kernels: &Kernels, chunk: &Chunk, list: &mut TopList) {
     let count = kernels.places_at_least(chunk.logits, list.threshold(), &mut places);
     for &place in places[..count].iter().take_while(|place| (**place as usize) < chunk.tokens.len()) {
         list.offer(Ranked::new(chunk.logits[place as usize], chunk.tokens.start as u32 + place));
-    }
-}
-
-/// Writes the beginning of a list, each logit through `value`: -1 and NaN in a row with NaN.
-pub(super) fn fill(list: &[Ranked], nan: bool, tokens: &mut [i64], values: &mut [f32], value: impl Fn(f32) -> f32) {
-    if nan {
-        tokens.fill(-1);
-        values.fill(f32::NAN);
-        return;
-    }
-    for ((token, place), entry) in tokens.iter_mut().zip(values).zip(list) {
-        (*token, *place) = (entry.token().into(), value(entry.logit()));
     }
 }

@@ -10,13 +10,14 @@ use crate::product::{CHUNK, block_rows, for_each_chunk};
 use crate::threads;
 use farspan_core::Result;
 use farspan_core::merge::Mass;
-use farspan_core::unembed::Rules;
+use farspan_core::unembed::{Rules, SHARD_UNIT};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Tokens of a segment: the unit that threads share out, and that softmax sums are folded by.
-const SEGMENT: usize = 4 * CHUNK;
+const SEGMENT: usize = SHARD_UNIT;
+const _: () = assert!(SEGMENT.is_multiple_of(CHUNK));
 /// Rows whose summaries are held at the same time.
 const SUPER_BLOCK: usize = 1024;
 
@@ -27,17 +28,29 @@ pub(super) struct Problem<'a> {
     pub hidden: Rows<'a>,
     pub weight: Rows<'a>,
     pub rules: Rules<'a>,
-    pub valid_vocab: usize,
+    /// The id of the weight's first row: not 0 in a part of a vocabulary.
+    pub first: usize,
+    /// How many of the weight's tokens exist.
+    pub valid: usize,
+    /// How many ids the whole vocabulary has.
+    pub vocab: usize,
+    /// How many of them exist.
+    pub exist: usize,
 }
 
 impl Problem<'_> {
-    /// The rules for the tokens in `range`.
+    /// The ids of the weight's tokens that exist.
+    pub(super) fn tokens(&self) -> Range<usize> {
+        self.first..self.first + self.valid
+    }
+
+    /// The rules for the weight's rows in `range`.
     pub(super) fn rule(&self, range: Range<usize>) -> Rule<'_> {
         Rule { scale: self.rules.scale, softcap: self.rules.softcap, bias: self.rules.bias.map(|bias| &bias[range]) }
     }
 }
 
-/// A row's logits of the tokens `tokens`; behind them -inf, up to a whole number of vectors.
+/// A row's logits of the tokens `tokens`, by their ids; behind them -inf, up to a whole number of vectors.
 pub(super) struct Chunk<'a> {
     pub tokens: Range<usize>,
     pub logits: &'a [f32],
@@ -69,13 +82,8 @@ pub(super) trait Epilogue: Sync {
     /// Adds what a segment found to what was known.
     fn merge(&self, so_far: &mut Self::Found, segment: Self::Found);
 
-    /// The inverse temperature that `Mass::tempered` of a row is meant for.
-    fn inverse_temperature(&self, _row: usize) -> f32 {
-        1.0
-    }
-
-    /// Writes the results of a row.
-    fn finish(&mut self, row: usize, mass: Mass, found: Self::Found);
+    /// Takes the sums of a row's segments, in order, and what was found.
+    fn finish(&mut self, row: usize, masses: &[Mass], found: Self::Found);
 }
 
 /// Runs `epilogue` over all rows and all tokens that exist.
@@ -90,7 +98,7 @@ pub(super) fn run<E: Epilogue>(problem: &Problem, epilogue: &mut E) -> Result<()
 fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mut E) -> Result<()> {
     let block = block_rows(rows.len());
     let blocks = rows.len().div_ceil(block);
-    let segments = problem.valid_vocab.div_ceil(SEGMENT);
+    let segments = problem.valid.div_ceil(SEGMENT);
     let found: Vec<_> = rows.clone().map(|row| Mutex::new(epilogue.nothing(row))).collect();
     let mut masses = vec![Mass::NOTHING; segments * blocks * block];
 
@@ -98,8 +106,8 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
     let task = |(index, masses): (usize, &mut [Mass])| {
         let (segment, first) = (index / blocks, index % blocks * block);
         let here = first..rows.len().min(first + block);
-        let tokens = segment * SEGMENT..problem.valid_vocab.min((segment + 1) * SEGMENT);
-        let part = Part { problem, first_row: rows.start + first, tokens };
+        let weights = segment * SEGMENT..problem.valid.min((segment + 1) * SEGMENT);
+        let part = Part { problem, first_row: rows.start + first, weights };
         part.run(shared, &mut masses[..here.len()], &found[here]);
     };
     if segments * blocks == 1 {
@@ -108,12 +116,11 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
         threads::run(|| masses.par_chunks_mut(block).enumerate().for_each(task))?;
     }
 
+    let mut of_row = Vec::with_capacity(segments);
     for (i, found) in found.into_iter().enumerate() {
-        let row = rows.start + i;
-        let inverse = epilogue.inverse_temperature(row);
-        let parts = masses.chunks_exact(blocks * block).map(|segment| segment[i]);
-        let mass = parts.fold(Mass::NOTHING, |mass, part| mass.merge(part, inverse));
-        epilogue.finish(row, mass, found.into_inner().unwrap_or_else(PoisonError::into_inner));
+        of_row.clear();
+        of_row.extend(masses.chunks_exact(blocks * block).map(|segment| segment[i]));
+        epilogue.finish(rows.start + i, &of_row, found.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
     Ok(())
 }
@@ -122,7 +129,7 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
 struct Part<'a> {
     problem: &'a Problem<'a>,
     first_row: usize,
-    tokens: Range<usize>,
+    weights: Range<usize>,
 }
 
 impl Part<'_> {
@@ -130,9 +137,10 @@ impl Part<'_> {
         let Problem { kernels, hidden, weight, .. } = self.problem;
         let mut mine: Vec<E::Found> = found.iter().map(|found| epilogue.begin(&lock(found))).collect();
         let x = hidden.part(self.first_row, found.len());
-        for_each_chunk(kernels, x, *weight, self.tokens, |row, tokens, products| {
+        for_each_chunk(kernels, x, *weight, self.weights, |row, weights, products| {
             let mass = &mut masses[row];
-            let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(tokens.clone()));
+            let tokens = self.problem.first + weights.start..self.problem.first + weights.end;
+            let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(weights));
             let max = epilogue.change(kernels, self.first_row + row, &tokens, products, max);
             if max.is_nan() {
                 mass.max = f32::NAN;

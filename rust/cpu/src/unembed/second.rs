@@ -1,16 +1,15 @@
 //! What one pass could not say: rows whose cuts lie behind their largest logits are read again and sorted whole; ranks
 //! that lie there are counted.
 
+use super::draw::Row;
 use super::pass::{self, Chunk, Epilogue, Problem};
-use super::plan::Plan;
-use super::result::Results;
 use crate::arch::unembed::Kernels;
 use crate::arch::unembed::dot::Rows;
 use crate::matrix::Matrix;
 use crate::threads;
 use farspan_core::Result;
+use farspan_core::draw::Found;
 use farspan_core::merge::{Mass, Ranked};
-use farspan_core::sampler::{Summary, Totals};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -63,42 +62,25 @@ fn again<E: Epilogue>(problem: &Problem, hidden: &Matrix, rows: &[usize], epilog
     pass::run(&problem, epilogue)
 }
 
-/// Decides `rows` on all of their logits.
-pub(super) fn decide(
-    problem: &Problem,
-    hidden: &Matrix,
-    plans: &[Plan],
-    rows: &[usize],
-    results: &mut Results,
-) -> Result<()> {
-    let at_once = (HELD / (problem.valid_vocab * size_of::<Ranked>()).max(1)).max(1);
-    for rows in rows.chunks(at_once) {
-        let mut whole = Whole { plans, rows, found: rows.iter().map(|_| (Mass::NOTHING, Vec::new())).collect() };
-        again(problem, hidden, rows, &mut whole)?;
-        let mut found = whole.found;
-        threads::run(|| found.par_iter_mut().for_each(|(_, entries)| entries.sort_unstable_by(|a, b| b.cmp(a))))?;
-        for (&row, (mass, entries)) in rows.iter().zip(found) {
-            let (Some(warm), Some(cuts)) = (&plans[row].warm, &plans[row].cuts) else { continue };
-            let max = entries[0].logit();
-            let summary = Summary {
-                head: &entries,
-                size: entries.len(),
-                plain: Totals::of(&entries, max, 1.0),
-                warm: Totals::of(&entries, max, warm.temperature),
-                deviation: 0.0, // taken from the entries: they are all there
-            };
-            let decided = results.cut(row, warm, cuts, &summary, &mass);
-            debug_assert!(decided.is_ok(), "a whole row decides every cut");
-        }
-    }
-    Ok(())
+/// Rows whose every logit may be held at the same time.
+pub(super) fn rows_at_once(exist: usize) -> usize {
+    (HELD / (exist * size_of::<Ranked>()).max(1)).max(1)
+}
+
+/// Reads `rows` again and lists all of their logits.
+pub(super) fn whole(problem: &Problem, hidden: &Matrix, all: &[Row], rows: &[usize]) -> Result<Vec<Found>> {
+    let mut whole = Whole { all, rows, found: rows.iter().map(|_| Found::default()).collect() };
+    again(problem, hidden, rows, &mut whole)?;
+    let mut found = whole.found;
+    threads::run(|| found.par_iter_mut().for_each(|found| found.list.sort_unstable_by(|a, b| b.cmp(a))))?;
+    Ok(found)
 }
 
 /// Keeps every logit above -inf.
 struct Whole<'p, 'a> {
-    plans: &'p [Plan<'a>],
+    all: &'p [Row<'a>],
     rows: &'p [usize],
-    found: Vec<(Mass, Vec<Ranked>)>,
+    found: Vec<Found>,
 }
 
 impl Epilogue for Whole<'_, '_> {
@@ -113,11 +95,11 @@ impl Epilogue for Whole<'_, '_> {
     }
 
     fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-        change(self.plans, self.rows[row], kernels, tokens, logits, max)
+        self.all[self.rows[row]].change(kernels, tokens, logits, max)
     }
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, entries: &mut Vec<Ranked>) {
-        self.plans[self.rows[row]].extend(kernels, chunk, mass);
+        self.all[self.rows[row]].extend(kernels, chunk, mass);
         let tokens = chunk.tokens.clone().map(|token| token as u32);
         let entered = chunk.logits.iter().zip(tokens).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
         entries.extend(entered.map(|(&logit, token)| Ranked::new(logit, token)));
@@ -127,12 +109,9 @@ impl Epilogue for Whole<'_, '_> {
         so_far.extend(segment);
     }
 
-    fn inverse_temperature(&self, row: usize) -> f32 {
-        self.plans[self.rows[row]].inverse_temperature()
-    }
-
-    fn finish(&mut self, row: usize, mass: Mass, found: Vec<Ranked>) {
-        self.found[row] = (mass, found);
+    fn finish(&mut self, row: usize, masses: &[Mass], list: Vec<Ranked>) {
+        let (masses, size) = (masses.to_vec(), list.len() as u64);
+        self.found[row] = Found { masses, list, size, ..Found::default() };
     }
 }
 
@@ -143,17 +122,17 @@ pub(super) type Unranked = (usize, usize, usize, f32);
 pub(super) fn rank(
     problem: &Problem,
     hidden: &Matrix,
-    plans: &[Plan],
+    all: &[Row],
     draws: &[Unranked],
     ranks: &mut [i64],
 ) -> Result<()> {
     let rows: Vec<usize> = draws.iter().map(|(_, row, ..)| *row).collect();
-    again(problem, hidden, &rows, &mut Count { plans, draws, ranks })
+    again(problem, hidden, &rows, &mut Count { all, draws, ranks })
 }
 
 /// Counts the tokens before a given one.
 struct Count<'p, 'a, 'r> {
-    plans: &'p [Plan<'a>],
+    all: &'p [Row<'a>],
     draws: &'p [Unranked],
     ranks: &'r mut [i64],
 }
@@ -170,7 +149,7 @@ impl Epilogue for Count<'_, '_, '_> {
     }
 
     fn change(&self, kernels: &Kernels, row: usize, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-        change(self.plans, self.draws[row].1, kernels, tokens, logits, max)
+        self.all[self.draws[row].1].change(kernels, tokens, logits, max)
     }
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, _mass: &mut Mass, before: &mut i64) {
@@ -182,11 +161,7 @@ impl Epilogue for Count<'_, '_, '_> {
         *so_far += segment;
     }
 
-    fn finish(&mut self, row: usize, _mass: Mass, before: i64) {
+    fn finish(&mut self, row: usize, _masses: &[Mass], before: i64) {
         self.ranks[self.draws[row].0] = before;
     }
-}
-
-fn change(plans: &[Plan], row: usize, kernels: &Kernels, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-    plans[row].changes.as_ref().map_or(max, |changes| changes.apply(kernels, tokens, logits, max))
 }

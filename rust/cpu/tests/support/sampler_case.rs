@@ -1,11 +1,12 @@
 //! Random sampler settings over logits that float32 holds exactly, and what they should keep, by sorting.
 
+use farspan_core::draw::{Part, Results, merge, plans};
 use farspan_core::noise::philox;
 use farspan_core::sampler::{Mask, Order, Ragged, Settings, xtc_applies};
-use farspan_core::unembed::{Draws, Rules};
+use farspan_core::unembed::{Draws, Rules, Shard};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::unembed::{Samples, sample};
-use ndarray::Array2;
+use farspan_cpu::unembed::{SampleOut, Samples, part, sample};
+use ndarray::{Array2, s};
 use proptest::prelude::*;
 
 /// Philox words of one seed, one after the other.
@@ -102,7 +103,13 @@ fn random_row(words: &mut Words, vocab: usize) -> Row {
 }
 
 pub fn cases() -> impl Strategy<Value = Case> {
-    let vocab = prop_oneof![3 => 1usize..80, 2 => 500usize..600, 1 => 1000usize..1100, 1 => 2040usize..2600];
+    let vocab = prop_oneof![
+        3 => 1usize..80,
+        2 => 500usize..600,
+        1 => 1000usize..1100,
+        1 => 2040usize..2600,
+        1 => 4090usize..9000,
+    ];
     let order = prop_oneof![Just(Order::Hf), Just(Order::Vllm), Just(Order::SgLang), Just(Order::LlamaCpp)];
     (vocab, order, 1usize..7, 1usize..4, any::<u64>()).prop_map(|(vocab, order, rows, samples, seed)| {
         let mut words = Words { seed, drawn: 0 };
@@ -130,7 +137,39 @@ impl Case {
         Case { rows: rows.iter().map(|&row| self.rows[row].clone()).collect(), ..self.clone() }
     }
 
+    /// Draws from the whole vocabulary.
     pub fn run(&self) -> Samples {
+        self.call(|hidden, weight, draws, settings, out| {
+            let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.view()));
+            sample(hidden, weight, draws, Some(settings), &Rules::default(), out).unwrap();
+        })
+    }
+
+    /// Draws from parts of the vocabulary that end at these tokens, each sent as bytes, and arriving in reverse.
+    pub fn run_in_parts(&self, ends: &[usize]) -> Samples {
+        self.call(|hidden, weight, draws, settings, out| {
+            let (count, vocab) = (self.rows.len(), weight.nrows());
+            let parts = |undecided: Option<&[usize]>| -> Vec<Part> {
+                let read = |(index, &end): (usize, &usize)| {
+                    let first = if index == 0 { 0 } else { ends[index - 1] };
+                    let weight = weight.slice(s![first..end, ..]);
+                    let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight));
+                    let shard = Shard { first, vocab };
+                    let part = part(hidden, weight, draws, Some(settings), &Rules::default(), shard, undecided);
+                    Part::from_bytes(&part.unwrap().to_bytes().unwrap()).unwrap()
+                };
+                ends.iter().enumerate().map(read).rev().collect()
+            };
+            let plans = plans(Some(draws), Some(settings), count, vocab);
+            let mut results = Results::new(out, count, self.samples, self.top).unwrap();
+            let all: Vec<usize> = (0..count).collect();
+            let undecided = merge(parts(None), &plans, &all, false, vocab, &mut results).unwrap();
+            let left = merge(parts(Some(&undecided)), &plans, &undecided, true, vocab, &mut results).unwrap();
+            assert!(left.is_empty());
+        })
+    }
+
+    fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &Draws, &Settings, SampleOut)) -> Samples {
         // Row r of hidden picks column r of weight.
         let rows = &self.rows;
         let hidden = Array2::from_shape_fn((rows.len(), rows.len()), |(r, c)| f32::from(u8::from(r == c)));
@@ -180,8 +219,7 @@ impl Case {
             temperature: &column(rows, |r| r.temperature),
         };
         let mut samples = Samples::new(rows.len(), self.samples, self.top);
-        let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.view()));
-        sample(hidden, weight, &draws, Some(&settings), &Rules::default(), samples.out()).unwrap();
+        run(&hidden, &weight, &draws, &settings, samples.out());
         samples
     }
 }

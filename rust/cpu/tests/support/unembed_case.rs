@@ -162,10 +162,20 @@ impl Case {
         if self.valid_vocab > 0 {
             let [mut logprob, mut entropy, mut lse] = [(); 3].map(|()| vec![7.0; rows]);
             let mut rank = vec![7; rows];
-            let out = ScoreOut { logprob: &mut logprob, rank: &mut rank, entropy: &mut entropy, lse: &mut lse };
-            score(hidden, weight, &self.targets, &self.rules(), out).unwrap();
+            let k = self.k.min(128);
+            let (mut top_token, mut top_logprob) = (vec![7; rows * k], vec![7.0; rows * k]);
+            let out = ScoreOut {
+                logprob: &mut logprob,
+                rank: &mut rank,
+                entropy: &mut entropy,
+                lse: &mut lse,
+                top_token: &mut top_token,
+                top_logprob: &mut top_logprob,
+            };
+            score(hidden, weight, &self.targets, k, &self.rules(), out).unwrap();
             results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
             results.rank = rank;
+            self.check_lists(&top_token, &top_logprob, k);
         }
         let (mut token, mut logit, mut lse) = (vec![7; rows * self.k], vec![7.0; rows * self.k], vec![7.0; rows]);
         let out = TopOut { token: &mut token, logit: &mut logit, lse: &mut lse };
@@ -173,6 +183,20 @@ impl Case {
         results.top_token = token;
         results.top = [bits(&logit), bits(&lse)];
         results
+    }
+
+    /// The lists that `score` gives beside are those of `top`, as log-probabilities.
+    fn check_lists(&self, token: &[i64], logprob: &[f32], k: usize) {
+        let rows = self.hidden.rows;
+        let (mut wanted, mut logit, mut lse) = (vec![7; rows * k], vec![7.0; rows * k], vec![7.0; rows]);
+        let out = TopOut { token: &mut wanted, logit: &mut logit, lse: &mut lse };
+        top(self.hidden.matrix(), self.weight.matrix(), k, &self.rules(), out).unwrap();
+        assert_eq!(token, wanted);
+        for (at, (&logprob, &logit)) in logprob.iter().zip(&logit).enumerate() {
+            let wanted = logit - lse[at / k];
+            let near = (logprob - wanted).abs() <= 1e-5 * (1.0 + logit.abs());
+            assert!(near || (logprob.is_nan() && wanted.is_nan()) || !wanted.is_finite(), "{logprob} is not {wanted}");
+        }
     }
 
     /// The oracle's logits of a row.

@@ -1,13 +1,9 @@
 //! How each row of a call is drawn.
 
-use super::changes::Changes;
-use super::pass::Chunk;
-use super::sums::{Wanted, extend};
-use crate::arch::unembed::Kernels;
-use farspan_core::merge::{Best, Mass, Ranked};
-use farspan_core::noise::{NoiseKey, noise};
-use farspan_core::sampler::{Cuts, Settings, xtc_applies};
-use farspan_core::unembed::Draws;
+use crate::merge::{Best, Ranked};
+use crate::noise::{NoiseKey, noise};
+use crate::sampler::{Cuts, Settings, xtc_applies};
+use crate::unembed::Draws;
 
 /// Largest logits that a row without cuts keeps, so that the rank of its draw is usually known.
 const RANKED: usize = 128;
@@ -19,21 +15,21 @@ const HEAD: usize = 1024;
 const LARGE_K: usize = 4096;
 
 /// One row's draw.
-pub(super) struct Plan<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
     /// `None`: greedy.
     pub warm: Option<Warm>,
     /// `None`: nothing is cut.
     pub cuts: Option<Cuts>,
-    /// What happens to single logits.
-    pub changes: Option<Changes<'a>>,
-    /// How many of the largest logits the pass keeps.
+    /// How many of the largest logits a reading keeps.
     pub listed: usize,
 }
 
 /// A draw with noise.
-#[derive(Clone, Copy)]
-pub(super) struct Warm {
+#[derive(Clone, Copy, Debug)]
+pub struct Warm {
     key: NoiseKey,
+    /// Above 0.
     pub temperature: f32,
     /// Finite even where the temperature is subnormal: 0 times it is 0.
     pub inverse: f32,
@@ -41,18 +37,18 @@ pub(super) struct Warm {
 
 impl Warm {
     /// The noise of the `sample`-th draw: streams follow each other.
-    pub(super) fn key(&self, sample: usize) -> NoiseKey {
+    pub fn key(&self, sample: usize) -> NoiseKey {
         NoiseKey { stream: self.key.stream.wrapping_add(sample as u32), ..self.key }
     }
 
     /// Whether XTC applies to the `sample`-th draw.
-    pub(super) fn coin(&self, sample: usize, cuts: &Cuts) -> bool {
+    pub fn coin(&self, sample: usize, cuts: &Cuts) -> bool {
         let key = self.key(sample);
         xtc_applies(key.seed, key.stream, key.position, cuts.xtc_probability)
     }
 
     /// The token of the largest perturbed logit among a few.
-    pub(super) fn best_of(&self, sample: usize, entries: &[Ranked]) -> Best {
+    pub fn best_of(&self, sample: usize, entries: &[Ranked]) -> Best {
         let key = self.key(sample);
         let candidates = entries.iter().map(|entry| Best {
             score: entry.logit().mul_add(self.inverse, noise(&key, entry.token())),
@@ -63,9 +59,14 @@ impl Warm {
     }
 }
 
-impl<'a> Plan<'a> {
-    pub(super) fn new(draws: Option<&Draws>, settings: Option<&Settings<'a>>, row: usize, valid_vocab: usize) -> Self {
-        let warm = draws.filter(|draws| draws.temperature[row] > 0.0).map(|draws| Warm {
+/// The plans of a call whose settings have been checked; `valid_vocab` tokens exist.
+pub fn plans(draws: Option<&Draws>, settings: Option<&Settings>, rows: usize, valid_vocab: usize) -> Vec<Plan> {
+    (0..rows).map(|row| Plan::new(draws, settings, row, valid_vocab)).collect()
+}
+
+impl Plan {
+    fn new(draws: Option<&Draws>, settings: Option<&Settings>, row: usize, valid_vocab: usize) -> Self {
+        let warm: Option<Warm> = draws.filter(|draws| draws.temperature[row] > 0.0).map(|draws| Warm {
             key: NoiseKey { seed: draws.seed[row], stream: draws.stream[row], position: draws.position[row] },
             temperature: draws.temperature[row],
             inverse: draws.temperature[row].recip().min(f32::MAX),
@@ -74,29 +75,30 @@ impl<'a> Plan<'a> {
             let cuts = settings.cuts(row);
             Cuts { top_k: if cuts.top_k < valid_vocab { cuts.top_k } else { 0 }, ..cuts }
         });
-        let cuts = cuts.filter(|cuts| cuts.any(cuts.xtc_probability > 0.0));
+        let samples = settings.map_or(1, |settings| settings.samples);
+        let coin = |cuts: &Cuts| warm.is_some_and(|warm| (0..samples).any(|sample| warm.coin(sample, cuts)));
+        let cuts = cuts.filter(|cuts| cuts.any(coin(cuts)));
         let needed = match (&warm, &cuts) {
             (None, _) => 1,
             (Some(_), None) => RANKED,
             (Some(_), Some(cuts)) if (1..LARGE_K).contains(&cuts.top_k) => (cuts.top_k + TIES).max(RANKED),
             (Some(_), Some(_)) => HEAD,
         };
-        Plan {
-            warm,
-            cuts,
-            changes: settings.map(|settings| Changes::of(settings, row)),
-            listed: needed.max(settings.map_or(0, |settings| settings.top)),
-        }
+        Plan { warm, cuts, listed: needed.max(settings.map_or(0, |settings| settings.top)) }
     }
 
-    /// Adds a chunk to the row's softmax sums. At temperature 1 those at the temperature are the plain ones.
-    pub(super) fn extend(&self, kernels: &Kernels, chunk: &Chunk, mass: &mut Mass) {
-        let inverse = self.inverse_temperature();
-        extend(kernels, chunk, if inverse == 1.0 { Wanted::Moment } else { Wanted::Tempered(inverse) }, mass);
+    /// The draw with noise from which nothing is cut: its tokens are found while the logits are read.
+    pub fn free(&self) -> Option<&Warm> {
+        self.warm.as_ref().filter(|_| self.cuts.is_none())
+    }
+
+    /// Whether the spread of the logits has to be found.
+    pub fn spreads(&self) -> bool {
+        self.cuts.is_some_and(|cuts| cuts.top_n_sigma > 0.0)
     }
 
     /// What `Mass::tempered` is meant for.
-    pub(super) fn inverse_temperature(&self) -> f32 {
+    pub fn inverse_temperature(&self) -> f32 {
         self.warm.map_or(1.0, |warm| warm.inverse)
     }
 }

@@ -1,0 +1,181 @@
+"""A vocabulary in parts: every holder draws what one process with all of it draws, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.sampler_cases import Case, exact, random_logits, sampler_cases
+
+import farspan
+from farspan import VocabularyShard, vocabulary_ranges
+
+FIELDS = (
+    "token", "logprob", "raw_logprob", "lse", "flag", "logit", "kept", "kept_mass", "entropy", "top_token",
+    "top_logprob", "rank",
+)  # fmt: skip
+
+
+def in_parts(shards: int, vocab: int, call: Callable[[VocabularyShard, slice], Any]) -> list[Any]:
+    """Run `call` once for each part, all at the same time, each in a thread of its own."""
+    ranges = vocabulary_ranges(vocab, shards)
+    barrier = threading.Barrier(shards, timeout=60)
+    sent: list[bytes] = [b""] * shards
+    results: list[Any] = [None] * shards
+
+    def run(rank: int) -> None:
+        def gather(part: bytes) -> list[bytes]:
+            sent[rank] = part
+            barrier.wait()
+            everything = list(sent)
+            barrier.wait()
+            return everything[rank:] + everything[:rank]  # each hears of the others in another order
+
+        part = ranges[rank]
+        try:
+            results[rank] = call(VocabularyShard(part.start, vocab, gather), slice(part.start, part.stop))
+        except Exception as error:
+            results[rank] = error
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(shards)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, threading.BrokenBarrierError):
+            raise result
+    return results
+
+
+def bits(sample: farspan.Sample) -> list[Any]:
+    arrays = [np.asarray(x) for name in FIELDS if (x := getattr(sample, name)) is not None]
+    return [(x.shape, x.dtype, x.tobytes()) for x in arrays]
+
+
+def assert_parts_draw_the_same(shards: int, hidden: Any, weight: Any, bias: Any = None, **options: Any) -> None:
+    whole = bits(farspan.sample(hidden, weight, bias=bias, **options))
+
+    def call(shard: VocabularyShard, part: slice) -> list[Any]:
+        own = None if bias is None else bias[part]
+        return bits(farspan.sample(hidden, weight[part], bias=own, shard=shard, **options))
+
+    for drawn in in_parts(shards, len(weight), call):
+        assert drawn == whole
+
+
+@settings(max_examples=40)
+@given(case=sampler_cases(), shards=st.sampled_from([1, 2, 3, 8]))
+def test_any_settings(case: Case, shards: int) -> None:
+    assert_parts_draw_the_same(shards, case.hidden, case.weight, **case.settings)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_large_vocabulary(shards: int, dtype: str) -> None:
+    make = torch.Generator().manual_seed(3)
+    hidden = torch.randn(5, 48, generator=make).to(getattr(torch, dtype))
+    weight = torch.randn(20_000, 48, generator=make).to(hidden.dtype)
+    bias = torch.randn(20_000, generator=make)
+    rules: dict[str, Any] = {"scale": 0.5, "softcap": 20.0, "valid_vocab": 19_000}
+    for cuts in ({}, {"top_k": 50, "top_p": 0.9}, {"typical": 0.8, "top_n_sigma": 3.0}):
+        draws = {"seed": torch.arange(5), "position": 9, "stream": 2, "temperature": torch.tensor([1, 0.7, 0, 2, 1.0])}
+        assert_parts_draw_the_same(shards, hidden, weight, bias, **draws, **rules, **cuts)
+
+
+def test_undecided_rows_take_a_second_exchange() -> None:
+    logits = random_logits(np.random.default_rng(1), 3, 6000, 0.01)
+    hidden, weight = exact(logits, torch.float32)
+    options: dict[str, Any] = {"seed": 5, "position": 0, "top_p": torch.tensor([0.99, 1.0, 0.5])}
+    before = farspan._core.second_passes()
+    farspan.sample(hidden, weight, **options)
+    assert farspan._core.second_passes() == before + 2
+    assert_parts_draw_the_same(3, hidden, weight, **options)
+
+
+def test_greedy_and_verify() -> None:
+    make = torch.Generator().manual_seed(4)
+    hidden, weight = torch.randn(2, 4, 16, generator=make), torch.randn(5000, 16, generator=make)
+    whole = bits(farspan.greedy(hidden, weight))
+    for drawn in in_parts(2, 5000, lambda shard, part: bits(farspan.greedy(hidden, weight[part], shard=shard))):
+        assert drawn == whole
+    drawn = farspan.sample(hidden, weight, seed=1, position=torch.arange(7, 11).expand(2, 4), top_k=20).token
+    drafts = drawn[:, :3].clone()
+    drafts[1, 1] += 1
+
+    def check(shard: VocabularyShard, part: slice) -> farspan.Verified:
+        return farspan.verify(hidden, weight[part], drafts, seed=1, position=7, top_k=20, shard=shard)
+
+    for checked in in_parts(3, 5000, check):
+        assert checked.accepted.tolist() == [3, 1]
+        assert checked.token.tolist() == [drawn[0, 3].item(), drawn[1, 1].item()]
+
+
+@pytest.mark.parametrize(("vocab", "shards"), [(151_936, 8), (20_000, 3), (5, 4), (0, 2), (2048 * 7, 7), (100_000, 64)])
+def test_ranges_cover_the_vocabulary(vocab: int, shards: int) -> None:
+    ranges = vocabulary_ranges(vocab, shards)
+    assert [x for part in ranges for x in part] == list(range(vocab))
+    assert len(ranges) == shards
+    assert all(part.start % 2048 == 0 for part in ranges if len(part))
+    assert max(map(len, ranges)) - min(map(len, ranges)) < 2 * 2048
+
+
+def _alone(parts: list[bytes]) -> Callable[[bytes], list[bytes]]:
+    return lambda part: parts
+
+
+WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "a cut elsewhere": (lambda: VocabularyShard(1000, 5000, _alone([])), farspan.ArgumentError, "first"),
+    "behind the end": (lambda: VocabularyShard(8192, 5000, _alone([])), farspan.ArgumentError, "first"),
+    "no function": (lambda: VocabularyShard(0, 5000, None), farspan.DtypeError, "gather"),  # type: ignore[arg-type]
+    "no shards": (lambda: vocabulary_ranges(10, 0), farspan.ArgumentError, "shards"),
+    "an end elsewhere": (lambda: _draw(rows=1000), farspan.ArgumentError, "shard"),
+    "too many rows": (lambda: _draw(rows=6000), farspan.ArgumentError, "shard"),
+    "nothing gathered": (lambda: _draw(gathered=[]), farspan.ArgumentError, "gather"),
+    "no bytes": (lambda: _draw(gathered=["x"]), farspan.DtypeError, "gather"),
+    "garbage": (lambda: _draw(gathered=[b"garbage"]), farspan.ArgumentError, "gather"),
+    "its own part only": (lambda: _draw(own=True), farspan.ArgumentError, "gather"),
+    "no shard": (lambda: _draw(shard=(0, 5000)), farspan.DtypeError, "shard"),
+}
+
+
+def _draw(rows: int = 2048, gathered: Any = None, own: bool = False, shard: Any = None) -> farspan.Sample:
+    gather = (lambda part: [part]) if own else _alone(gathered)
+    shard = shard or VocabularyShard(0, 5000, gather)
+    return farspan.sample(np.ones((1, 4), np.float32), np.ones((rows, 4), np.float32), seed=0, position=0, shard=shard)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_named(name: str) -> None:
+    call, error, argument = WRONG[name]
+    with pytest.raises(error, match=rf"^{argument}\b"):
+        call()
+
+
+def test_processes_that_gather_with_torch_distributed(tmp_path: Any) -> None:
+    torch.multiprocessing.spawn(_holder, args=(2, str(tmp_path / "store")), nprocs=2)
+
+
+def _holder(rank: int, world: int, store: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+
+    def gather(part: bytes) -> list[bytes]:
+        parts = [b""] * world
+        torch.distributed.all_gather_object(parts, part)
+        return parts
+
+    make = torch.Generator().manual_seed(5)
+    hidden, weight = torch.randn(3, 32, generator=make), torch.randn(9000, 32, generator=make)
+    own = vocabulary_ranges(9000, world)[rank]
+    options: dict[str, Any] = {"seed": 1, "position": 3, "stream": torch.arange(3), "top_p": 0.9}
+    shard = VocabularyShard(own.start, 9000, gather)
+    drawn = farspan.sample(hidden, weight[own.start : own.stop], shard=shard, **options)
+    assert bits(drawn) == bits(farspan.sample(hidden, weight, **options))
+    torch.distributed.destroy_process_group()
