@@ -11,7 +11,7 @@ BIN := $(abspath $(VENV))/bin
 # maturin and zig are found in the environment; a rustup toolchain also where its installer puts it.
 RUN := VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(BIN):$$PATH:$$HOME/.cargo/bin"
 
-RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml -o -name '*.cuh')
 PACKAGE_FILES := $(shell find python/farspan -type f -not -name '*.so' -not -name '*.pyc')
 
 # Stamps: what is up to date is not done again.

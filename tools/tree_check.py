@@ -16,7 +16,7 @@ CODE = {".rs", ".py", ".pyi", ".cuh", ".hpp", ".cpp"}
 MAX_BYTES = 25_000
 MAX_COLUMNS = 120
 
-UNSAFE_FOLDERS = (Path("rust/cpu/src/arch"), Path("rust/cuda"))
+UNSAFE_FOLDERS = (Path("rust/cpu/src/arch"), Path("rust/cuda"), Path("rust/py/src/cuda"))
 UNSAFE = re.compile(r"^(?!\s*//).*\bunsafe\b *(\{|fn|impl|extern)")
 # Spelt in pieces, so that this file does not find itself.
 UNFINISHED = re.compile(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from checks import Outcome, Step, cargo_outcomes, junit_outcomes, summary
 from machine import slug
-from readme_table import BEGIN, END, README, RESULTS, replaced, section
+from readme_table import BEGIN, END, README, committed, replaced, section
 from setup_venv import requirements
 from timing import Case, Effort, measure
 from tree_check import UNSAFE_FOLDERS, complaints
@@ -129,7 +128,7 @@ def test_only_the_marked_section_is_replaced() -> None:
 
 
 def test_readme_shows_the_committed_results() -> None:
-    reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    reports = committed()
     assert reports, "benches/results holds the figures of at least one machine"
     assert section(reports) in README.read_text()
 

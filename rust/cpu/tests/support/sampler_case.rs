@@ -169,7 +169,8 @@ impl Case {
         })
     }
 
-    fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &Draws, &Settings, SampleOut)) -> Samples {
+    /// Hands everything that a draw takes to `run`, and gives what it wrote.
+    pub fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &Draws, &Settings, SampleOut)) -> Samples {
         // Row r of hidden picks column r of weight.
         let rows = &self.rows;
         let hidden = Array2::from_shape_fn((rows.len(), rows.len()), |(r, c)| f32::from(u8::from(r == c)));

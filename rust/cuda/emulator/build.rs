@@ -1,0 +1,69 @@
+//! Compiles every variant of every kernel family for the host.
+
+#[allow(dead_code)]
+#[path = "../src/device.rs"]
+mod device;
+
+#[allow(dead_code)]
+#[path = "../src/attention/variants.rs"]
+mod attention;
+
+#[path = "../src/probe/variants.rs"]
+mod probe;
+
+#[allow(dead_code)]
+#[path = "../src/unembed/variants.rs"]
+mod unembed;
+
+use device::Variant;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Variants that share a source file: each file parses the headers anew, so a few share one.
+const VARIANTS_PER_FILE: usize = 4;
+
+fn main() {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    for watched in [
+        "cpp",
+        "kernels",
+        "../kernels",
+        "../src/device.rs",
+        "../src/attention/variants.rs",
+        "../src/probe/variants.rs",
+        "../src/unembed/variants.rs",
+    ] {
+        println!("cargo::rerun-if-changed={}", here.join(watched).display());
+    }
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++20").opt_level(2).include(here.join("cpp")).include(here.join("../kernels"));
+    // A multiply and an add are two roundings unless the kernel says otherwise.
+    build.flag("-ffp-contract=off").flag_if_supported("-march=native").define("FARSPAN_EMULATED", None);
+    // NVRTC warns of what is unused; here a header is compiled for a few of its templates.
+    build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
+    build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
+    build.file(here.join("kernels/selftest.cpp"));
+    build.files(sources(&out, [attention::variants(), probe::variants(), unembed::variants()].concat()));
+    // Kernels register themselves when the library is loaded; nothing refers to them.
+    build.link_lib_modifier("+whole-archive").compile("farspan_emulated_kernels");
+}
+
+/// Writes the variants into source files, those of a header by themselves.
+fn sources(out: &Path, mut variants: Vec<Variant>) -> Vec<PathBuf> {
+    variants.sort_by_key(|variant| variant.header);
+    let mut paths = Vec::new();
+    for family in variants.chunk_by(|a, b| a.header == b.header) {
+        let header = family[0].header;
+        for (index, variants) in family.chunks(VARIANTS_PER_FILE).enumerate() {
+            let lines = variants.iter().map(|variant| format!("{}\n", variant.line));
+            let text = format!("#include \"{header}\"\n{}", lines.collect::<String>());
+            let path = out.join(format!("{}_{index}.cpp", header.trim_end_matches(".cuh")));
+            if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
+                fs::write(&path, text).expect("OUT_DIR can be written to");
+            }
+            paths.push(path);
+        }
+    }
+    paths
+}

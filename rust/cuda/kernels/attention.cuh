@@ -1,0 +1,259 @@
+// Fused attention: a block takes 16 rows a warp (queries, and the heads that share a key head) and walks the chunks of
+// keys that any of them sees, or some of these chunks, in which case it leaves the results of each for
+// attention_combine.cuh. How a row is summed depends on the row alone: the same kernel serves prefill and decode.
+#pragma once
+
+#include "attention_ring.cuh"
+#include "attention_scores.cuh"
+
+template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
+    using Shape = Panels<T, DIM>;
+    using Operands = Product<T>;
+    using Tiles = Ring<T, DIM, WARPS, HOOKS>;
+    static constexpr int ROWS = WARPS * WARP_ROWS;
+    static constexpr int PANEL = ROWS * Shape::WIDTH; // bytes of a panel of queries
+    static constexpr int QUERY = PANEL * Shape::COUNT;
+    static constexpr int COLUMNS = DIM / parts<DIM>(); // of the values, for this block
+
+    // Sums of a row's columns in the layout of products: of the block, and of a panel.
+    using Output = float[COLUMNS / 8][4];
+    using Sums = float[Shape::COLUMNS / 8][4];
+
+    const AttentionParams& p;
+    Sequence sequence{};
+    int key_head = 0, first_row = 0, rows = 0; // of the block; rows of the sequence
+    int first_column = 0, value_dim = 0;       // columns of the block
+
+    // The sequence and the rows that this block is for; false if there are none left. Rows that see most come first.
+    METHOD bool locate()
+    {
+        key_head = block_index(1) / p.parts;
+        first_column = block_index(1) % p.parts * COLUMNS;
+        value_dim = p.value_dim - first_column;
+        int tile = block_index(0), index = 0;
+        if (p.sequences.query_offsets == 0) {
+            int tiles = (p.sequences.query_time * p.group + ROWS - 1) / ROWS;
+            index = tile / tiles;
+            tile %= tiles;
+        }
+        for (; index < p.sequences.count; ++index) {
+            sequence = sequence_of(p.sequences, index);
+            rows = sequence.queries * p.group;
+            int tiles = (rows + ROWS - 1) / ROWS;
+            first_row = (tiles - 1 - tile) * ROWS;
+            if (tile < tiles) return true;
+            tile -= tiles;
+        }
+        return false;
+    }
+
+    // A row of the block; behind the last one of the sequence, that one again, whose results nobody stores.
+    METHOD Row row(int index) const
+    {
+        return row_of(p, key_head, first_row + index < rows ? first_row + index : rows - 1);
+    }
+
+    METHOD void load_queries(char* to, uint64_t turns) const
+    {
+        NO_UNROLL
+        for (int i = thread_index(); i < ROWS * Shape::COUNT * Shape::PIECES; i += 32 * WARPS) {
+            int index = i / (Shape::COUNT * Shape::PIECES), rest = i % (Shape::COUNT * Shape::PIECES);
+            int panel = rest / Shape::PIECES, piece = rest % Shape::PIECES;
+            Row at = row(index);
+            int64_t time = sequence.query_start + at.query;
+            const T* from = rows_of<const T>(p.query, sequence.batch, at.head) + time * p.query.time;
+            int column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
+            Piece<T> x;
+            if (HOOKS && turns != 0) {
+                int64_t of_row = (int64_t(sequence.batch) * p.sequences.query_time + time) * p.half;
+                Rotation rotation{reinterpret_cast<const Turn*>(turns) + of_row, p.half, p.interleaved != 0};
+                x = load_turned(from, column, p.head_dim, p.query_in_pieces != 0, rotation);
+            } else {
+                x = load_piece(from, column, p.head_dim, p.query_in_pieces != 0);
+            }
+            store_piece(to + panel * PANEL + place<Shape::WIDTH>(index, piece), x.words);
+        }
+    }
+
+    METHOD Source<T> source() const
+    {
+        int64_t at = sequence.key_start;
+        auto turns = [&](uint64_t table) {
+            int64_t of_row = (int64_t(sequence.batch) * p.sequences.key_time + at) * p.half;
+            return HOOKS && table != 0 ? reinterpret_cast<const Turn*>(table) + of_row : nullptr;
+        };
+        return Source<T>{rows_of<const T>(p.key, sequence.batch, key_head) + at * p.key.time,
+                         rows_of<const T>(p.value, sequence.batch, key_head) + at * p.value.time + first_column,
+                         value_dim, turns(p.keys.turns), turns(p.keys.far_turns)};
+    }
+
+    METHOD void run()
+    {
+        if (!locate()) return;
+        int warp_row = warp() * WARP_ROWS;
+        char* queries = shared_memory() + Tiles::BYTES;
+        bool has_border = HOOKS && p.border != INFINITE;
+        char* scratch = queries + QUERY * (has_border ? 2 : 1) + warp() * Operands::SCRATCH;
+        NO_UNROLL
+        for (int side = 0; side < (has_border ? 2 : 1); ++side)
+            load_queries(queries + side * QUERY, side == 0 ? p.queries.turns : p.queries.far_turns);
+        queries += warp_row * Shape::WIDTH;
+
+        int g = lane() / 4;
+        RowView views[2] = {view_of<HOOKS>(p, sequence, row(warp_row + g)),
+                            view_of<HOOKS>(p, sequence, row(warp_row + g + 8))};
+        Reach reach = reach_of(p, sequence, row(0).query, row(ROWS - 1).query);
+        Visible any = reach_of(p, sequence, row(warp_row).query, row(warp_row + WARP_ROWS - 1).query).any;
+        if (first_row + warp_row >= rows) any = Visible{0, 0, 0};
+
+        int chunks = (sequence.keys + CHUNK - 1) / CHUNK;
+        int first = block_index(2) * p.chunks_per_block;
+        int last = first + p.chunks_per_block < chunks ? first + p.chunks_per_block : chunks;
+        Source<T> from = source();
+        Tiles ring{p, sequence, from};
+        ring.begin(reach.any, first, last);
+
+        Output output = {};
+        State states[2] = {first_state(sink_of(p, views[0].row.head)), first_state(sink_of(p, views[1].row.head))};
+        for (int chunk = next_chunk(reach.any, first, last); chunk < last;
+             chunk = next_chunk(reach.any, chunk + 1, last)) {
+            bool met = WARPS == 1 || meets(any, chunk), whole = is_whole(reach.all, chunk);
+            Scores scores;
+            if constexpr (HOOKS) {
+                Scores sides[2]; // near and far
+                NO_UNROLL
+                for (int side = 0; side < (has_border ? 2 : 1); ++side) {
+                    multiply(ring, scores, queries + side * QUERY, met);
+                    copy(sides[side], scores);
+                }
+                if (met) score_with_hooks(p, sequence, views, chunk, sides[0], sides[1]);
+                copy(scores, sides[0]);
+            } else {
+                multiply(ring, scores, queries, met);
+                score_plainly(views, scores);
+            }
+            if (!whole) hide_unseen(views, chunk, scores);
+
+            State of_chunk[2] = {weigh(scores, 0), weigh(scores, 1)};
+            Weights weights = Operands::weights_of(scores, scratch);
+            Factors factors[2];
+            float* partial[2];
+            UNROLL
+            for (int half = 0; half < 2; ++half) {
+                factors[half] = Factors{1.0f, -0.0f};
+                if (met) factors[half] = merge(states[half], of_chunk[half]);
+                partial[half] = begin_partial(chunk, views[half].row, warp_row + g + 8 * half, of_chunk[half]);
+            }
+            bool clean = !whole || (HOOKS && p.key_bias.pointer != 0);
+            UNROLL
+            for (int panel = 0; panel < Tiles::VALUE_PANELS; ++panel) {
+                bool wild = false;
+                const char* values = ring.take(clean, wild);
+                if (!met) continue;
+                int first_of_panel = panel * Shape::COLUMNS;
+                Sums rest;
+                if (wild) sum_wild(rest, weights, from, views, chunk, first_of_panel);
+                UNROLL
+                for (int pair = 0; pair < Shape::COLUMNS / 16; ++pair) {
+                    float sums[2][4] = {};
+                    Operands::template sum_values<Shape::WIDTH>(sums, weights, values, pair);
+                    if (wild) {
+                        UNROLL
+                        for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] += rest[2 * pair + i / 4][i % 4];
+                    }
+                    add_chunk(output, sums, factors, partial, first_of_panel + 16 * pair);
+                }
+            }
+        }
+        if (p.partial_states != 0) return;
+        UNROLL
+        for (int half = 0; half < 2; ++half)
+            if (warp_row + g + 8 * half + first_row < rows) store(output, half, states[half], views[half].row);
+    }
+
+private:
+    using Weights = typename Operands::Weights;
+
+    // scores = queries keys^T, over the panels of the keys that come next.
+    METHOD void multiply(Tiles& ring, Scores& scores, const char* queries, bool met) const
+    {
+        UNROLL
+        for (int i = 0; i < 4 * KEY_TILES; ++i) scores[i / 4][i % 4] = 0.0f;
+        NO_UNROLL
+        for (int panel = 0; panel < Shape::COUNT; ++panel) {
+            bool wild;
+            const char* keys = ring.take(false, wild);
+            if (met) Operands::template add_scores<Shape::WIDTH>(scores, queries + panel * PANEL, keys);
+        }
+    }
+
+    // Stores the state of a chunk of a row, if that is what the block is for; gives the place of its values.
+    METHOD float* begin_partial(int chunk, const Row& at, int index, const State& state) const
+    {
+        if (p.partial_states == 0 || first_row + index >= rows) return nullptr;
+        int64_t place = partial_row(p, sequence, chunk, Row{anew(at.query), anew(at.head)});
+        if (lane() % 4 == 0 && first_column == 0) reinterpret_cast<State*>(p.partial_states)[place] = state;
+        return reinterpret_cast<float*>(p.partial_values) + place * p.value_dim + first_column;
+    }
+
+    METHOD void add_chunk(Output& output, const float (&sums)[2][4], const Factors (&factors)[2],
+                          float* const (&partial)[2], int column) const
+    {
+        UNROLL
+        for (int i = 0; i < 8; ++i) {
+            float& sum = output[column / 8 + i / 4][i % 4];
+            const Factors& factor = factors[i / 2 % 2];
+            sum = fma(sum, factor.before, sums[i / 4][i % 4] * factor.chunk);
+        }
+        if (p.partial_states == 0) return;
+        UNROLL
+        for (int i = 0; i < 8; ++i) {
+            int at = column + i / 4 * 8 + lane() % 4 * 2 + i % 2;
+            if (partial[i / 2 % 2] != nullptr && at < value_dim) partial[i / 2 % 2][at] = sums[i / 4][i % 4];
+        }
+    }
+
+    // What the infinities and NaN that were taken out of a panel of values come to, in the rows that do see them;
+    // elsewhere a negative zero, which changes no number.
+    METHOD void sum_wild(Sums& sums, const Weights& weights, const Source<T>& from, const RowView (&views)[2],
+                         int chunk, int first_of_panel) const
+    {
+        NO_UNROLL
+        for (int tile = 0; tile < Shape::COLUMNS / 8; ++tile) {
+            float sum[4] = {-0.0f, -0.0f, -0.0f, -0.0f};
+            NO_UNROLL
+            for (int key = chunk * CHUNK; key < chunk * CHUNK + CHUNK && key < sequence.keys; ++key) {
+                float2 weight = Operands::weights_at(weights, key % CHUNK);
+                UNROLL
+                for (int i = 0; i < 4; ++i) {
+                    const RowView& view = views[i / 2];
+                    int at = first_of_panel + 8 * tile + lane() % 4 * 2 + i % 2;
+                    float value = at < value_dim ? to_float(from.value[key * p.value.time + at]) : 0.0f;
+                    bool seen = sees(view.visible, key) && !(HOOKS && is_hidden(p, sequence, view.row.head, key));
+                    if (seen && !(magnitude(value) < INFINITE)) sum[i] += (i < 2 ? weight.x : weight.y) * value;
+                }
+            }
+            UNROLL
+            for (int i = 0; i < 4; ++i) sums[tile][i] = sum[i];
+        }
+    }
+
+    METHOD void store(const Output& output, int half, const State& state, const Row& at) const
+    {
+        int64_t time = sequence.query_start + at.query;
+        float ending = ending_of(state);
+        T* to = rows_of<T>(p.output, sequence.batch, at.head) + time * p.output.time + first_column;
+        UNROLL
+        for (int i = 0; i < COLUMNS / 4; ++i) {
+            int column = i / 2 * 8 + lane() % 4 * 2 + i % 2;
+            if (column < value_dim) to[column] = from_float<T>(output[i / 2][2 * half + i % 2] * ending);
+        }
+        if (p.lse.pointer != 0 && lane() % 4 == 0 && first_column == 0)
+            rows_of<float>(p.lse, sequence.batch, at.head)[time * p.lse.time] = lse_of(state, sink_of(p, at.head));
+    }
+};
+
+template <typename T, int DIM, int WARPS, bool HOOKS> DEVICE void attention(const AttentionParams& p)
+{
+    Attention<T, DIM, WARPS, HOOKS>{p}.run();
+}

@@ -1,0 +1,73 @@
+// What an attention problem looks like to its kernels. The structs are those of rust/cuda/src/attention/params.rs.
+#pragma once
+
+#include "math.cuh"
+
+// Keys that are weighed under one maximum before their sums are merged with those of the keys before them. They are
+// counted from a sequence's first key, so that a row is summed in the same order in every call.
+CONSTANT int CHUNK = 64;
+
+// An array of integers or positions in device memory, its element type chosen by the caller.
+CONSTANT int32_t NUMBERS_F64 = 0;
+CONSTANT int32_t NUMBERS_F32 = 1;
+CONSTANT int32_t NUMBERS_I64 = 2;
+CONSTANT int32_t NUMBERS_I32 = 3;
+
+// An integer held to 0..most: nothing that stands in device memory leads an access astray.
+DEVICE int count_at(uint64_t pointer, int32_t kind, int64_t index, int most)
+{
+    int64_t count = kind == NUMBERS_I64 ? reinterpret_cast<const int64_t*>(pointer)[index]
+                                        : reinterpret_cast<const int32_t*>(pointer)[index];
+    return count < 0 ? 0 : count > most ? most : int(count);
+}
+
+// A table of float32 over (batch, head, time), or a query, key, value or output, whose last dimension is contiguous.
+// Pointer 0: the problem has none.
+struct Array {
+    uint64_t pointer;
+    int64_t batch, head, time; // strides in elements
+};
+
+// Its rows of one head.
+template <typename T> DEVICE T* rows_of(const Array& array, int batch, int head)
+{
+    return reinterpret_cast<T*>(array.pointer) + batch * array.batch + head * array.head;
+}
+
+// Positions of queries or keys; pointer 0: the order.
+struct Positions {
+    uint64_t pointer;
+    int64_t batch, time;
+    int32_t kind, padding;
+};
+
+// Which queries meet which keys: a dense batch, or stretches of one time axis.
+struct Sequences {
+    uint64_t key_lengths, query_offsets, key_offsets; // 0: whole, dense, dense
+    int32_t count, query_time, key_time;
+    int32_t lengths_kind, query_offsets_kind, key_offsets_kind;
+};
+
+// What attention_prepare.cuh has written of the queries or the keys into the workspace. 0: not needed.
+struct Prepared {
+    uint64_t positions;        // float64 [batch][time]
+    uint64_t turns, far_turns; // pairs of float32 [batch][time][half]: cosines and sines
+};
+
+struct AttentionParams {
+    Array query, key, value, output;
+    Array lse, query_scale, key_bias;
+    Sequences sequences;
+    Prepared queries, keys;
+    uint64_t distance_table, sink; // 0: none
+    int64_t distance_stride, sink_stride;
+    uint64_t partial_values, partial_states; // in the workspace; 0: every block finishes its rows itself
+    double border;           // infinite: none
+    double distance_minimum;
+    int32_t query_heads, group, head_dim, value_dim;
+    int32_t causal, window_left, window_right, keep_first; // a bound below 0: none
+    int32_t half, interleaved, distance_length, chunks_per_block;
+    int32_t query_in_pieces, key_in_pieces, value_in_pieces; // aligned to 16 bytes, in whole pieces of 16 bytes
+    float scale, softcap, softcap_inverse; // softcap 0: none
+    int32_t parts, padding;                // blocks that share the columns of the values
+};

@@ -1,0 +1,128 @@
+// The tiles of a block, one after the other: for each chunk the panels of its keys (once more at their far positions,
+// where a border asks for it), then those of its values. They pass through a ring of slots in shared memory: while one
+// is used, those behind it are on their way.
+#pragma once
+
+#include "attention_tile.cuh"
+
+// Keys and values of one head of a sequence; of the values those columns that the block is for.
+template <typename T> struct Source {
+    const T *key, *value;
+    int value_dim;
+    const Turn *turns, *far_turns; // of the sequence's first key; null: no rotation
+};
+
+// Blocks that share the columns of the values, where sums of all columns would not fit a thread's registers. Each of
+// them weighs the keys anew.
+template <int DIM> DEVICE constexpr int parts() { return DIM > 128 ? 2 : 1; }
+
+template <typename T, int DIM, int WARPS, bool HOOKS> struct Ring {
+    using Shape = Panels<T, DIM>;
+    static constexpr int VALUE_PANELS = Shape::COUNT / parts<DIM>();
+    static constexpr int SLOT = CHUNK * Shape::WIDTH;
+    // A lone warp has nobody else to bridge the time with: it asks further ahead, as far as there is room.
+    static constexpr int SLOTS = WARPS == 1 && Shape::COUNT < 4 ? 4 : 2;
+    static constexpr int BYTES = SLOTS * SLOT;
+    // A thread copies the same piece of every STEP-th row.
+    static constexpr int STEP = 32 * WARPS / Shape::PIECES;
+
+    const AttentionParams& p;
+    const Sequence& sequence;
+    const Source<T>& source;
+    Visible any{};
+    int last = 0;                      // end of the chunks
+    int chunk = 0, tile = 0, slot = 0; // what is asked for next, and where it will lie
+    int taken = 0;                     // the slot that is taken next
+
+    METHOD void begin(const Visible& seen, int first, int end)
+    {
+        any = seen;
+        last = end;
+        chunk = next_chunk(any, first, last);
+        NO_UNROLL
+        for (int i = 0; i < SLOTS - 1; ++i) ask();
+    }
+
+    // Waits for the next tile. A tile of values of which not every row sees all is freed of infinities and NaN, so that
+    // a weight of zero hides them; `wild` tells whether there were any.
+    METHOD const char* take(bool clean, bool& wild)
+    {
+        copy_wait<SLOTS - 2>();
+        char* ready = shared_memory() + taken * SLOT;
+        if (clean) wild = barrier_any(take_out_wild(ready));
+        else barrier();
+        taken = taken + 1 == SLOTS ? 0 : taken + 1;
+        ask(); // into the slot of the tile before, which nobody reads any more
+        return ready;
+    }
+
+private:
+    METHOD void ask()
+    {
+        if (chunk < last) {
+            char* to = shared_memory() + slot * SLOT;
+            int keys = Shape::COUNT * (HOOKS && source.far_turns != nullptr ? 2 : 1);
+            if (tile < keys) {
+                const Turn* turns = tile < Shape::COUNT ? source.turns : source.far_turns;
+                load(to, source.key, p.key.time, tile % Shape::COUNT, p.head_dim, p.key_in_pieces != 0, turns);
+            } else {
+                load(to, source.value, p.value.time, tile - keys, source.value_dim, p.value_in_pieces != 0, nullptr);
+            }
+            if (++tile == keys + VALUE_PANELS) {
+                tile = 0;
+                chunk = next_chunk(any, chunk + 1, last);
+            }
+        }
+        slot = slot + 1 == SLOTS ? 0 : slot + 1;
+        copy_commit();
+    }
+
+    METHOD void load(char* to, const T* from, int64_t stride, int panel, int dim, bool in_pieces, const Turn* turns)
+    {
+        int thread = anew(thread_index());
+        int piece = thread % Shape::PIECES, column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
+        int key = chunk * CHUNK + thread / Shape::PIECES;
+        const T* row = from + key * stride;
+        if (in_pieces && !(HOOKS && turns != nullptr)) {
+            UNROLL_BY((HOOKS ? 1 : 4))
+            for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
+                bool valid = key < sequence.keys && column < dim;
+                copy_async16(to + place<Shape::WIDTH>(i, piece), valid ? row + column : from, valid);
+                key += STEP;
+                row += STEP * stride;
+            }
+            return;
+        }
+        NO_UNROLL
+        for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
+            Piece<T> x{};
+            if (key < sequence.keys) {
+                if (HOOKS && turns != nullptr) {
+                    Rotation rotation{turns + int64_t(key) * p.half, p.half, p.interleaved != 0};
+                    x = load_turned(row, column, dim, in_pieces, rotation);
+                } else {
+                    x = load_piece(row, column, dim, in_pieces);
+                }
+            }
+            store_piece(to + place<Shape::WIDTH>(i, piece), x.words);
+            key += STEP;
+            row += STEP * stride;
+        }
+    }
+
+    // Each thread looks through what it has copied itself.
+    METHOD bool take_out_wild(char* tile)
+    {
+        bool wild = false;
+        int thread = thread_index();
+        NO_UNROLL
+        for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
+            auto* at = reinterpret_cast<uint4*>(tile + place<Shape::WIDTH>(i, thread % Shape::PIECES));
+            uint4 raw = load_shared(at);
+            bool x = zero_wild<T>(raw.x), y = zero_wild<T>(raw.y), z = zero_wild<T>(raw.z), w = zero_wild<T>(raw.w);
+            if (x || y || z || w) store_shared(at, raw);
+            wild = wild || x || y || z || w;
+        }
+        return wild;
+    }
+};

@@ -1,0 +1,73 @@
+//! The kernels of attention, each a program of its own. The emulator's build script reads this file too.
+
+use crate::device::Variant;
+use farspan_core::Dtype;
+
+/// What head dimensions are rounded up to.
+pub const WIDTHS: [usize; 3] = [64, 128, 256];
+/// Warps of a block: one for few rows, several that share keys for many.
+pub const WARPS: [u32; 2] = [1, 4];
+/// Threads of a block of `attention_prepare`.
+pub const PREPARE_THREADS: u32 = 128;
+/// Rows that a block of `attention_combine` merges, a warp for each.
+pub const COMBINE_ROWS: u32 = 4;
+
+/// The element type in a kernel's name, and in C++.
+fn type_names(dtype: Dtype) -> (&'static str, &'static str) {
+    match dtype {
+        Dtype::F32 => ("f32", "float"),
+        Dtype::Bf16 => ("bf16", "bfloat16"),
+        Dtype::F16 => ("f16", "float16"),
+    }
+}
+
+/// Walks the keys of 16 rows a warp. `hooks`: scores know more than a scale and a mask. Products of float32 take so
+/// long that one kernel does for both.
+pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
+    let (name, cpp) = type_names(dtype);
+    let hooks = hooks || dtype == Dtype::F32;
+    let threads = 32 * warps;
+    let name = format!("attention_{name}_d{width}_w{warps}{}", if hooks { "_hooks" } else { "" });
+    let body = format!("attention<{cpp}, {width}, {warps}, {hooks}>");
+    let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, {body})");
+    Variant { name, header: "attention.cuh", line, threads, stack_bytes: walk_stack_bytes(dtype, width, hooks) }
+}
+
+/// Of a lane's two rows: near and far scores of a chunk of 64 keys where there are hooks; and, for infinite values
+/// only, a panel's columns, and the weights where they are packed.
+fn walk_stack_bytes(dtype: Dtype, width: usize, hooks: bool) -> u32 {
+    let panel = width.min(256 / dtype.size()) as u32;
+    let packed = if dtype == Dtype::F32 { 0 } else { 64 };
+    2 * panel + packed + if hooks { 256 } else { 0 }
+}
+
+/// Merges the partial results of rows whose chunks were shared out.
+pub fn combine(dtype: Dtype, width: usize) -> Variant {
+    let (name, cpp) = type_names(dtype);
+    let threads = 32 * COMBINE_ROWS;
+    let name = format!("attention_combine_{name}_d{width}");
+    let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, attention_combine<{cpp}, {width}>)");
+    Variant { name, header: "attention_combine.cuh", line, threads, stack_bytes: 0 }
+}
+
+/// Writes down what positions mean.
+pub fn prepare() -> Variant {
+    let name = "attention_prepare".to_string();
+    let line = format!("FARSPAN_KERNEL_OF({name}, PrepareParams, {PREPARE_THREADS}, prepare_attention)");
+    Variant { name, header: "attention_prepare.cuh", line, threads: PREPARE_THREADS, stack_bytes: 0 }
+}
+
+/// Every kernel of attention.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = vec![prepare()];
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        variants.extend(WIDTHS.map(|width| combine(dtype, width)));
+        for width in WIDTHS {
+            for warps in WARPS {
+                variants.extend([false, true].map(|hooks| walk(dtype, width, warps, hooks)));
+                variants.dedup();
+            }
+        }
+    }
+    variants
+}

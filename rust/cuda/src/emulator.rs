@@ -1,0 +1,88 @@
+//! The emulator as a device. It is a library of its own, built for tests only, and opened by its path.
+
+use crate::device::{Device, Limits, Variant};
+use crate::fault::{backend, loader};
+use farspan_core::Result;
+use libloading::Library;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+
+type Launch = unsafe extern "C" fn(
+    kernel: *const c_char,
+    grid: *const u32,
+    threads: u32,
+    shared_bytes: u32,
+    params: *const c_void,
+    params_bytes: usize,
+    seed: u64,
+    error: *mut c_char,
+    error_bytes: usize,
+) -> c_int;
+
+/// Long enough for the names of a kernel, a file and two threads.
+const ERROR_BYTES: usize = 2048;
+
+/// Runs the same kernel text on the CPU, one fiber per thread, and reports what a GPU would do wrong in silence.
+pub struct Emulator {
+    launch: Launch,
+    limits: Limits,
+    seed: u64,
+    _library: Library,
+}
+
+impl Emulator {
+    /// Opens the emulator's library.
+    pub fn open(path: &Path) -> Result<Emulator> {
+        let wanted = "the library that cargo builds of rust/cuda/emulator";
+        let fault = |error| backend("emulator", wanted, loader(&error));
+        // SAFETY: the library is our own; loading it runs no code but the registration of its kernels.
+        let library = unsafe { Library::new(path) }.map_err(fault)?;
+        // SAFETY: the symbol has this signature in the emulator's source.
+        let launch = *unsafe { library.get::<Launch>(c"farspan_emulated_launch") }.map_err(fault)?;
+        let limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 80 };
+        Ok(Emulator { launch, limits, seed: 0, _library: library })
+    }
+
+    /// The same emulator with another order of its threads.
+    pub fn with_seed(self, seed: u64) -> Emulator {
+        Emulator { seed, ..self }
+    }
+
+    /// The same emulator as a device of other limits: plans follow them.
+    pub fn with_limits(self, limits: Limits) -> Emulator {
+        Emulator { limits, ..self }
+    }
+}
+
+impl Device for Emulator {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    unsafe fn launch(&self, variant: &Variant, grid: [u32; 3], shared_bytes: u32, params: &[u8]) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let name = CString::new(variant.name.as_str()).map_err(|error| backend("kernel", "a name in C", error))?;
+        let mut error = [0u8; ERROR_BYTES];
+        // SAFETY: the buffers outlive the call and have the lengths given; the caller answers for the parameters.
+        let status = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                grid.as_ptr(),
+                variant.threads,
+                shared_bytes,
+                params.as_ptr().cast(),
+                params.len(),
+                self.seed,
+                error.as_mut_ptr().cast(),
+                error.len(),
+            )
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        let text = CStr::from_bytes_until_nul(&error).map_or("an error without text".into(), CStr::to_string_lossy);
+        Err(backend("emulator", format!("{} to run without a fault", variant.name), text))
+    }
+}

@@ -1,0 +1,31 @@
+//! The CUDA backend of farspan. Kernels are text in this crate: NVRTC compiles each one at its first use for the device
+//! at hand, a cache on disk keeps it, the driver launches it on the caller's stream over the caller's memory. Without a
+//! GPU the same text runs on the emulator.
+
+pub mod attention;
+pub mod cache;
+pub mod compiler;
+pub mod cubin;
+pub mod device;
+pub mod driver;
+pub mod emulator;
+mod fault;
+pub mod nvrtc;
+pub mod probe;
+pub mod source;
+pub mod status;
+pub mod survey;
+pub mod tensor;
+pub mod unembed;
+
+pub use compiler::Compiler;
+pub use device::{Device, Limits, Params, Variant};
+pub use driver::Gpu;
+pub use farspan_core::{Error, Result};
+pub use status::{Status, status};
+pub use tensor::{Tensor, Workspace};
+
+/// Every kernel there is.
+pub fn variants() -> Vec<Variant> {
+    [attention::variants(), probe::variants(), unembed::variants()].concat()
+}

@@ -1,0 +1,304 @@
+//! Sampler settings on the emulator: what the device changes, finds and leaves to the host, against the CPU, and merged
+//! from shards.
+
+#[path = "support/emulated_unembed.rs"]
+#[allow(dead_code, reason = "what the other tests use")]
+mod emulated;
+#[allow(dead_code, reason = "the CPU's cases, of which its own tests use more")]
+#[path = "../../cpu/tests/support/sampler_case.rs"]
+mod sampler_case;
+#[allow(dead_code, reason = "as above")]
+#[path = "../../cpu/tests/support/unembed_case.rs"]
+mod unembed_case;
+
+use emulated::{DeviceDraws, LIMITS, Memory, address, bits, choose, emulator};
+use farspan_core::draw::{Found, Part, Plan, Results, SampleOut, Samples, UNRANKED, merge, plans};
+use farspan_core::sampler::{Mask, Settings};
+use farspan_core::unembed::{Draws, Shard};
+use farspan_core::{Dtype, Result};
+use farspan_cpu::matrix::Matrix as HostMatrix;
+use farspan_cuda::Tensor;
+use farspan_cuda::emulator::Emulator;
+use farspan_cuda::unembed::{
+    FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, Rules, found, found_workspace,
+};
+use ndarray::Array2;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use sampler_case::{Case, cases};
+use std::ops::Range;
+
+/// Decisions nearer to their border than this, relative to it, are left to rounding.
+const BORDER: f64 = 2e-5;
+
+fn matrix(array: &Array2<f32>) -> Matrix {
+    Matrix { dtype: Dtype::F32, tensor: Tensor::contiguous(array.as_ptr() as u64, array.dim().into()) }
+}
+
+/// A call on the emulator, as the host sees it.
+struct Call<'a> {
+    device: Emulator,
+    hidden: &'a Array2<f32>,
+    weight: &'a Array2<f32>,
+    draws: DeviceDraws,
+    packed: PackedChanges,
+    plans: Vec<Plan>,
+    samples: usize,
+    top: usize,
+    /// Added to the logits of all tokens, by way of the rules.
+    bias: Vec<f32>,
+}
+
+impl<'a> Call<'a> {
+    fn new(hidden: &'a Array2<f32>, weight: &'a Array2<f32>, draws: &Draws, settings: &Settings) -> Call<'a> {
+        let rows = hidden.nrows();
+        settings.check(rows, weight.nrows(), weight.nrows()).unwrap();
+        Call {
+            device: emulator(),
+            hidden,
+            weight,
+            draws: DeviceDraws::new(draws),
+            packed: PackedChanges::new(settings, rows),
+            plans: plans(Some(draws), Some(settings), rows, weight.nrows()),
+            samples: settings.samples,
+            top: settings.top,
+            bias: vec![0.0; weight.nrows()],
+        }
+    }
+
+    fn problem(&self, tokens: &Range<usize>) -> Problem {
+        let mut weight = matrix(self.weight);
+        weight.tensor.pointer += (tokens.start * self.weight.ncols() * 4) as u64;
+        weight.tensor.shape[0] = tokens.len();
+        let shard = Some(Shard { first: tokens.start, vocab: self.weight.nrows() });
+        let bias = Tensor::contiguous(address(&self.bias[tokens.start..]), [tokens.len()]);
+        let rules = Rules { bias: Some(bias), ..Rules::default() };
+        Problem { hidden: matrix(self.hidden), weight, rules, shard }
+    }
+
+    /// The changes' bytes as they lie on the device.
+    fn uploaded(&self) -> Vec<u128> {
+        let words = self.packed.bytes().chunks(16).map(|chunk| {
+            let mut word = [0; 16];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u128::from_le_bytes(word)
+        });
+        words.collect()
+    }
+
+    /// What reading these tokens says of all rows, or of some of them all there is.
+    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<(FoundLayout, Vec<Found>)> {
+        let problem = self.problem(tokens);
+        let map: Option<Vec<i32>> = whole.map(|rows| rows.iter().map(|row| *row as i32).collect());
+        let plans = match whole {
+            Some(rows) => rows.iter().map(|row| self.plans[*row]).collect(),
+            None => self.plans.clone(),
+        };
+        let wants = FoundWants::of(&plans, self.samples, whole.is_some());
+        let layout = FoundLayout::new(&problem, plans.len(), wants)?;
+        let out = Memory::new(layout.bytes());
+        let workspace = Memory::new(found_workspace(&problem, plans.len(), wants, &LIMITS)?);
+        let map = map.as_ref().map(|map| Tensor::contiguous(address(map), [map.len()]));
+        let uploaded = self.uploaded();
+        let changes = self.packed.at(address(&uploaded));
+        let place = out.workspace().pointer;
+        // SAFETY: every address is that of memory of the right length, which outlives the call.
+        unsafe {
+            let draws = Some(&self.draws.view()).copied();
+            found(&self.device, &problem, map.as_ref(), draws.as_ref(), &changes, wants, place, workspace.workspace())?;
+        }
+        out.check();
+        workspace.check();
+        let found = layout.read(&out.contents(), &plans)?;
+        Ok((layout, found))
+    }
+
+    /// Draws from the whole vocabulary in one piece.
+    fn run(&self, out: SampleOut) {
+        let all = 0..self.weight.nrows();
+        let mut results = Results::new(out, self.plans.len(), self.samples, self.top).unwrap();
+        let (_, found) = self.read(&all, None).unwrap();
+        let mut undecided = Vec::new();
+        for (row, (plan, found)) in self.plans.iter().zip(&found).enumerate() {
+            if results.row(row, plan, found).is_err() {
+                undecided.push(row);
+            }
+        }
+        if undecided.is_empty() {
+            return;
+        }
+        let (_, whole) = self.read(&all, Some(&undecided)).unwrap();
+        for (row, whole) in undecided.into_iter().zip(&whole) {
+            assert_eq!(whole.masses, found[row].masses, "the second reading finds the sums of the first");
+            results.whole_row(row, &self.plans[row], whole);
+        }
+    }
+
+    /// Draws from shards that end at these tokens.
+    fn run_in_parts(&self, ends: &[usize], out: SampleOut) {
+        let parts = |whole: Option<&[usize]>| -> Vec<Part> {
+            let starts = [0].iter().chain(ends);
+            let ranges = starts.zip(ends).map(|(start, end)| *start..*end);
+            let part = |tokens: Range<usize>| {
+                let (layout, found) = self.read(&tokens, whole).unwrap();
+                Part::new(layout.tokens(), layout.exist(), found)
+            };
+            ranges.map(part).collect()
+        };
+        let (rows, exist) = (self.plans.len(), self.weight.nrows());
+        let all: Vec<usize> = (0..rows).collect();
+        let mut results = Results::new(out, rows, self.samples, self.top).unwrap();
+        let undecided = merge(parts(None), &self.plans, &all, false, exist, &mut results).unwrap();
+        if !undecided.is_empty() {
+            let left = merge(parts(Some(&undecided)), &self.plans, &undecided, true, exist, &mut results).unwrap();
+            assert!(left.is_empty());
+        }
+    }
+}
+
+fn emulate(case: &Case) -> Samples {
+    case.call(|hidden, weight, draws, settings, out| Call::new(hidden, weight, draws, settings).run(out))
+}
+
+/// Every field by its bits, with NaN equal to itself.
+fn everything(samples: &Samples) -> (Vec<i64>, Vec<u32>) {
+    let flags: Vec<i64> = samples.flag.iter().map(|flag| i64::from(*flag)).collect();
+    let Samples {
+        token, rank, top_token, kept, logprob, raw_logprob, logit, lse, kept_mass, entropy, top_logprob, ..
+    } = samples;
+    let whole = [token, rank, top_token, kept, &flags].map(|all| &all[..]).concat();
+    let real = [logprob, raw_logprob, logit, lse, kept_mass, entropy, top_logprob].map(|all| &all[..]).concat();
+    (whole, bits(&real))
+}
+
+fn near(got: &[f32], expected: &[f32], what: &str) -> std::result::Result<(), TestCaseError> {
+    for (got, expected) in got.iter().zip(expected) {
+        let same = got == expected || (got.is_nan() && expected.is_nan());
+        prop_assert!(same || (got - expected).abs() <= 2e-5 * (1.0 + expected.abs()), "{what}: {got}, not {expected}");
+    }
+    Ok(())
+}
+
+/// A case with the cuts of all rows taken away.
+fn uncut(case: &Case) -> Case {
+    let mut case = case.clone();
+    for row in &mut case.rows {
+        (row.top_k, row.top_p, row.min_p, row.typical, row.epsilon, row.eta) = (0, 1.0, 0.0, 1.0, 0.0, 0.0);
+        (row.top_h, row.top_n_sigma, row.xtc_probability) = (1.0, 0.0, 0.0);
+    }
+    case
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn settings_do_what_they_do_on_the_cpu(case in cases()) {
+        let (found, cpu) = (emulate(&case), case.run());
+        prop_assert_eq!(&found.flag, &cpu.flag);
+        prop_assert_eq!(&found.top_token, &cpu.top_token);
+        near(&found.lse, &cpu.lse, "lse")?;
+        near(&found.entropy, &cpu.entropy, "entropy")?;
+        near(&found.top_logprob, &cpu.top_logprob, "top_logprob")?;
+        for row in 0..case.rows.len() {
+            let clear = |sample| case.rows[row].kept(case.order, sample).is_none_or(|(_, margin)| margin > BORDER);
+            if !(0..case.samples).all(clear) {
+                continue;
+            }
+            let drawn = row * case.samples..(row + 1) * case.samples;
+            prop_assert_eq!(&found.token[drawn.clone()], &cpu.token[drawn.clone()]);
+            prop_assert_eq!(&found.logit[drawn.clone()], &cpu.logit[drawn.clone()]);
+            prop_assert_eq!(&found.rank[drawn.clone()], &cpu.rank[drawn.clone()]);
+            prop_assert_eq!(found.kept[row], cpu.kept[row]);
+            near(&found.kept_mass[row..=row], &cpu.kept_mass[row..=row], "kept_mass")?;
+            near(&found.logprob[drawn.clone()], &cpu.logprob[drawn.clone()], "logprob")?;
+            near(&found.raw_logprob[drawn.clone()], &cpu.raw_logprob[drawn], "raw_logprob")?;
+        }
+    }
+
+    #[test]
+    fn without_cuts_the_device_alone_gives_the_bits_of_the_host(case in cases()) {
+        let case = uncut(&case);
+        let mut alone = Samples::default();
+        let mut host = case.call(|hidden, weight, draws, settings, out| {
+            let call = Call::new(hidden, weight, draws, settings);
+            let uploaded = call.uploaded();
+            let options = Options { samples: case.samples, top: case.top, changes: call.packed.at(address(&uploaded)) };
+            alone = choose(&call.device, &call.problem(&(0..weight.nrows())), Some(draws), &options);
+            call.run(out);
+        });
+        // A rank behind the list is known only once it is counted, as `choose` does.
+        let counted = host.rank.iter_mut().zip(&alone.rank).filter(|(rank, _)| **rank == UNRANKED);
+        counted.for_each(|(rank, counted)| *rank = *counted);
+        prop_assert_eq!(everything(&alone), everything(&host));
+        let cpu = case.call(|hidden, weight, draws, settings, out| {
+            let (hidden, weight) = (HostMatrix::F32(hidden.view()), HostMatrix::F32(weight.view()));
+            farspan_cpu::unembed::sample(hidden, weight, draws, Some(settings), &Default::default(), out).unwrap();
+        });
+        prop_assert_eq!((&alone.token, &alone.kept), (&cpu.token, &cpu.kept));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn shards_merge_into_the_whole(case in cases(), cuts in prop::collection::vec(0usize..5, 0..4)) {
+        let vocab = case.rows[0].logits.len();
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * 2048).min(vocab)).chain([vocab]).collect();
+        ends.sort_unstable();
+        let draw = |ends: Option<&[usize]>| {
+            case.call(|hidden, weight, draws, settings, out| {
+                let mut call = Call::new(hidden, weight, draws, settings);
+                call.bias = (0..vocab).map(|token| (token % 23) as f32 / 8.0).collect();
+                match ends {
+                    Some(ends) => call.run_in_parts(ends, out),
+                    None => call.run(out),
+                }
+            })
+        };
+        prop_assert_eq!(everything(&draw(Some(&ends))), everything(&draw(None)), "cut at {:?}", ends);
+    }
+
+    #[test]
+    fn neither_batch_nor_slot_matters(case in cases(), turn in 0usize..7) {
+        let (whole, count) = (emulate(&case), case.rows.len());
+        let turned: Vec<usize> = (0..count).map(|row| (row + turn) % count).collect();
+        let other = emulate(&case.pick(&turned));
+        for (place, row) in turned.into_iter().enumerate() {
+            let drawn = |row: usize| row * case.samples..(row + 1) * case.samples;
+            prop_assert_eq!(&other.token[drawn(place)], &whole.token[drawn(row)]);
+            prop_assert_eq!(bits(&other.logprob[drawn(place)]), bits(&whole.logprob[drawn(row)]));
+            let sums = |samples: &Samples, row: usize| bits(&[samples.lse[row], samples.kept_mass[row]]);
+            prop_assert_eq!(sums(&other, place), sums(&whole, row));
+        }
+    }
+}
+
+#[test]
+fn a_mask_may_lie_on_the_device_already() {
+    let runner = &mut proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..10 {
+        let case = uncut(&cases().new_tree(runner).unwrap().current());
+        case.call(|hidden, weight, draws, settings, _| {
+            // The last word is missing, which bans; what lies there in memory allows.
+            let (rows, words) = (hidden.nrows(), settings.mask.unwrap().width - 1);
+            let (stride, of) = (words + 3, |row: usize| &settings.mask.unwrap().row(row)[..words]);
+            let mask = Mask { words: &(0..rows).flat_map(of).copied().collect::<Vec<_>>(), width: words };
+            let mut padded = vec![-1i32; rows * stride];
+            (0..rows).for_each(|row| padded[row * stride..][..words].copy_from_slice(of(row)));
+            let [masked, bare] =
+                [Some(mask), None].map(|mask| Call::new(hidden, weight, draws, &Settings { mask, ..*settings }));
+            let tensor = Tensor { pointer: address(&padded), shape: [rows, words], strides: [stride as i64, 1] };
+            let problem = masked.problem(&(0..weight.nrows()));
+            let uploaded = [masked.uploaded(), bare.uploaded()];
+            let changes =
+                [masked.packed.at(address(&uploaded[0])), bare.packed.at(address(&uploaded[1])).with_mask(tensor)];
+            let [one, other] = changes.map(|changes| {
+                let options = Options { samples: case.samples, top: case.top, changes };
+                everything(&choose(&masked.device, &problem, Some(draws), &options))
+            });
+            assert_eq!(one, other);
+        });
+    }
+}

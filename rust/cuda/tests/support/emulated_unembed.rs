@@ -1,0 +1,271 @@
+//! Runs unembedding problems on the emulator, whose device memory is this process's.
+
+use super::unembed_case::{Case, Chosen, Results, Stored};
+use farspan_core::Dtype;
+use farspan_core::draw::Samples;
+use farspan_core::unembed::Draws as HostDraws;
+use farspan_cpu::matrix::Matrix as HostMatrix;
+use farspan_cuda::emulator::Emulator;
+use farspan_cuda::unembed::{
+    Changes, Draws, Matrix, Options, Problem, Rules, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
+    sample_workspace, score, score_workspace, top, top_workspace,
+};
+use farspan_cuda::{Device, Limits, Tensor, Workspace};
+use std::cell::Cell;
+
+pub const LIMITS: Limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 86 };
+
+pub fn emulator() -> Emulator {
+    Emulator::open(&farspan_cuda_emulator::library()).unwrap().with_limits(LIMITS)
+}
+
+/// Memory at a multiple of 256, full of numbers that nobody should take for results, with as many behind it that must
+/// stay.
+pub struct Memory {
+    words: Vec<u64>,
+    bytes: usize,
+}
+
+const GUARD: u64 = 0x7fc5_a5a5_7fc5_a5a5;
+
+thread_local! {
+    /// What part of the workspace that is asked for calls get; a row's needs at least.
+    pub static SHARE: Cell<usize> = const { Cell::new(1) };
+}
+
+impl Memory {
+    pub fn new(bytes: usize) -> Memory {
+        Memory { words: vec![GUARD; bytes.div_ceil(8) + 64], bytes }
+    }
+
+    fn start(&self) -> usize {
+        (self.words.as_ptr() as usize).next_multiple_of(256)
+    }
+
+    pub fn workspace(&self) -> Workspace {
+        Workspace { pointer: self.start() as u64, bytes: self.bytes }
+    }
+
+    #[allow(dead_code, reason = "one of two tests reads it")]
+    pub fn contents(&self) -> Vec<u8> {
+        let first = (self.start() - self.words.as_ptr() as usize) / 8;
+        let words = &self.words[first..first + self.bytes.div_ceil(8)];
+        words.iter().flat_map(|word| word.to_le_bytes()).take(self.bytes).collect()
+    }
+
+    /// That nothing behind the memory was written.
+    pub fn check(&self) {
+        let first = (self.start() - self.words.as_ptr() as usize) / 8;
+        assert!(self.words[first + self.bytes.div_ceil(8)..].iter().all(|word| *word == GUARD), "written behind");
+    }
+}
+
+/// The workspace that `asked` says, or the share of it that serves a row at least.
+pub fn workspace(problem: &Problem, asked: impl Fn(&Problem) -> farspan_core::Result<usize>) -> Memory {
+    let mut one = *problem;
+    one.hidden.tensor.shape[0] = 1;
+    let (whole, least) = (asked(problem).unwrap(), asked(&one).unwrap());
+    Memory::new((whole / SHARE.get()).max(least))
+}
+
+pub fn address<T>(values: &[T]) -> u64 {
+    values.as_ptr() as u64
+}
+
+fn tensor(matrix: &HostMatrix) -> Tensor<2> {
+    let [rows, columns] = matrix.shape();
+    let (pointer, stride) = match matrix {
+        HostMatrix::F32(array) => (array.as_ptr() as u64, array.strides()[0]),
+        HostMatrix::Bf16(array) | HostMatrix::F16(array) => (array.as_ptr() as u64, array.strides()[0]),
+    };
+    Tensor { pointer, shape: [rows, columns], strides: [stride as i64, 1] }
+}
+
+pub fn on_device(stored: &Stored) -> Matrix {
+    Matrix { dtype: stored.dtype, tensor: tensor(&stored.matrix()) }
+}
+
+pub fn problem(case: &Case) -> Problem {
+    Problem {
+        hidden: on_device(&case.hidden),
+        weight: on_device(&case.weight),
+        rules: Rules {
+            scale: case.scale,
+            softcap: case.softcap,
+            bias: case.bias.as_ref().map(|bias| Tensor::contiguous(address(bias), [bias.len()])),
+            valid_vocab: Some(case.valid_vocab),
+        },
+        shard: None,
+    }
+}
+
+/// Settings as the device reads them.
+pub struct DeviceDraws {
+    seed: Vec<i64>,
+    position: Vec<i64>,
+    stream: Vec<i64>,
+    temperature: Vec<f32>,
+}
+
+impl DeviceDraws {
+    pub fn new(draws: &HostDraws) -> DeviceDraws {
+        DeviceDraws {
+            seed: draws.seed.iter().map(|x| x.cast_signed()).collect(),
+            position: draws.position.iter().map(|x| i64::from(*x)).collect(),
+            stream: draws.stream.iter().map(|x| i64::from(*x)).collect(),
+            temperature: draws.temperature.to_vec(),
+        }
+    }
+
+    pub fn view(&self) -> Draws {
+        let of = |values: &[i64]| Tensor::contiguous(address(values), [values.len()]);
+        let temperature = Tensor::contiguous(address(&self.temperature), [self.temperature.len()]);
+        Draws { seed: of(&self.seed), position: of(&self.position), stream: of(&self.stream), temperature }
+    }
+}
+
+pub fn host_draws(case: &Case) -> HostDraws<'_> {
+    HostDraws { seed: &case.seed, position: &case.position, stream: &case.stream, temperature: &case.temperature }
+}
+
+fn sample_out(samples: &mut Samples) -> SampleOut {
+    SampleOut {
+        token: samples.token.as_mut_ptr() as u64,
+        logprob: samples.logprob.as_mut_ptr() as u64,
+        raw_logprob: samples.raw_logprob.as_mut_ptr() as u64,
+        lse: samples.lse.as_mut_ptr() as u64,
+        flag: samples.flag.as_mut_ptr() as u64,
+        rank: samples.rank.as_mut_ptr() as u64,
+        logit: samples.logit.as_mut_ptr() as u64,
+        kept: samples.kept.as_mut_ptr() as u64,
+        kept_mass: samples.kept_mass.as_mut_ptr() as u64,
+        entropy: samples.entropy.as_mut_ptr() as u64,
+        top_token: samples.top_token.as_mut_ptr() as u64,
+        top_logprob: samples.top_logprob.as_mut_ptr() as u64,
+    }
+}
+
+/// Draws on the device alone, and then counts the ranks; without `draws` greedily.
+pub fn choose(device: &dyn Device, problem: &Problem, draws: Option<&HostDraws>, options: &Options) -> Samples {
+    let draws = draws.map(DeviceDraws::new);
+    choose_with(device, problem, draws.as_ref().map(DeviceDraws::view).as_ref(), options)
+}
+
+/// The same with settings that lie on the device.
+pub fn choose_with(device: &dyn Device, problem: &Problem, draws: Option<&Draws>, options: &Options) -> Samples {
+    let rows = problem.hidden.tensor.shape[0];
+    let mut samples = Samples::new(rows, options.samples, options.top);
+    samples.rank.fill(77);
+    let out = sample_out(&mut samples);
+    let memory = workspace(problem, |problem| sample_workspace(problem, options, &device.limits()));
+    // SAFETY: every address is that of a vector of the right length, which outlives the call.
+    unsafe {
+        match draws {
+            Some(draws) => sample(device, problem, draws, options, &out, memory.workspace()).unwrap(),
+            None => greedy(device, problem, options, &out, memory.workspace()).unwrap(),
+        }
+    }
+    memory.check();
+    let memory = workspace(problem, |problem| rank_workspace(problem, options.samples, &device.limits()));
+    let drawn = [out.token, out.logit, out.rank];
+    // SAFETY: as above.
+    unsafe { rank(device, problem, options.samples, &options.changes, drawn, memory.workspace()).unwrap() };
+    memory.check();
+    samples
+}
+
+pub fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+}
+
+fn chosen(samples: Samples) -> Chosen {
+    let Samples { token, flag, logprob, raw_logprob, lse, .. } = samples;
+    Chosen { token, flag, numbers: [bits(&logprob), bits(&raw_logprob), bits(&lse)] }
+}
+
+/// Every operation, with its results as the CPU's tests have them.
+pub fn run(device: &dyn Device, case: &Case) -> Results {
+    let (problem, rows, limits) = (problem(case), case.hidden.rows, device.limits());
+    let options = Options { changes: Changes::default(), ..Options::default() };
+    let mut results = Results {
+        greedy: chosen(choose(device, &problem, None, &options)),
+        sample: chosen(choose(device, &problem, Some(&host_draws(case)), &options)),
+        ..Results::default()
+    };
+    if case.valid_vocab > 0 {
+        let [mut logprob, mut entropy, mut lse] = [(); 3].map(|()| vec![7.0f32; rows]);
+        let mut rank = vec![7i64; rows];
+        let k = case.k.min(128);
+        let (mut top_token, mut top_logprob) = (vec![7i64; rows * k], vec![7.0f32; rows * k]);
+        let out = ScoreOut {
+            logprob: logprob.as_mut_ptr() as u64,
+            rank: rank.as_mut_ptr() as u64,
+            entropy: entropy.as_mut_ptr() as u64,
+            lse: lse.as_mut_ptr() as u64,
+            top_token: top_token.as_mut_ptr() as u64,
+            top_logprob: top_logprob.as_mut_ptr() as u64,
+        };
+        let targets = Tensor::contiguous(address(&case.targets), [rows]);
+        let memory = workspace(&problem, |problem| score_workspace(problem, k, &limits));
+        // SAFETY: every address is that of a vector of the right length, which outlives the call.
+        unsafe { score(device, &problem, &targets, k, &out, memory.workspace()).unwrap() };
+        memory.check();
+        results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
+        results.rank = rank;
+        let (token, logit, lse) = top_list(device, &problem, k);
+        assert_eq!(top_token, token, "the list beside a score");
+        for (at, (got, logit)) in top_logprob.iter().zip(&logit).enumerate() {
+            let (got, expected) = (f64::from(*got), f64::from(*logit) - f64::from(lse[at / k]));
+            let near = (got - expected).abs() <= 1e-5 * (1.0 + f64::from(logit.abs()));
+            assert!(near || !expected.is_finite(), "{got} is not {expected}");
+        }
+    }
+    let (token, logit, lse) = top_list(device, &problem, case.k);
+    results.top_token = token;
+    results.top = [bits(&logit), bits(&lse)];
+    results
+}
+
+/// Tokens, logits and the LSE of `top`.
+pub fn top_list(device: &dyn Device, problem: &Problem, k: usize) -> (Vec<i64>, Vec<f32>, Vec<f32>) {
+    let rows = problem.hidden.tensor.shape[0];
+    let (mut token, mut logit, mut lse) = (vec![7i64; rows * k], vec![7.0f32; rows * k], vec![7.0f32; rows]);
+    let out =
+        TopOut { token: token.as_mut_ptr() as u64, logit: logit.as_mut_ptr() as u64, lse: lse.as_mut_ptr() as u64 };
+    let memory = workspace(problem, |problem| top_workspace(problem, k, &device.limits()));
+    // SAFETY: every address is that of a vector of the right length, which outlives the call.
+    unsafe { top(device, problem, k, &out, memory.workspace()).unwrap() };
+    memory.check();
+    (token, logit, lse)
+}
+
+/// How far a logit of these kernels may be from the oracle's: one float32 chain over the columns, and on a GPU the
+/// tensor cores' own sums of 16 products.
+pub fn allowed(case: &Case, row: usize) -> f64 {
+    let (hidden, steps) = (case.hidden.f64_row(row), case.hidden.columns as f64 + 8.0);
+    let sizes = (0..case.weight.rows).map(|token| {
+        let weight = case.weight.f64_row(token);
+        hidden.iter().zip(&weight).map(|(h, w)| (h * w).abs()).filter(|x| x.is_finite()).sum::<f64>()
+    });
+    let largest = sizes.fold(0.0, f64::max) * f64::from(case.scale.abs());
+    let bias = case.bias.iter().flatten().filter(|b| b.is_finite()).fold(0f64, |m, b| m.max(f64::from(b.abs())));
+    f64::from(f32::EPSILON) * (steps * largest + 4.0 * (1.0 + bias) + 4.0 * f64::from(case.softcap.unwrap_or(0.0)))
+}
+
+pub fn of_bias(bias: Vec<f32>, rows: usize) -> Case {
+    let vocab = bias.len();
+    Case {
+        hidden: Stored::new(&vec![0.0; rows], rows, 1, 0, Dtype::F32),
+        weight: Stored::new(&vec![0.0; vocab], vocab, 1, 0, Dtype::F32),
+        scale: 1.0,
+        softcap: None,
+        bias: Some(bias),
+        valid_vocab: vocab,
+        seed: (0..rows as u64).collect(),
+        position: vec![3; rows],
+        stream: vec![0; rows],
+        temperature: vec![1.0; rows],
+        targets: vec![0; rows],
+        k: vocab.min(4),
+    }
+}
