@@ -1,12 +1,14 @@
-"""What the tests share: hypothesis profiles, and a fixture that runs a test once per instruction set of this CPU."""
+"""What the tests share: hypothesis profiles, and a fixture that runs a test once per backend."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.emulated import emulated_kernels
 
 import farspan
 from farspan import _core
@@ -17,13 +19,30 @@ settings.register_profile("nightly", max_examples=10_000, deadline=None, suppres
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(params=[name for name, _ in _core.cpu_info()[1]])
+INSTRUCTION_SETS = [name for name, _ in _core.cpu_info()[1]]
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, "emulated"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The test runs on this instruction set, as with FARSPAN_CPU, or is skipped with the reason."""
-    if not dict(_core.cpu_info()[1])[request.param]:
-        pytest.skip(f"this CPU has no {request.param}")
-    _core.force_cpu(request.param)
-    yield request.param
+    """The test runs on this instruction set, as with FARSPAN_CPU, or on the emulated CUDA kernels, or is skipped with
+    the reason."""
+    with emulated_kernels() if request.param == "emulated" else instructions(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same for what has no CUDA kernel of its own."""
+    with instructions(request.param):
+        yield request.param
+
+
+@contextmanager
+def instructions(name: str) -> Iterator[None]:
+    if not dict(_core.cpu_info()[1])[name]:
+        pytest.skip(f"this CPU has no {name}")
+    _core.force_cpu(name)
+    yield
     _core.force_cpu(None)
 
 

@@ -18,11 +18,12 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ACCEPTANCE = ROOT.parent / "shared" / "acceptance"  # beside the repository where there is one
 
-BACKENDS = ("portable", "avx2", "avx512", "reference")
+BACKENDS = ("portable", "avx2", "avx512", "emulated", "reference")
 OTHER = "any"
 BACKEND_IN_NAME = re.compile(r"(?<![a-z0-9])(" + "|".join(BACKENDS) + r")(?![a-z0-9])")
 CARGO_TEST = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
@@ -50,6 +51,7 @@ class Step:
     name: str
     command: list[str]
     counted_by: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     ok: bool = False
     seconds: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
@@ -60,7 +62,7 @@ class Step:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "junit.xml"
             command = [*self.command, f"--junitxml={report}"] if self.counted_by == "pytest" else self.command
-            status, lines = run_showing(command)
+            status, lines = run_showing(command, self.environment)
             if self.counted_by == "cargo":
                 self.outcomes = cargo_outcomes(lines)
             elif self.counted_by == "pytest" and report.exists():
@@ -69,10 +71,11 @@ class Step:
         self.ok = status == 0
 
 
-def run_showing(command: list[str]) -> tuple[int, list[str]]:
+def run_showing(command: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
     """Run a command in the repository's root, show its output as it comes, and return its status and lines."""
     lines: list[str] = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **options) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -112,10 +115,20 @@ def lint_steps() -> list[Step]:
     ]
 
 
+def compiler() -> dict[str, str]:
+    """Where NVRTC is, for the test that compiles every CUDA kernel; it comes with torch."""
+    from farspan._cuda_libs import find_nvrtc
+
+    found = find_nvrtc()
+    if found.path is None:
+        raise SystemExit(f"checks: no NVRTC in {', '.join(found.searched)}: pip install nvidia-cuda-nvrtc")
+    return {"FARSPAN_NVRTC": found.path}
+
+
 def test_steps() -> list[Step]:
     pytest = [sys.executable, "-m", "pytest", "-q"]
     steps = [
-        Step("Rust tests", ["cargo", "test", "--no-fail-fast"], counted_by="cargo"),
+        Step("Rust tests", ["cargo", "test", "--no-fail-fast"], counted_by="cargo", environment=compiler()),
         Step("Python tests", [*pytest, "tests"], counted_by="pytest"),
     ]
     if ACCEPTANCE.is_dir():

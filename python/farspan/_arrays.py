@@ -54,8 +54,8 @@ def large(name: str, x: Any) -> str:
     dtype = dtype_name(x)
     if dtype not in FLOATS:
         raise DtypeError(message(name, " or ".join(FLOATS), dtype))
-    if not (isinstance(x, np.ndarray) or x.is_cpu or x.is_meta):
-        raise BackendError(message(name, "a tensor on the CPU, the only backend of this build", f"one on {x.device}"))
+    if not (isinstance(x, np.ndarray) or x.is_cpu or x.is_cuda or x.is_meta):
+        raise BackendError(message(name, "a tensor on the CPU or on a CUDA device", f"one on {x.device}"))
     return dtype
 
 

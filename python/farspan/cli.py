@@ -1,4 +1,4 @@
-"""The command line: `farspan demo | generate | measure | info`.
+"""The command line: `farspan demo | generate | measure | info | cache`.
 
 Exit code 0 on success, 2 on wrong usage, 1 on a failure, told in one line on stderr; `--debug` shows its traceback.
 """
@@ -69,7 +69,7 @@ def _run_generate(options: argparse.Namespace) -> None:
 
     write_completion(
         options.model, options.prompt, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
-        seed=options.seed, as_json=options.json, settings=settings,
+        seed=options.seed, as_json=options.json, settings=settings, device=options.device,
     )  # fmt: skip
 
 
@@ -84,7 +84,19 @@ def _run_measure(options: argparse.Namespace) -> None:
     measure_and_write(
         options.model, options.data, names, lengths=options.lengths, trained=options.trained, by=options.by,
         windows=options.windows, targets=options.targets, out=options.out, as_json=options.json,
+        device=options.device,
     )  # fmt: skip
+
+
+def _run_cache(options: argparse.Namespace) -> None:
+    from farspan import cache_command
+
+    if options.action == "warm":
+        cache_command.warm(options.architectures, as_json=options.json)
+        return
+    if options.architectures:
+        options.parser.error("architectures are for warm")
+    {"info": cache_command.print_info, "clear": cache_command.clear}[options.action](as_json=options.json)
 
 
 def _run_info(options: argparse.Namespace) -> None:
@@ -106,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         parents=[debug],
     )
     parser.add_argument("--version", action="version", version=f"farspan {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="demo | generate | measure | info", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="demo | generate | measure | info | cache", required=True
+    )
     for name, (summary, add_arguments, run) in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, parents=[debug])
         add_arguments(command)
@@ -152,6 +166,15 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _cache_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "info: where the kernels are and how many; clear: remove them; warm: compile all of them now"
+    add("action", choices=("info", "clear", "warm"), help=what)
+    what = "for warm: compute capabilities such as 90 for 9.0 (default: those of the GPUs here)"
+    add("architectures", type=whole(80), nargs="*", metavar="ARCH", help=what)
+    _add_json(parser)
+
+
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
@@ -166,6 +189,7 @@ _COMMANDS = {
         _run_measure,
     ),
     "info": ("Versions, processor, and which backend each operation uses and why.", _info_arguments, _run_info),
+    "cache": ("The compiled CUDA kernels on this machine; none of it needs a GPU.", _cache_arguments, _run_cache),
 }  # fmt: skip
 
 
@@ -176,6 +200,7 @@ def _add_out(parser: argparse.ArgumentParser, usual: str) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model folder (default: the embedded model)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 (default: %(default)s)")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -58,20 +58,25 @@ def print_info(*, as_json: bool) -> None:
     print("operations:")
     for name, operation in known["operations"].items():
         print(f"  {name:<16}{operation['backend']}")
+    for device in known["cuda"]["devices"]:
+        print(f"GPU {device['ordinal']}: {device['name']}, {device['memory'] / 2**30:.0f} GiB")
     print("other backends:")
-    for name, reason in _other_backends().items():
+    for name, reason in _other_backends(known["cuda"]).items():
         print(f"  {name:<10}{reason}")
 
 
 def _backends() -> dict[str, Any]:
     from farspan import _core
+    from farspan._cuda_status import cuda_status
 
     used, sets = _core.cpu_info()
+    cuda = cuda_status()
     states = {name: _state(name, used, available) for name, available in sets}
     return {
         "cpu": {"name": processor_name(), "threads": _core.num_threads(), "instruction_sets": states},
         "operations": {name: {"backend": used} for name, core in OPERATIONS.items() if hasattr(_core, core)},
-        "not_used": {name: state for name, state in states.items() if name != used} | _other_backends(),
+        "cuda": cuda,
+        "not_used": {name: state for name, state in states.items() if name != used} | _other_backends(cuda),
     }
 
 
@@ -83,10 +88,11 @@ def _state(name: str, used: str, available: bool) -> str:
     return f"FARSPAN_CPU asks for {used}" if os.environ.get("FARSPAN_CPU") else f"{used} is faster here"
 
 
-def _other_backends() -> dict[str, str]:
+def _other_backends(cuda: dict[str, Any]) -> dict[str, str]:
     torch = "torch is installed" if importlib.util.find_spec("torch") else "torch is not installed"
     return {
-        "cuda": "not built yet in this version",
+        "cuda": cuda["reason"]
+        or f"for tensors on a GPU: attention and unembedding, by NVRTC {cuda['nvrtc']['version']}",
         "reference": f"eager torch, for tests and training: Transformer(config, backend='reference'); {torch}",
     }
 

@@ -1,4 +1,4 @@
-"""Every operation as `torch.ops.farspan.*`: schema, CPU kernel, fake kernel for tracing, and a refusal of gradients.
+"""Every operation as `torch.ops.farspan.*`: schema, kernels for CPU and CUDA, a fake kernel, a refusal of gradients.
 
 The operators are registered when this module is imported, which `farspan.attention` and its siblings do at their first
 torch tensor. They take the arguments that the public functions have normalised; `define` and `impl` are used instead of
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from farspan import _kernels
+from farspan import _cuda, _kernels
 from farspan._arrays import dtype_name
+from farspan._device import GpuMemory
 from farspan._errors import BackendError, DtypeError, message
 from farspan._settings import Settings
 
@@ -54,11 +56,14 @@ def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
     return tensor.view(like.dtype) if like.dtype in _HALVES else tensor
 
 
-def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+def _register(
+    schema: str, kernel: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]
+) -> Callable[..., Any]:
     """Define `torch.ops.farspan.<name>`; gives the way into it that the public function takes."""
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, kernel, "CPU")
+    _LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"farspan::{name}", fake, lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
 
@@ -76,7 +81,9 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
                 return operator(*arguments)
         except NotImplementedError as error:  # of the dispatcher: sparse, quantised and other unusual tensors
             first = operator._schema.arguments[0].name
-            raise BackendError(message(first, "dense tensors on the CPU", f"what torch says no to: {error}")) from error
+            raise BackendError(
+                message(first, "dense tensors on the CPU or on a GPU", f"what torch says no to: {error}")
+            ) from error
 
     def call(*arguments: Any) -> Any:
         # Outside of tracing the first step of the dispatch is taken here: the detour over it costs 5 microseconds.
@@ -108,6 +115,11 @@ def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tu
     return _tensor(output, query), torch.from_numpy(lse)
 
 
+def _attention_cuda(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
+    arrays = [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]
+    return _cuda.attention(GpuMemory(query), dtype_name(query), query, key, value, *arrays)
+
+
 def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
     ragged = len(hooks) == len(_HOOK_DEFAULTS) and hooks[-2] is not None
     shape, lse_shape = _kernels.attention_shapes(query, key, value, ragged)
@@ -117,6 +129,7 @@ def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> t
 attention = _register(
     f"attention(Tensor query, Tensor key, Tensor value, {_HOOKS}) -> (Tensor output, Tensor lse)",
     _attention_cpu,
+    _attention_cuda,
     _attention_fake,
 )
 
@@ -129,11 +142,17 @@ def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _tensor(_kernels.linear(*names, _large(x), _large(weight), _small("bias", bias)), x)
 
 
+def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
 def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-linear = _register("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _linear_cpu, _linear_fake)
+linear = _register(
+    "linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _linear_cpu, _linear_cuda, _linear_fake
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- unembedding
@@ -150,6 +169,14 @@ def _greedy_cpu(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ..
     return tuple(map(torch.from_numpy, fields))
 
 
+def _greedy_cuda(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
+    return _cuda.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, _cuda_rules(rules))
+
+
+def _cuda_rules(rules: tuple[Any, ...]) -> Any:
+    return *rules, *(1.0, None, None, None)[len(rules) :]
+
+
 def _rules_and_settings(given: tuple[Any, ...]) -> tuple[Any, Settings]:
     """Arguments behind the tensors that every call has; torch leaves out what equals the defaults at the end."""
     arrays: Any = (x.detach().numpy() if isinstance(x, Tensor) else x for x in given[_RULES_LENGTH:])
@@ -164,6 +191,20 @@ def _sample_cpu(
     return tuple(map(torch.from_numpy, fields))
 
 
+def _sample_cuda(
+    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
+    draws = (seed, position, stream, temperature)
+    return _cuda.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, rules, settings)
+
+
+def _ranks_cuda(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Any:
+    rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
+    drawn = (token, logit, known)
+    return _cuda.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, rules, settings)
+
+
 def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
     drawn = (token.numpy(), logit.numpy(), known.numpy())
     arrays = dtype_name(hidden), _large(hidden), _large(weight)
@@ -174,6 +215,15 @@ def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> t
     rules, top = _rules(*rest[:_RULES_LENGTH]), _top_of(rest)
     fields = _kernels.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), rules, top)
     return tuple(map(torch.from_numpy, fields))
+
+
+def _score_cuda(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    rules, top = _cuda_rules(rest[:_RULES_LENGTH]), _top_of(rest)
+    return _cuda.score(GpuMemory(hidden), dtype_name(hidden), hidden, weight, targets, rules, top)
+
+
+def _top_cuda(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
+    return _cuda.top(GpuMemory(hidden), dtype_name(hidden), hidden, weight, k, _cuda_rules(rules))
 
 
 def _top_cpu(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
@@ -211,25 +261,31 @@ def _sample_fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tenso
 _DRAWS_LENGTH, _RULES_LENGTH = 4, 4
 """seed, position, stream, temperature; scale, softcap, bias, valid_vocab."""
 
-greedy = _register(f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _sample_fake)
+greedy = _register(
+    f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _greedy_cuda, _sample_fake
+)
 sample = _register(
     "sample(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
     f"{_RULES}, {_SETTINGS}) -> {_SAMPLE}",
     _sample_cpu,
+    _sample_cuda,
     _sample_fake,
 )
 ranks = _register(
     f"ranks(Tensor hidden, Tensor weight, Tensor token, Tensor logit, Tensor known, {_RULES}, {_SETTINGS}) -> Tensor",
     _ranks_cpu,
+    _ranks_cuda,
     lambda hidden, weight, token, logit, known, *rest: torch.empty_like(known),
 )
 score = _register(
     f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}, int top=0) -> {_SCORE}",
     _score_cpu,
+    _score_cuda,
     _score_fake,
 )
 top = _register(
     f"top(Tensor hidden, Tensor weight, SymInt k, {_RULES}) -> (Tensor token, Tensor logit, Tensor lse)",
     _top_cpu,
+    _top_cuda,
     _top_fake,
 )

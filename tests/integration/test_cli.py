@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,7 +142,11 @@ def test_info_tells_which_backend_each_operation_uses_and_why_not_the_others(run
     used = {operation["backend"] for operation in document["operations"].values()}
     assert "attention" in document["operations"]
     assert used <= set(document["cpu"]["instruction_sets"])
-    assert "not built" in document["not_used"]["cuda"]
+    reason, devices = document["cuda"]["reason"], document["cuda"]["devices"]
+    assert bool(reason) != bool(devices), "either a reason why CUDA is off, or GPUs"
+    if reason:
+        assert document["not_used"]["cuda"] == reason
+        assert re.match(r"[\w ]+: expected .*, given .*", reason), "what is missing, and what was found"
     assert not used & set(document["not_used"])
 
 
@@ -153,13 +158,36 @@ def test_info_for_people_names_the_same_backend(run: Run) -> None:
     assert line.split()[-1] == backend
 
 
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_cache_counts_and_clears_its_own_files(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARSPAN_CACHE_DIR", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("not ours")
+    known = json.loads(run("cache", "info", "--json")[1])
+    assert (known["folder"], known["kernels"], known["bytes"]) == (str(tmp_path), 0, 0)
+    code, out, err = run("cache", "info")
+    assert (code, err) == (0, "")
+    assert str(tmp_path) in out
+    assert run("cache", "clear", "--json")[1] == '{"removed": 0}\n'
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cache_warm_asks_for_what_no_gpu_tells(run: Run) -> None:
+    code, out, err = run("cache", "warm")
+    assert (code, out) == (1, "")
+    assert err.startswith("farspan: error: architectures: expected the compute capabilities")
+
+
 # ------------------------------------------------------------------------------------------------------------ failures
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["nonsense"], ["generate", "--nonsense"], ["generate", "--max-new-tokens", "many"],
+        [], ["nonsense"], ["cache"], ["cache", "clear", "90"], ["cache", "warm", "75"],
+        ["generate", "--nonsense"], ["generate", "--max-new-tokens", "many"],
         ["generate", "--max-new-tokens", "-1"], ["generate", "--temperature", "-1"],
         ["generate", "--temperature", "nan"], ["generate", "--seed", str(2**63)], ["measure", "--lengths", "long"],
         ["measure", "--lengths", ","], ["measure", "--lengths", "1"], ["measure", "--schemes", "rope,rotary"],

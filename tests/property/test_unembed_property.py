@@ -1,4 +1,4 @@
-"""`greedy`, `sample`, `score`, `top` and `linear` against their definitions in float64, on every instruction set."""
+"""`greedy`, `sample`, `score`, `top` and `linear` against their definitions in float64, on every backend."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_unembedding_has_the_same_bits_on_every_backend(case: Case) -> None:
 
 
 @given(data=st.data(), kind=KINDS)
-def test_linear_is_its_definition(backend: str, data: st.DataObject, kind: str) -> None:
+def test_linear_is_its_definition(instruction_set: str, data: st.DataObject, kind: str) -> None:
     sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 128, 129, 300]))
     rows, inputs, outputs = (data.draw(sizes) for _ in range(3))
     make = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))

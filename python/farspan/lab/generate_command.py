@@ -19,11 +19,11 @@ from farspan.tokenizer import TextStream
 
 def write_completion(
     folder: Path | None, prompt: str, *, max_new_tokens: int, temperature: float, seed: int, as_json: bool,
-    settings: dict[str, Any],
+    settings: dict[str, Any], device: str = "cpu",
 ) -> None:  # fmt: skip
     """Print the prompt and its completion, or one JSON document about them. `settings`: further arguments of
     `model.generate`, bad words as texts and a model that drafts as its folder."""
-    loaded = load_model(folder)
+    loaded = load_model(folder, device)
     options = settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
     started = time.perf_counter()
     show = (lambda text: None) if as_json else _print_now
@@ -97,7 +97,7 @@ def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
 
 
 def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:
-    return name if name == PROMPT_LOOKUP else Transformer.from_pretrained(name)
+    return name if name == PROMPT_LOOKUP else Transformer.from_pretrained(name, device=loaded.model.device)
 
 
 _READ: dict[str, Callable[[LoadedModel, Any], Any]] = {"bad_words": _bad_words, "draft": _drafter}

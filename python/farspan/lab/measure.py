@@ -127,7 +127,7 @@ def _batches(tokens: Tensor, ends: Tensor, length: int) -> Iterator[Tensor]:
 def _losses(model: Transformer, windows: Tensor, keep: int) -> Tensor:
     """Nats `[batch, keep]` of the last `keep` tokens; logits are never built."""
     hidden = model(windows[:, :-1])[:, -keep:]
-    return -score(hidden, model.unembedding, windows[:, -keep:]).logprob
+    return -score(hidden, model.unembedding, windows[:, -keep:]).logprob.cpu()
 
 
 def _point(name: str, length: int, shortest: int, losses: Tensor) -> Point:

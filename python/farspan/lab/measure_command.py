@@ -17,10 +17,10 @@ from farspan.lab.subject import LoadedModel, Text, load_model, load_text
 
 def measure_and_write(
     folder: Path | None, files: Sequence[Path], names: Sequence[str], *, lengths: Sequence[int], trained: int | None,
-    by: str, windows: int, targets: int, out: Path, as_json: bool,
+    by: str, windows: int, targets: int, out: Path, as_json: bool, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Measure, write JSON, CSV and picture to `out`, and print a table or the JSON document."""
-    loaded = load_model(folder)
+    loaded = load_model(folder, device)
     text = load_text(files, loaded.tokenizer)
     measurement, subject = measure_schemes(
         loaded, text, names, lengths, trained=trained, by=by, windows=windows, targets=targets

@@ -40,12 +40,12 @@ class Text:
     bytes_per_token: float
 
 
-def load_model(folder: Path | None) -> LoadedModel:
+def load_model(folder: Path | None, device: str = "cpu") -> LoadedModel:
     """The model of a folder, or the embedded one."""
     if folder is None:
-        return LoadedModel("the embedded model", *load_embedded())
+        return LoadedModel("the embedded model", *load_embedded(device=device))
     # Configuration and weights first: a folder that is missing altogether is reported as such.
-    model = Transformer.from_pretrained(folder)
+    model = Transformer.from_pretrained(folder, device=device)
     return LoadedModel(folder.resolve().name, model, load_tokenizer(folder))
 
 

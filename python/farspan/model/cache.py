@@ -34,7 +34,7 @@ class Cache:
     def _hold(self, stores: Iterable[Tensor]) -> None:
         """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
         self._stores = list(stores)
-        self._arrays = [store.numpy() for store in self._stores if store.device.type == "cpu"]
+        self._arrays = [store.numpy() for store in self._stores if _in_numpy(store.dtype, store.device)]
 
     @property
     def batch(self) -> int:
@@ -126,9 +126,13 @@ class Cache:
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """As `torch.zeros`; on a CPU of pages that the system zeroes when they are first used, as most never are."""
-    if device.type != "cpu":
+    if not _in_numpy(dtype, device):
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
+
+
+def _in_numpy(dtype: torch.dtype, device: torch.device) -> bool:
+    return device.type == "cpu" and dtype != torch.bfloat16
 
 
 def _integers(name: str, value: Any, count: int | None) -> list[int]:

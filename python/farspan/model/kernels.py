@@ -2,7 +2,8 @@
 
 Arrays are the fast way on a CPU: a call on them costs a fifth of what it costs through torch's dispatcher, and with one
 new token at a time calls, not arithmetic, are most of a small model's time. Tensors are for autograd and tracing.
-Between half-precision weights everything is float32, in both.
+Between half-precision weights everything is float32, in both; on a GPU, whose products take half-precision inputs,
+everything is what the weights are.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ def activation_dtype(weights: torch.dtype) -> torch.dtype:
 
 
 class TensorKernels:
-    """On tensors, by the functions of `farspan.reference` or of `farspan`."""
+    """On tensors, by the functions of `farspan.reference` or of `farspan`; between the weights `dtype`."""
 
-    def __init__(self, operations: Any) -> None:
-        self.operations = operations
+    def __init__(self, operations: Any, dtype: torch.dtype) -> None:
+        self.operations, self.dtype = operations, dtype
 
     def embed(self, tokens: Any, embedding: Tensor) -> Tensor:
         rows = F.embedding(torch.as_tensor(tokens, device=embedding.device), embedding)
-        return rows.to(activation_dtype(embedding.dtype))
+        return rows.to(self.dtype)
 
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         bias: Any = layer.bias
-        out: Tensor = self.operations.linear(x, layer.weight, None if bias is None else bias.to(x.dtype))
+        if bias is not None:
+            bias = bias.to(activation_dtype(x.dtype))
+        out: Tensor = self.operations.linear(x, layer.weight, bias)
         return out
 
     def norm(self, x: Tensor, layer: Any) -> Tensor:
@@ -69,6 +72,25 @@ class TensorKernels:
         if draws is None:
             return self.operations.greedy(hidden, unembedding)
         return self.operations.sample(hidden, unembedding, **draws)
+
+
+class DeviceKernels(TensorKernels):
+    """On tensors of a GPU, by the functions of `farspan`: what the layers of a pass share goes there once. An object
+    serves one forward pass, or the passes of one `generate`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        import farspan
+        from farspan import ops
+
+        super().__init__(farspan, dtype)
+        self._attention = ops.attention
+        self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
+        if self._hooks[0] is not hooks:
+            self._hooks = hooks, hook_arguments(query, **hooks)
+        out: Tensor = self._attention(query, key, value, *self._hooks[1])[0]
+        return out
 
 
 class ArrayKernels:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from farspan import reference
-from farspan._errors import ArgumentError, DtypeError, message
+from farspan._cuda_status import cuda_status
+from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.cache import Cache
 from farspan.model.config import DTYPES, Config
 from farspan.model.generate import Completion, Streamer, generate
-from farspan.model.kernels import ArrayKernels, TensorKernels, activation_dtype
+from farspan.model.kernels import ArrayKernels, DeviceKernels, TensorKernels, activation_dtype
 from farspan.model.layers import Block, Linear, Norm
 from farspan.model.passes import Pass, plan_pass
 from farspan.positions import Scheme
@@ -34,7 +35,8 @@ class Transformer(nn.Module):
 
     Half-precision weights stay half precision, and everything between them is float32: `farspan.linear` widens weights
     as it reads them, which for many rows takes as long as float32 copies would, and for the few rows of decoding, where
-    the reading is all, a quarter to a half of that. torch's bfloat16 products are no way out on CPUs that lack them.
+    the reading is all, a quarter to a half of that. torch's bfloat16 products are no way out on CPUs that lack them. On
+    a GPU everything is what the weights are, and products are torch's.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Transformer(nn.Module):
         super().__init__()
         if not isinstance(config, Config):
             raise ArgumentError(message("config", "a farspan.Config", repr(config)))
-        self._prepare(config, backend, torch_dtype(config.dtype if dtype is None else dtype), torch.device(device))
+        self._prepare(config, backend, torch_dtype(config.dtype if dtype is None else dtype), torch_device(device))
         self.reset_parameters()
 
     def _prepare(self, config: Config, backend: str, dtype: torch.dtype, device: torch.device) -> None:
@@ -96,7 +98,7 @@ class Transformer(nn.Module):
             nn.Module.__init__(shape)
             shape._prepare(config, backend, wanted, torch.device("meta"))
         checkpoint.check_weights(shape, weights)
-        model = shape.to_empty(device=device)
+        model = shape.to_empty(device=torch_device(device))
         checkpoint.load_weights(model, weights)
         return model
 
@@ -120,16 +122,22 @@ class Transformer(nn.Module):
         return self.embedding.device
 
     @property
+    def activations(self) -> torch.dtype:
+        """What this model computes and caches in: on a GPU what its weights are, elsewhere float32 at least."""
+        on_gpu = self.backend == "fused" and self.device.type == "cuda"
+        return self.dtype if on_gpu else activation_dtype(self.dtype)
+
+    @property
     def kernels(self) -> TensorKernels | ArrayKernels:
         """What this model computes with now: its backend, on arrays where nobody traces or differentiates."""
         if self.backend == "reference":
-            return TensorKernels(reference)
+            return TensorKernels(reference, self.activations)
         wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if wants_gradient or torch.compiler.is_compiling() or self.device.type != "cpu":
+        if wants_gradient or torch.compiler.is_compiling():
             import farspan
 
-            return TensorKernels(farspan)
-        return ArrayKernels()
+            return TensorKernels(farspan, self.activations)
+        return ArrayKernels() if self.device.type == "cpu" else DeviceKernels(self.activations)
 
     def with_positions(self, scheme: Scheme) -> Transformer:
         """This model, its weights shared, with another position scheme in every layer; caches fit both.
@@ -146,8 +154,7 @@ class Transformer(nn.Module):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
         c = self.config
-        dtype = activation_dtype(self.dtype)
-        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, dtype, self.device, capacity)
+        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, self.activations, self.device, capacity)
 
     def forward(self, ids: Any, cache: Cache | None = None) -> Tensor:
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
@@ -240,6 +247,15 @@ def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if name not in (*DTYPES, "float64"):
         raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
     found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def torch_device(device: torch.device | str) -> torch.device:
+    """A device from its name or itself, if torch can use it."""
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        reason = cuda_status()["reason"] or f"torch {torch.__version__}, which has no CUDA"
+        raise BackendError(message("device", "cpu, or a GPU that torch can use", f"{found}; {reason}"))
     return found
 
 

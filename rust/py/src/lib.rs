@@ -1,9 +1,11 @@
 //! `farspan._core`: every operation of the backend as one Python function over NumPy arrays. Arguments are positional
 //! and already normalised by `farspan.attention` and its siblings; outputs are allocated by the caller.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arrays;
 mod attention;
+#[expect(unsafe_code, reason = "memory of a device has addresses, for which Python answers")]
+mod cuda;
 mod failure;
 mod machine;
 mod rowwise;
@@ -32,5 +34,19 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(machine::num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(machine::force_cpu, module)?)?;
     module.add_function(wrap_pyfunction!(machine::cpu_info, module)?)?;
+    module.add_class::<cuda::device::Emulator>()?;
+    module.add_function(wrap_pyfunction!(cuda::attention::cuda_attention, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_sample, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_decide, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_rank, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_score, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_top, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::probe::cuda_probe, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_status, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_open, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_warning, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_cache, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_clear_cache, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_warm, module)?)?;
     Ok(())
 }

@@ -1,0 +1,105 @@
+//! The device of a call, its memory, and the tensors in it. Nothing of this is owned here: Python allocated it, and
+//! holds it until the work is done.
+
+use crate::failure::{Failure, Outcome};
+use farspan_core::{Error, Result};
+use farspan_cuda::{Compiler, Device, Gpu, Tensor, emulator};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::path::PathBuf;
+
+/// Runs kernels on the CPU, over NumPy's memory, for tests: the library is built from `rust/cuda/emulator`.
+#[pyclass(frozen, module = "farspan._core")]
+pub(crate) struct Emulator(emulator::Emulator);
+
+#[pymethods]
+impl Emulator {
+    /// Opens the library at `path`; `seed` chooses the order in which threads run.
+    #[new]
+    #[pyo3(signature = (path, seed=0, /))]
+    fn new(path: PathBuf, seed: u64) -> PyResult<Self> {
+        let opened = emulator::Emulator::open(&path).map_err(Failure::from)?;
+        Ok(Emulator(opened.with_seed(seed)))
+    }
+}
+
+/// Where a call runs.
+pub(crate) enum Place<'py> {
+    Gpu(Gpu<'static>),
+    Emulated(Bound<'py, Emulator>),
+}
+
+impl Place<'_> {
+    pub(crate) fn device(&self) -> &dyn Device {
+        match self {
+            Place::Gpu(gpu) => gpu,
+            Place::Emulated(emulator) => &emulator.get().0,
+        }
+    }
+}
+
+/// Memory of the device for one call: an object of `farspan._device`.
+pub(crate) struct Memory<'py>(Bound<'py, PyAny>);
+
+impl<'py> Memory<'py> {
+    pub(crate) fn new(object: &Bound<'py, PyAny>) -> Self {
+        Memory(object.clone())
+    }
+
+    /// `(ordinal, stream)` of a GPU, or an [`Emulator`].
+    pub(crate) fn place(&self) -> Outcome<Place<'py>> {
+        let place = self.0.getattr("place")?;
+        if let Ok(emulator) = place.cast::<Emulator>() {
+            return Ok(Place::Emulated(emulator.clone()));
+        }
+        let (ordinal, stream) = place.extract::<(usize, u64)>()?;
+        // SAFETY: torch gave the handle of its current stream on that device, and keeps its streams for good.
+        Ok(Place::Gpu(unsafe { Gpu::new(ordinal, stream, Compiler::shared()?) }?))
+    }
+
+    /// The address of so many bytes, at a multiple of 256, that live as long as this call.
+    pub(crate) fn allocate(&self, bytes: usize) -> Outcome<u64> {
+        if bytes == 0 {
+            return Ok(0);
+        }
+        Ok(self.0.call_method1("allocate", (bytes,))?.extract()?)
+    }
+
+    /// The address of a copy of these bytes.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> Outcome<u64> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.0.call_method1("upload", (PyBytes::new(self.0.py(), bytes),))?.extract()?)
+    }
+
+    /// What lies at an address that `allocate` gave, once everything before has run.
+    pub(crate) fn download(&self, pointer: u64, bytes: usize) -> Outcome<Vec<u8>> {
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(self.0.call_method1("download", (pointer, bytes))?.extract()?)
+    }
+}
+
+/// Address, shape, and strides in elements.
+pub(crate) type Array = (u64, Vec<usize>, Vec<i64>);
+
+/// As a tensor of `N` dimensions.
+pub(crate) fn tensor<const N: usize>(argument: &'static str, (pointer, shape, strides): Array) -> Result<Tensor<N>> {
+    match (<[usize; N]>::try_from(shape), <[i64; N]>::try_from(strides)) {
+        (Ok(shape), Ok(strides)) => Ok(Tensor { pointer, shape, strides }),
+        (Err(shape), _) => Err(Error::argument(argument, format!("{N} dimensions"), format!("shape {shape:?}"))),
+        (_, Err(strides)) => Err(Error::argument(argument, format!("{N} strides"), format!("{strides:?}"))),
+    }
+}
+
+/// A tensor seen as `shape`: leading dimensions are added, dimensions of size 1 repeated.
+pub(crate) fn broadcast<const N: usize>(
+    argument: &'static str,
+    (pointer, given, strides): Array,
+    shape: [usize; N],
+) -> Result<Tensor<N>> {
+    let error = || Error::argument(argument, format!("broadcastable to {shape:?}"), format!("{given:?}"));
+    Tensor::broadcast(pointer, &given, &strides, shape).ok_or_else(error)
+}

@@ -1,0 +1,158 @@
+"""What holds on a GPU beyond the definitions: bits, streams, graphs, errors, whole models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.emulated import HostMemory, emulator, library
+from support.models import ids, small_model
+
+import farspan
+from farspan import _cuda
+from farspan.testing import assert_same_bits
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    make = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=make).to(dtype).cuda()
+
+
+def same(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+    assert_same_bits(found.float().cpu(), expected.float().cpu(), what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [64, 128])
+def test_a_row_does_not_depend_on_its_place_in_a_tile(dtype: torch.dtype, dim: int) -> None:
+    """What prefill = decode rests on: a tensor core gives a row the same bits in all of its places."""
+    row, key, value = normal(1, 1, 1, dim, dtype=dtype), *(normal(1, 1, 300, dim, dtype=dtype, seed=i) for i in (1, 2))
+    expected = farspan.attention(row, key, value)
+    for place in range(16):
+        query = normal(1, 1, 16, dim, dtype=dtype, seed=3)
+        query[:, :, place] = row[:, :, 0]
+        same(farspan.attention(query, key, value)[:, :, place], expected[:, :, 0], f"place {place}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group", [1, 4, 8])
+def test_decode_and_prefill_rows_have_the_same_bits(dtype: torch.dtype, group: int) -> None:
+    keys, heads = 1100, 2
+    query = normal(2, heads * group, keys, 128, dtype=dtype)
+    key, value = (normal(2, heads, keys, 128, dtype=dtype, seed=seed) for seed in (1, 2))
+    whole = farspan.attention(query, key, value, causal=True)
+    for row in (0, 1, 63, 64, 500, 1099):
+        seen = slice(0, row + 1)
+        one = farspan.attention(query[:, :, row : row + 1], key[:, :, seen], value[:, :, seen], causal=True)
+        same(one, whole[:, :, row : row + 1], f"row {row}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_draw_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
+    hidden, weight = normal(256, 512, dtype=dtype), normal(32_000, 512, dtype=dtype, seed=1)
+    together = farspan.sample(hidden, weight, seed=torch.arange(256).cuda(), position=3)
+    for rows in (slice(0, 1), slice(7, 9), slice(100, 164)):
+        some = farspan.sample(hidden[rows], weight, seed=torch.arange(256).cuda()[rows], position=3)
+        for name in ("token", "logprob", "raw_logprob", "lse", "entropy"):
+            same(getattr(some, name), getattr(together, name)[rows], f"{name} of rows {rows}")
+
+
+def test_float32_draws_have_the_bits_of_the_emulator() -> None:
+    if library() is None:
+        pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
+    hidden, weight = normal(5, 48), normal(3000, 48, seed=1)
+    draws = (*(torch.tensor(x) for x in (7, 1, 2)), torch.tensor(0.7))
+    found = torch.ops.farspan.sample(hidden, weight, *(x.cuda() for x in draws))
+    arrays = (hidden.cpu().numpy(), weight.cpu().numpy(), tuple(x.numpy() for x in draws), (1.0, None, None, None))
+    expected = _cuda.sample(HostMemory(emulator()), "float32", *arrays, _cuda.NOTHING)
+    for one, other in zip(found, expected, strict=True):
+        assert_same_bits(one.cpu(), other, "a field of the draw")
+
+
+def test_work_follows_the_current_stream() -> None:
+    """Inputs that another stream is still writing when the call is made."""
+    side = torch.cuda.Stream()
+    key, value = (normal(1, 8, 4096, 128, seed=seed) for seed in (1, 2))
+    query = torch.zeros(1, 8, 256, 128, device="cuda")
+    given = normal(1, 8, 256, 128)
+    expected = farspan.attention(given, key, value)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        for _ in range(50):
+            key.mul_(1.0)
+        query.copy_(given)
+        found = farspan.attention(query, key, value)
+    side.synchronize()
+    same(found, expected, "on a stream of its own")
+
+
+def test_a_captured_step_draws_fresh_noise() -> None:
+    """Attention and a draw in a graph: positions and lengths are read when it is replayed."""
+    query, weight = normal(2, 4, 1, 64), normal(5000, 256, seed=3)
+    key, value = (normal(2, 2, 640, 64, seed=seed) for seed in (1, 2))
+    lengths, position = torch.tensor([5, 600]).cuda(), torch.tensor([5, 600]).cuda()
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = farspan.attention(query, key, value, causal=True, key_lengths=lengths)
+        return mixed, farspan.sample(mixed.flatten(1), weight, seed=1, position=position).token
+
+    step()  # what is compiled and loaded now is not captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mixed, token = step()
+    tokens = []
+    for _ in range(5):
+        lengths += 1
+        position += 1
+        graph.replay()
+        expected, drawn = step()
+        same(mixed, expected, "attention in a graph")
+        assert torch.equal(token, drawn)
+        tokens.append(token.tolist())
+    assert len({tuple(x) for x in tokens}) > 1, "the noise changes with the position"
+
+
+def test_lengths_beyond_the_keys_touch_nothing() -> None:
+    query, key, value = (normal(1, 1, 8, 32, seed=seed) for seed in range(3))
+    too_long = farspan.attention(query, key, value, key_lengths=torch.tensor([10**9]).cuda())
+    same(too_long, farspan.attention(query, key, value), "held to the keys that exist")
+    none = farspan.attention(query, key, value, key_lengths=torch.tensor([-3]).cuda())
+    assert not none.any()
+
+
+def test_tensors_on_different_devices_are_refused() -> None:
+    query = normal(1, 1, 2, 8)
+    with pytest.raises(farspan.ArgumentError, match=r"^key: expected a tensor on cuda:0"):
+        farspan.attention(query, query.cpu(), query)
+    with pytest.raises(farspan.ArgumentError, match=r"^weight: expected a tensor on cuda:0"):
+        farspan.greedy(query[0, 0], torch.zeros(4, 8))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_each_device_computes_on_its_own() -> None:
+    query, key, value = (normal(1, 2, 30, 64, seed=seed) for seed in range(3))
+    expected = farspan.attention(query, key, value)
+    found = farspan.attention(*(x.to("cuda:1") for x in (query, key, value)))
+    assert found.device.index == 1
+    same(found, expected, "on the second GPU")
+
+
+SETTINGS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 5}, {"temperature": 0.8, "top_k": 20, "top_p": 0.9}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_generate_gives_the_text_of_the_cpu(settings: dict[str, Any]) -> None:
+    model = small_model()
+    prompts = [ids(1, 11)[0].tolist(), ids(1, 3, seed=1)[0].tolist()]
+    expected = model.generate(prompts, max_new_tokens=12, **settings)
+    found = small_model().to("cuda").generate(prompts, max_new_tokens=12, **settings)
+    assert [c.tokens for c in found] == [c.tokens for c in expected]
+
+
+def test_the_embedded_model_writes_on_a_gpu() -> None:
+    model, tokenizer = farspan.load_embedded(device="cuda")
+    (completion,) = model.generate([tokenizer.encode("def ")], max_new_tokens=20)
+    assert len(completion.tokens) == 20

@@ -1,0 +1,41 @@
+"""The property suites of the CPU, on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from property.test_attention_property import test_attention_is_its_definition
+from property.test_sampler_property import run, test_settings_are_their_definition
+from property.test_unembed_property import test_unembedding_is_its_definition
+from support.on_gpu import gpu_kernels
+from support.sampler_cases import Case
+from unit.test_determinism import test_a_draw_does_not_change_with_its_batch, test_a_prefill_row_is_the_decode_step
+from unit.test_noise import test_the_far_tail_has_64_bits, test_the_kernels_noise_is_the_reference
+
+import farspan
+
+__all__ = [
+    "test_a_draw_does_not_change_with_its_batch",
+    "test_a_prefill_row_is_the_decode_step",
+    "test_attention_is_its_definition",
+    "test_settings_are_their_definition",
+    "test_the_far_tail_has_64_bits",
+    "test_the_kernels_noise_is_the_reference",
+    "test_unembedding_is_its_definition",
+]
+
+
+def on_gpu(case: Case, kind: str) -> farspan.Sample:
+    with gpu_kernels():
+        result = run(case, kind)
+        assert result.rank is not None  # counted while the GPU's kernels are in place
+    return result
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The sampler suite draws here by the GPU alone."""
+    if metafunc.function is test_settings_are_their_definition:
+        draw: Callable[[Case, str], farspan.Sample] = on_gpu
+        metafunc.definition.own_markers[:] = [m for m in metafunc.definition.own_markers if m.name != "parametrize"]
+        metafunc.parametrize("draw", [draw], ids=["cuda"])

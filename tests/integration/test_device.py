@@ -1,0 +1,141 @@
+"""Models on a GPU's path: tensors all the way, attention and unembedding by the CUDA kernels, here emulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from support.emulated import TensorMemory, emulated_kernels, library
+from support.models import ids, small_model
+
+import farspan
+from farspan import ops
+from farspan import positions as P
+from farspan._settings import COUNTS, REALS, collect
+from farspan.model import Transformer
+from farspan.model.kernels import DeviceKernels
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models compute as they do on a GPU."""
+    monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
+    monkeypatch.setattr(Transformer, "kernels", property(lambda model: DeviceKernels(model.activations)))
+    with emulated_kernels():
+        yield
+
+
+PROMPTS = [ids(1, 11)[0].tolist(), ids(1, 3, seed=1)[0].tolist()]
+SCHEMES = [None, P.Streaming(2, 8), P.SelfExtend(2, 4), P.LogN(4), P.ALiBi()]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
+def test_emulated_hidden_states_are_those_of_the_cpu(scheme: Any, request: pytest.FixtureRequest) -> None:
+    model = small_model()
+    model = model if scheme is None else model.with_positions(scheme)
+    tokens = ids(2, 20)
+    expected = model(tokens)
+    request.getfixturevalue("on_device")
+    found = model(tokens)
+    assert torch.allclose(found, expected, atol=2e-4), (found - expected).abs().max()
+    cache = model.new_cache(2)
+    parts = [model(tokens[:, :13], cache), model(tokens[:, 13:14], cache), model(tokens[:, 14:], cache)]
+    assert torch.allclose(torch.cat(parts, 1), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_k": 20, "repetition_penalty": 1.2}, {"draft": "prompt-lookup"}], ids=str
+)
+def test_emulated_generate_gives_the_text_of_the_cpu(settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    model = small_model()
+    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.8, "seed": 5, **settings}
+    expected = model.generate(PROMPTS, **options)
+    request.getfixturevalue("on_device")
+    found = model.generate(PROMPTS, **options)
+    assert [c.tokens for c in found] == [c.tokens for c in expected]
+    alone = model.generate(PROMPTS[1:], **{**options, "seed": [5]}, cache=None)
+    assert len(alone[0].tokens) == 8
+
+
+def test_emulated_half_weights_stay_half(on_device: None) -> None:
+    model = small_model(dtype="bfloat16")
+    assert model(ids(1, 5)).dtype == torch.bfloat16
+    cache = model.new_cache(1)
+    model(ids(1, 5), cache)
+    key, value = cache.read(0, slice(None), 5, like=torch.empty(0))
+    assert key.dtype == value.dtype == torch.bfloat16
+    assert len(model.generate(PROMPTS, max_new_tokens=3)[0].tokens) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_named() -> None:
+    config = small_model().config
+    with pytest.raises(farspan.BackendError, match=r"^device: expected cpu, or a GPU .*cuda"):
+        Transformer(config, device="cuda")
+    with pytest.raises(farspan.BackendError, match=r"^device: expected cpu, or a GPU"):
+        farspan.load_embedded(device="cuda:1")
+
+
+# The kernels that torch's dispatcher calls for tensors on a GPU, called here with tensors of the CPU.
+
+
+@pytest.fixture
+def tensor_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library() is None:
+        pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
+    monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
+
+
+def close(found: Any, expected: Any) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert torch.allclose(
+            one.double(), other.double(), rtol=2e-2, atol=2e-2 if one.dtype == torch.bfloat16 else 2e-4
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(2, heads, 19, 24, generator=make).to(dtype) for heads in (4, 2, 2))
+    bias = torch.randn(4, 1, generator=make)
+    hooks = (True, 7, 0, 2, None, 20.0, torch.zeros(4), bias, None, None, 0, torch.rand(6), 1.5, True)
+    close(ops._attention_cuda(query, key, value, *hooks), ops._attention_cpu(query, key, value, *hooks))
+    ragged, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, 19, 38])
+    key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
+    hooks = (*hooks[:7], None, None, None, 0, *(None, 1.0, False), *(None,) * 6, offsets, offsets.int())
+    close(ops._attention_cuda(ragged, key, value, *hooks), ops._attention_cpu(ragged, key, value, *hooks))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_emulated_unembedding_of_the_dispatcher(tensor_memory: None, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(2)
+    hidden, weight = torch.randn(3, 2, 40, generator=make).to(dtype), torch.randn(700, 40, generator=make).to(dtype)
+    rules = (0.7, 30.0, torch.randn(700, generator=make), 690)
+    draws = (torch.tensor(3), torch.arange(6).view(3, 2), torch.tensor(1), torch.tensor(0.8))
+    given = collect(
+        hidden, order="vllm", history=(torch.tensor([1, 5, 5]), torch.tensor([0, 1, 2, 3, 3, 3, 3])), mask=None,
+        prompt_lengths=None, logit_bias=None, banned=None, allowed=None, top=4, samples=2,
+        **(REALS | COUNTS | {"top_k": 30, "top_p": torch.full((3, 2), 0.9), "repetition_penalty": 1.3}),
+    )  # fmt: skip
+    close(ops._greedy_cuda(hidden, weight, *rules), ops._greedy_cpu(hidden, weight, *rules))
+    for settings in ((), given):
+        found, expected = (
+            draw(hidden, weight, *draws, *rules, *settings) for draw in (ops._sample_cuda, ops._sample_cpu)
+        )
+        ranks = [
+            ranked(hidden, weight, fields[0], fields[6], fields[5], *rules, *settings)
+            for ranked, fields in ((ops._ranks_cuda, found), (ops._ranks_cpu, expected))
+        ]
+        close(ranks[:1], ranks[1:])
+        close((*found[:5], *found[6:]), (*expected[:5], *expected[6:]))
+    targets = torch.arange(6).view(3, 2)
+    close(ops._score_cuda(hidden, weight, targets, *rules, 3), ops._score_cpu(hidden, weight, targets, *rules, 3))
+    close(ops._top_cuda(hidden, weight, 5, *rules), ops._top_cpu(hidden, weight, 5, *rules))
+
+
+def test_products_of_the_dispatcher_follow_x() -> None:
+    x, weight, bias = torch.randn(2, 3, 8), torch.randn(5, 8).bfloat16(), torch.randn(5)
+    close((ops._linear_cuda(x, weight, bias),), (ops._linear_cpu(x, weight, bias),))

@@ -1,0 +1,100 @@
+"""The CUDA kernels on a machine without a GPU: their own text, run by the emulator over NumPy's memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from farspan import _core, _cuda, _kernels
+from farspan._device import GpuMemory
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "libfarspan_cuda_emulator.so"
+BITS = {"bfloat16": "uint16", "float16": "uint16"}
+ALIGNMENT = 256
+
+
+def library() -> Path | None:
+    """The newest that `cargo test` or `cargo build -p farspan-cuda-emulator` made, or what `FARSPAN_EMULATOR` names."""
+    named = os.environ.get("FARSPAN_EMULATOR")
+    built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
+    places = [Path(named)] if named else [built / LIBRARY, built / "deps" / LIBRARY]
+    return max(filter(Path.is_file, places), key=lambda path: path.stat().st_mtime, default=None)
+
+
+@cache
+def emulator(seed: int = 0) -> Any:
+    return _core.Emulator(str(library()), seed)
+
+
+class HostMemory:
+    """A `farspan._device.Memory` of the emulator."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+        self._held: dict[int, np.ndarray] = {}
+
+    def empty(self, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        dtype = np.dtype(BITS.get(kind, kind))
+        return np.full(math.prod(shape) * dtype.itemsize, 0xA5, np.uint8).view(dtype).reshape(shape)
+
+    def describe(self, x: np.ndarray) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        return x.ctypes.data, x.shape, tuple(stride // x.itemsize for stride in x.strides)
+
+    def take(self, x: np.ndarray, kind: str) -> np.ndarray:
+        return x.astype(kind, copy=False)
+
+    def host(self, x: Any) -> Any:
+        return x
+
+    def allocate(self, size: int) -> int:
+        memory = np.full(size + ALIGNMENT, 0xA5, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        memory = memory[start : start + size]
+        self._held[memory.ctypes.data] = memory
+        return memory.ctypes.data
+
+    def upload(self, data: bytes) -> int:
+        address = self.allocate(len(data))
+        self._held[address][...] = np.frombuffer(data, np.uint8)
+        return address
+
+    def download(self, address: int, size: int) -> bytes:
+        return self._held[address][:size].tobytes()
+
+
+class TensorMemory(GpuMemory):
+    """torch's memory on the CPU, where the emulator works as a GPU does on its own."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._torch, self._device, self._held = torch, like.device, {}
+        self.place = emulator()
+
+    def allocate(self, size: int) -> int:
+        memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+        return self._hold(memory[-memory.data_ptr() % ALIGNMENT :])
+
+
+@contextmanager
+def emulated_kernels(seed: int = 0) -> Iterator[None]:
+    """Every operation that has CUDA kernels runs on them; the test is skipped where the emulator is not built."""
+    if library() is None:
+        pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
+
+    def on_emulator(name: str) -> Any:
+        operation = getattr(_cuda, name)
+        return lambda *arguments: operation(HostMemory(emulator(seed)), *arguments)
+
+    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    with mock.patch.multiple(_kernels, **{name: on_emulator(name) for name in names}):
+        yield

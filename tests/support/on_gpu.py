@@ -1,0 +1,60 @@
+"""Operations on NumPy arrays and tensors of the CPU, computed by a GPU: the suites of the CPU run there as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from farspan import _cuda, _kernels
+from farspan._device import GpuMemory
+
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def reason() -> str | None:
+    """Why nothing runs on a GPU here, or None."""
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no GPU"
+    from farspan._cuda_status import cuda_status
+
+    found: str | None = cuda_status()["reason"]
+    return found
+
+
+def _there(x: Any, dtype: str) -> Any:
+    """An array on the GPU; half types come as their bits."""
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
+        return tuple(_there(y, dtype) for y in x)
+    if not isinstance(x, np.ndarray):
+        return x
+    tensor = torch.from_numpy(x).cuda()
+    return tensor.view(HALVES[dtype]) if x.dtype == np.uint16 else tensor
+
+
+def _back(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(map(_back, x))
+    return (x.view(torch.uint16) if x.dtype in HALVES.values() else x).cpu().numpy()
+
+
+@contextmanager
+def gpu_kernels() -> Iterator[None]:
+    """Every operation that has CUDA kernels runs on the first GPU."""
+
+    def there(name: str) -> Any:
+        operation = getattr(_cuda, name)
+
+        def call(dtype: str, *arguments: Any) -> Any:
+            on_gpu = [_there(x, dtype) for x in arguments]
+            return _back(operation(GpuMemory(on_gpu[0]), dtype, *on_gpu))
+
+        return call
+
+    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    with mock.patch.multiple(_kernels, **{name: there(name) for name in names}):
+        yield
