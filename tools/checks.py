@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ACCEPTANCE = ROOT.parent / "shared" / "acceptance"  # beside the repository where there is one
 
-BACKENDS = ("portable", "avx2", "avx512", "emulated", "reference")
+BACKENDS = ("portable", "avx2", "avx512", "emulated", "cuda", "reference")
 OTHER = "any"
 BACKEND_IN_NAME = re.compile(r"(?<![a-z0-9])(" + "|".join(BACKENDS) + r")(?![a-z0-9])")
 CARGO_TEST = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
@@ -40,7 +40,7 @@ class Outcome:
     @property
     def backend(self) -> str:
         """The backend that the test's own name is about; most tests use whichever the machine's CPU selects."""
-        found = BACKEND_IN_NAME.search(self.name)
+        found = BACKEND_IN_NAME.search(self.name.partition("[")[2]) or BACKEND_IN_NAME.search(self.name)
         return found.group(1) if found else OTHER
 
 

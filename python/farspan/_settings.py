@@ -59,7 +59,8 @@ def collect(
     hidden: Any, *, order: Any, history: Any, prompt_lengths: Any, logit_bias: Any, banned: Any, allowed: Any,
     mask: Any, top: Any, samples: Any, **per_row: Any,
 ) -> Settings:  # fmt: skip
-    """The settings of a call, `NOTHING` when none of them does anything."""
+    """The settings of a call, `NOTHING` when none of them does anything. They lie on the host, where those of rows on
+    a GPU are decided, wherever they came from."""
     if order not in ORDERS:
         wrong = ArgumentError if isinstance(order, str) else DtypeError
         raise wrong(message("order", " or ".join(map(repr, ORDERS)), repr(order)))
@@ -70,6 +71,10 @@ def collect(
     off = all(type(x) in (int, float) and x == (REALS | COUNTS)[name] for name, x in per_row.items())
     if off and top == 0 and samples == 1 and all(x is None for x in given):
         return NOTHING
+    if _on_gpu(hidden):
+        history, prompt_lengths, logit_bias, banned, allowed, mask = map(_to_host, given)
+        per_row = {name: _to_host(x) for name, x in per_row.items()}
+        hidden = hidden.new_empty((*hidden.shape[:-1], 0), device="cpu")  # of its kind and rows
     rows = hidden.shape[:-1]
     reals = [_arrays.per_row(name, per_row[name], hidden, rows, integer=False) for name in REALS]
     counts = [_arrays.per_row(name, per_row[name], hidden, rows, integer=True, high=2**63) for name in COUNTS]
@@ -86,6 +91,16 @@ def collect(
         top,
         samples,
     )
+
+
+def _on_gpu(x: Any) -> bool:
+    return _arrays.is_tensor(x) and x.device.type == "cuda"
+
+
+def _to_host(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(map(_to_host, x))
+    return x.cpu() if _on_gpu(x) else x
 
 
 def _table(hidden: Any, settings: list[Any]) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.emulated import TensorMemory, emulated_kernels, library
 from support.models import ids, small_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import farspan
 from farspan import ops
@@ -78,6 +79,15 @@ def test_a_device_that_is_not_there_is_named() -> None:
         farspan.load_embedded(device="cuda:1")
 
 
+def test_an_emulated_mask_without_words_bans_everything() -> None:
+    with emulated_kernels():
+        drawn = farspan.sample(
+            torch.ones(2, 4), torch.ones(9, 4), seed=1, position=2, mask=torch.empty(2, 0, dtype=torch.int32)
+        )
+    assert drawn.flag.tolist() == [farspan.FLAG_EMPTY] * 2
+    assert drawn.token.tolist() == [-1, -1]
+
+
 # The kernels that torch's dispatcher calls for tensors on a GPU, called here with tensors of the CPU.
 
 
@@ -139,3 +149,46 @@ def test_emulated_unembedding_of_the_dispatcher(tensor_memory: None, dtype: torc
 def test_products_of_the_dispatcher_follow_x() -> None:
     x, weight, bias = torch.randn(2, 3, 8), torch.randn(5, 8).bfloat16(), torch.randn(5)
     close((ops._linear_cuda(x, weight, bias),), (ops._linear_cpu(x, weight, bias),))
+
+
+# Tensors that say they are on a GPU and hold nothing: what happens before a kernel is reached.
+
+
+@pytest.fixture
+def nothing_there() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def test_results_are_where_the_inputs_are(nothing_there: None) -> None:
+    query = torch.empty(2, 4, 3, 8, device="cuda", dtype=torch.bfloat16)
+    hidden, weight = torch.empty(3, 8, device="cuda"), torch.empty(50, 8, device="cuda")
+    output, lse = farspan.attention(query, query, query, causal=True, return_lse=True)
+    drawn = farspan.sample(hidden, weight, seed=torch.arange(3), position=2, top_k=5, samples=2, top=4)
+    scored = farspan.score(hidden, weight, torch.arange(3), top=3)
+    found = [output, lse, farspan.greedy(hidden, weight).token, drawn.token, drawn.rank, drawn.top_logprob]
+    found += [*scored, *farspan.top(hidden, weight, 7), farspan.linear(hidden, weight)]
+    assert {x.device.type for x in found} == {"cuda"}
+    assert (output.shape, lse.shape, drawn.token.shape) == (query.shape, query.shape[:3], (3, 2))
+
+
+def test_settings_of_rows_on_a_gpu_lie_on_the_host(nothing_there: None) -> None:
+    hidden = torch.empty(3, 8, device="cuda")
+    ids, offsets = torch.arange(4, device="cuda"), torch.tensor([0, 1, 2, 4])
+    given = collect(
+        hidden, order="hf", history=(ids, offsets), prompt_lengths=torch.zeros(3, dtype=torch.int64, device="cuda"),
+        logit_bias=(ids, torch.zeros(4, device="cuda"), offsets), banned=(ids, offsets), allowed=None,
+        mask=torch.zeros(3, 2, dtype=torch.int32, device="cuda"), top=0, samples=1,
+        **(REALS | COUNTS | {"top_p": torch.rand(3, device="cuda"), "min_p": [0.1, 0.2, 0.3]}),
+    )  # fmt: skip
+    assert {x.device.type for x in given if isinstance(x, torch.Tensor)} == {"cpu"}
+
+
+def test_inputs_on_different_devices_are_refused(nothing_there: None) -> None:
+    here, there = torch.empty(2, 8), torch.empty(2, 8, device="cuda")
+    with pytest.raises(farspan.ArgumentError, match=r"^weight: expected a tensor on cuda:0, as hidden is, given .*cpu"):
+        farspan.greedy(there, here)
+    with pytest.raises(farspan.ArgumentError, match=r"^key: expected a tensor on cpu, as query is, given .*cuda:0"):
+        farspan.attention(here[None, None], there[None, None], there[None, None])
+    with pytest.raises(farspan.ArgumentError, match=r"^sink: expected a tensor on cuda:0"):
+        farspan.attention(there[None, None], there[None, None], there[None, None], sink=torch.zeros(1))

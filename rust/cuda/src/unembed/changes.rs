@@ -57,6 +57,9 @@ impl PackedChanges {
         if let Some(mask) = &settings.mask {
             packed.mask_words = mask.width;
             packed.places[5] = Some(packed.section(mask.words.iter().flat_map(|word| word.to_le_bytes())));
+            if mask.words.is_empty() {
+                packed.section([0; 16].into_iter()); // a mask without words bans all, so it needs an address too
+            }
         }
         packed
     }
