@@ -13,7 +13,7 @@ from typing import Any
 from farspan import _core, _kernels
 from farspan._arrays import dtype_name
 from farspan._device import Memory
-from farspan._settings import NOTHING, Settings
+from farspan._settings import Settings
 
 Rules = tuple[float, float | None, Any, int | None]
 """scale, softcap, bias, valid_vocab."""
@@ -45,7 +45,7 @@ def sample(
     memory: Memory, dtype: str, hidden: Any, weight: Any, draws: tuple[Any, ...], rules: Rules, settings: Settings
 ) -> tuple[Any, ...]:
     """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
-    if settings is NOTHING or settings.reals is None:
+    if settings.reals is None:
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     leading, rows = _rows(hidden)
     kinds = ("int64", "int64", "int64", "float32")

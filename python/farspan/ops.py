@@ -17,6 +17,7 @@ from torch import Tensor
 
 from farspan import _cuda, _kernels
 from farspan._arrays import dtype_name
+from farspan._cuda_status import warn_of_cache
 from farspan._device import GpuMemory
 from farspan._errors import BackendError, DtypeError, message
 from farspan._settings import Settings
@@ -56,6 +57,17 @@ def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
     return tensor.view(like.dtype) if like.dtype in _HALVES else tensor
 
 
+def _telling(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, and then what is to be known of the compiled kernels' cache."""
+
+    def call(*arguments: Any) -> Any:
+        result = kernel(*arguments)
+        warn_of_cache()
+        return result
+
+    return call
+
+
 def _register(
     schema: str, kernel: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]
 ) -> Callable[..., Any]:
@@ -63,7 +75,7 @@ def _register(
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, kernel, "CPU")
-    _LIBRARY.impl(name, cuda, "CUDA")
+    _LIBRARY.impl(name, _telling(cuda), "CUDA")
     torch.library.register_fake(f"farspan::{name}", fake, lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
 

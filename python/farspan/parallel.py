@@ -60,7 +60,6 @@ def vocabulary_ranges(vocab: int, shards: int) -> list[range]:
         raise ArgumentError(message("shards", "at least 1", shards))
     units = -(-vocab // SHARD_UNIT)
     ends = [min(units * i // shards * SHARD_UNIT, vocab) for i in range(shards + 1)]
-    ends[-1] = vocab
     return [range(a, b) for a, b in pairwise(ends)]
 
 

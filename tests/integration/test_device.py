@@ -12,7 +12,7 @@ from support.models import ids, small_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import farspan
-from farspan import ops
+from farspan import _core, ops
 from farspan import positions as P
 from farspan._settings import COUNTS, REALS, collect
 from farspan.model import Transformer
@@ -86,6 +86,20 @@ def test_an_emulated_mask_without_words_bans_everything() -> None:
         )
     assert drawn.flag.tolist() == [farspan.FLAG_EMPTY] * 2
     assert drawn.token.tolist() == [-1, -1]
+
+
+def test_emulated_rows_that_no_sequence_covers_see_nothing() -> None:
+    x, offsets = torch.ones(4, 1, 8), torch.tensor([0, 2])
+    with emulated_kernels():  # offsets in a device's memory are not read before the launch
+        output, lse = farspan.attention(x, x, x, query_offsets=offsets, key_offsets=offsets, return_lse=True)
+    assert output[:, 0, 0].tolist() == [1, 1, 0, 0]
+    assert lse[0].isneginf().tolist() == [False, False, True, True]
+
+
+def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "cuda_warning", lambda: "compiled kernels cannot be kept")
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        assert ops._telling(lambda x: x + 1)(1) == 2
 
 
 # The kernels that torch's dispatcher calls for tensors on a GPU, called here with tensors of the CPU.

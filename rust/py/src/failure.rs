@@ -65,15 +65,19 @@ pub(crate) fn borrow(argument: &'static str, error: BorrowError) -> Error {
     Error::argument(argument, "memory of its own", given)
 }
 
-/// Runs `work` without the interpreter lock. A panic is a bug of ours; it still must not unwind into the interpreter.
+/// Runs `work` without the interpreter lock.
 pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> farspan_core::Result<T> + Send) -> Outcome<T> {
-    let result = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
-    Ok(result.unwrap_or_else(|panic| {
+    guarded(|| Ok(py.detach(work)?))
+}
+
+/// Runs `work`. A panic is a bug of ours; it still must not unwind into the interpreter.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(Error::Backend {
+        Err(Failure::Farspan(Error::Backend {
             argument: "farspan",
             expected: "no internal failure".into(),
             given: text.unwrap_or("a panic").to_owned(),
-        })
-    })?)
+        }))
+    })
 }

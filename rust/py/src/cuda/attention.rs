@@ -2,7 +2,7 @@
 
 use super::device::{Array, Memory, broadcast, tensor};
 use crate::arrays::named_dtype;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, guarded};
 use farspan_core::attention::{Rules, Shape};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::attention::{
@@ -53,74 +53,77 @@ pub(crate) fn cuda_attention(
     query_offsets: Option<Typed>,
     key_offsets: Option<Typed>,
 ) -> Outcome {
-    let dtype = named_dtype("query", dtype)?;
-    let ragged = query_offsets.is_some();
-    let matrix = |argument, array| matrix(argument, dtype, array, ragged);
-    let (query, key, value) = (matrix("query", query)?, matrix("key", key)?, matrix("value", value)?);
-    let shape = Shape::new(query.tensor.shape, key.tensor.shape, value.tensor.shape)?;
-    let Shape { batch, query_heads, query_time, key_time, .. } = shape;
-    if [batch, query_heads, query_time].contains(&0) {
-        return Ok(());
-    }
-    let offsets = match (query_offsets, key_offsets) {
-        (Some(query), Some(key)) => {
-            Some(Offsets { query: whole("query_offsets", query)?, key: whole("key_offsets", key)? })
+    guarded(|| {
+        let dtype = named_dtype("query", dtype)?;
+        let ragged = query_offsets.is_some();
+        let matrix = |argument, array| matrix(argument, dtype, array, ragged);
+        let (query, key, value) = (matrix("query", query)?, matrix("key", key)?, matrix("value", value)?);
+        let shape = Shape::new(query.tensor.shape, key.tensor.shape, value.tensor.shape)?;
+        let Shape { batch, query_heads, query_time, key_time, .. } = shape;
+        if [batch, query_heads, query_time].contains(&0) {
+            return Ok(());
         }
-        (None, None) => None,
-        _ => return Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two").into()),
-    };
-    let sequences = offsets.map_or(batch, |offsets| offsets.query.tensor.shape[0].saturating_sub(1));
-    let times =
-        |argument, array: Option<Typed>, time| array.map(|array| positions(argument, array, [batch, time])).transpose();
-    let far = match (
-        border,
-        times("far_query_positions", far_query_positions, query_time)?,
-        times("far_key_positions", far_key_positions, key_time)?,
-    ) {
-        (None, None, None) => None,
-        (Some(border), Some(query_positions), Some(key_positions)) => {
-            Some(Far { border, query_positions, key_positions })
-        }
-        _ => {
-            let expected = "border, far_query_positions and far_key_positions together";
-            return Err(Error::argument("rotary", expected, "only some of them").into());
-        }
-    };
-    let columns = |array: &Typed| array.1.last().copied().unwrap_or(0);
-    let rotary = inv_freq.map(|array| {
-        let half = columns(&array);
-        let inv_freq = table("inv_freq", array, [sequences, half])?;
-        Ok::<_, Error>(Rotary { inv_freq, magnitude: magnitude as f32, interleaved, far })
-    });
-    let distance_bias = distance_table.map(|array| {
-        let length = columns(&array);
-        let table = table("distance_bias", array, [query_heads, length])?;
-        Ok::<_, Error>(DistanceBias { table, minimum: distance_minimum })
-    });
-    let problem = Attention {
-        query,
-        key,
-        value,
-        offsets,
-        key_lengths: key_lengths.map(|lengths| whole("key_lengths", lengths)).transpose()?,
-        rules: Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?,
-        query_scale: some_table("query_scale", query_scale, [batch, query_heads, query_time])?,
-        key_bias: some_table("key_bias", key_bias, [batch, query_heads, key_time])?,
-        distance_bias: distance_bias.transpose()?,
-        sink: some_table("sink", sink, [query_heads])?,
-        query_positions: times("query_positions", query_positions, query_time)?,
-        key_positions: times("key_positions", key_positions, key_time)?,
-        rotary: rotary.transpose()?,
-    };
-    let memory = Memory::new(memory);
-    let place = memory.place()?;
-    let bytes = workspace_bytes(&problem, &place.device().limits())?;
-    let workspace = Workspace { pointer: memory.allocate(bytes)?, bytes };
-    let output = matrix("output", output)?;
-    let lse = if ragged { ragged_lse(tensor("lse", lse)?) } else { tensor("lse", lse)? };
-    // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
-    unsafe { attention(place.device(), &problem, output, Some(lse), workspace)? };
-    Ok(())
+        let offsets = match (query_offsets, key_offsets) {
+            (Some(query), Some(key)) => {
+                Some(Offsets { query: whole("query_offsets", query)?, key: whole("key_offsets", key)? })
+            }
+            (None, None) => None,
+            _ => return Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two").into()),
+        };
+        let sequences = offsets.map_or(batch, |offsets| offsets.query.tensor.shape[0].saturating_sub(1));
+        let times = |argument, array: Option<Typed>, time| {
+            array.map(|array| positions(argument, array, [batch, time])).transpose()
+        };
+        let far = match (
+            border,
+            times("far_query_positions", far_query_positions, query_time)?,
+            times("far_key_positions", far_key_positions, key_time)?,
+        ) {
+            (None, None, None) => None,
+            (Some(border), Some(query_positions), Some(key_positions)) => {
+                Some(Far { border, query_positions, key_positions })
+            }
+            _ => {
+                let expected = "border, far_query_positions and far_key_positions together";
+                return Err(Error::argument("rotary", expected, "only some of them").into());
+            }
+        };
+        let columns = |array: &Typed| array.1.last().copied().unwrap_or(0);
+        let rotary = inv_freq.map(|array| {
+            let half = columns(&array);
+            let inv_freq = table("inv_freq", array, [sequences, half])?;
+            Ok::<_, Error>(Rotary { inv_freq, magnitude: magnitude as f32, interleaved, far })
+        });
+        let distance_bias = distance_table.map(|array| {
+            let length = columns(&array);
+            let table = table("distance_bias", array, [query_heads, length])?;
+            Ok::<_, Error>(DistanceBias { table, minimum: distance_minimum })
+        });
+        let problem = Attention {
+            query,
+            key,
+            value,
+            offsets,
+            key_lengths: key_lengths.map(|lengths| whole("key_lengths", lengths)).transpose()?,
+            rules: Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?,
+            query_scale: some_table("query_scale", query_scale, [batch, query_heads, query_time])?,
+            key_bias: some_table("key_bias", key_bias, [batch, query_heads, key_time])?,
+            distance_bias: distance_bias.transpose()?,
+            sink: some_table("sink", sink, [query_heads])?,
+            query_positions: times("query_positions", query_positions, query_time)?,
+            key_positions: times("key_positions", key_positions, key_time)?,
+            rotary: rotary.transpose()?,
+        };
+        let memory = Memory::new(memory);
+        let place = memory.place()?;
+        let bytes = workspace_bytes(&problem, &place.device().limits())?;
+        let workspace = Workspace { pointer: memory.allocate(bytes)?, bytes };
+        let output = matrix("output", output)?;
+        let lse = if ragged { ragged_lse(tensor("lse", lse)?) } else { tensor("lse", lse)? };
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { attention(place.device(), &problem, output, Some(lse), workspace)? };
+        Ok(())
+    })
 }
 
 /// A large array in the axes of the backend: a ragged `[total, heads, dim]` is a batch of one.

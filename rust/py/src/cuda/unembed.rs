@@ -2,7 +2,7 @@
 
 use super::device::{Array, Memory, tensor};
 use crate::arrays::named_dtype;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, guarded};
 use crate::settings::Owned;
 use crate::unembed::{Drawing, SampleArrays, SampleBuffers};
 use farspan_core::Result;
@@ -65,17 +65,19 @@ pub(crate) fn cuda_sample(
     drawn: Option<[Array; 4]>,
     out: [u64; 12],
 ) -> Outcome {
-    let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-    let (place, options, out) = (memory.place()?, Options::default(), sample_out(out));
-    let bytes = unembed::sample_workspace(&problem, &options, &place.device().limits())?;
-    let workspace = workspace(&memory, bytes)?;
-    match drawn.map(draws).transpose()? {
-        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
-        Some(draws) => unsafe { unembed::sample(place.device(), &problem, &draws, &options, &out, workspace)? },
-        // SAFETY: as above.
-        None => unsafe { unembed::greedy(place.device(), &problem, &options, &out, workspace)? },
-    }
-    Ok(())
+    guarded(|| {
+        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (place, options, out) = (memory.place()?, Options::default(), sample_out(out));
+        let bytes = unembed::sample_workspace(&problem, &options, &place.device().limits())?;
+        let workspace = workspace(&memory, bytes)?;
+        match drawn.map(draws).transpose()? {
+            // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+            Some(draws) => unsafe { unembed::sample(place.device(), &problem, &draws, &options, &out, workspace)? },
+            // SAFETY: as above.
+            None => unsafe { unembed::greedy(place.device(), &problem, &options, &out, workspace)? },
+        }
+        Ok(())
+    })
 }
 
 /// A call with settings: the device reads, the host decides. `drawn` are on the device, `draws` and `out` on the host.
@@ -130,30 +132,32 @@ pub(crate) fn cuda_decide<'py>(
     settings: &Bound<'py, PyTuple>,
     out: SampleArrays<'py>,
 ) -> Outcome {
-    let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-    let (drawing, mut buffers) = (Drawing::new(draws)?, SampleBuffers::new(&out)?);
-    let (host, out) = (drawing.view()?, buffers.out()?);
-    let owned = Owned::new(settings)?;
-    let settings = owned.view()?;
-    let (rows, exist) = (problem.hidden.tensor.shape[0], exist(&problem));
-    host.check(rows)?;
-    let mut results = Results::new(out, rows, settings.samples, settings.top)?;
-    let changes = upload_changes(&memory, &settings, &problem, exist)?;
-    let plans = plans(Some(&host), Some(&settings), rows, exist);
-    let samples = settings.samples;
-    let decision = Decision { memory: &memory, problem: &problem, drawn: self::draws(drawn)?, changes, samples };
-    let mut undecided = Vec::new();
-    for (row, found) in decision.read(&plans, None)?.iter().enumerate() {
-        if results.row(row, &plans[row], found).is_err() {
-            undecided.push(row);
+    guarded(|| {
+        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (drawing, mut buffers) = (Drawing::new(draws)?, SampleBuffers::new(&out)?);
+        let (host, out) = (drawing.view()?, buffers.out()?);
+        let owned = Owned::new(settings)?;
+        let settings = owned.view()?;
+        let (rows, exist) = (problem.hidden.tensor.shape[0], exist(&problem));
+        host.check(rows)?;
+        let mut results = Results::new(out, rows, settings.samples, settings.top)?;
+        let changes = upload_changes(&memory, &settings, &problem, exist)?;
+        let plans = plans(Some(&host), Some(&settings), rows, exist);
+        let samples = settings.samples;
+        let decision = Decision { memory: &memory, problem: &problem, drawn: self::draws(drawn)?, changes, samples };
+        let mut undecided = Vec::new();
+        for (row, found) in decision.read(&plans, None)?.iter().enumerate() {
+            if results.row(row, &plans[row], found).is_err() {
+                undecided.push(row);
+            }
         }
-    }
-    for rows in undecided.chunks((HELD / (8 * exist).max(1)).max(1)) {
-        for (&row, found) in rows.iter().zip(&decision.read(&plans, Some(rows))?) {
-            results.whole_row(row, &plans[row], found);
+        for rows in undecided.chunks((HELD / (8 * exist).max(1)).max(1)) {
+            for (&row, found) in rows.iter().zip(&decision.read(&plans, Some(rows))?) {
+                results.whole_row(row, &plans[row], found);
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// How many tokens exist; a `valid_vocab` that does not fit is refused when the problem is checked.
@@ -177,19 +181,21 @@ pub(crate) fn cuda_rank<'py>(
     settings: Option<&Bound<'py, PyTuple>>,
     drawn: [u64; 3],
 ) -> Outcome {
-    let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-    let place = memory.place()?;
-    let owned = settings.map(Owned::new).transpose()?;
-    let settings = owned.as_ref().map(Owned::view).transpose()?;
-    let (samples, changes) = match &settings {
-        Some(settings) => (settings.samples, upload_changes(&memory, settings, &problem, exist(&problem))?),
-        None => (1, Changes::default()),
-    };
-    let bytes = unembed::rank_workspace(&problem, samples, &place.device().limits())?;
-    let workspace = workspace(&memory, bytes)?;
-    // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
-    unsafe { unembed::rank(place.device(), &problem, samples, &changes, drawn, workspace)? };
-    Ok(())
+    guarded(|| {
+        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let place = memory.place()?;
+        let owned = settings.map(Owned::new).transpose()?;
+        let settings = owned.as_ref().map(Owned::view).transpose()?;
+        let (samples, changes) = match &settings {
+            Some(settings) => (settings.samples, upload_changes(&memory, settings, &problem, exist(&problem))?),
+            None => (1, Changes::default()),
+        };
+        let bytes = unembed::rank_workspace(&problem, samples, &place.device().limits())?;
+        let workspace = workspace(&memory, bytes)?;
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { unembed::rank(place.device(), &problem, samples, &changes, drawn, workspace)? };
+        Ok(())
+    })
 }
 
 /// What the model says about one given token per row, and the `top` most likely ones. `out` are addresses.
@@ -202,27 +208,31 @@ pub(crate) fn cuda_score(
     top: usize,
     out: [u64; 6],
 ) -> Outcome {
-    let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-    let place = memory.place()?;
-    let bytes = unembed::score_workspace(&problem, top, &place.device().limits())?;
-    let workspace = workspace(&memory, bytes)?;
-    let [logprob, rank, entropy, lse, top_token, top_logprob] = out;
-    let out = ScoreOut { logprob, rank, entropy, lse, top_token, top_logprob };
-    // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
-    unsafe { unembed::score(place.device(), &problem, &tensor("targets", targets)?, top, &out, workspace)? };
-    Ok(())
+    guarded(|| {
+        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let place = memory.place()?;
+        let bytes = unembed::score_workspace(&problem, top, &place.device().limits())?;
+        let workspace = workspace(&memory, bytes)?;
+        let [logprob, rank, entropy, lse, top_token, top_logprob] = out;
+        let out = ScoreOut { logprob, rank, entropy, lse, top_token, top_logprob };
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { unembed::score(place.device(), &problem, &tensor("targets", targets)?, top, &out, workspace)? };
+        Ok(())
+    })
 }
 
 /// The k largest logits per row; `out` are the addresses of token, logit and LSE.
 #[pyfunction]
 #[pyo3(signature = (memory, arguments, k, out, /))]
 pub(crate) fn cuda_top(memory: &Bound<'_, PyAny>, arguments: Arguments<'_>, k: usize, out: [u64; 3]) -> Outcome {
-    let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-    let place = memory.place()?;
-    let bytes = unembed::top_workspace(&problem, k, &place.device().limits())?;
-    let workspace = workspace(&memory, bytes)?;
-    let [token, logit, lse] = out;
-    // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
-    unsafe { unembed::top(place.device(), &problem, k, &TopOut { token, logit, lse }, workspace)? };
-    Ok(())
+    guarded(|| {
+        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let place = memory.place()?;
+        let bytes = unembed::top_workspace(&problem, k, &place.device().limits())?;
+        let workspace = workspace(&memory, bytes)?;
+        let [token, logit, lse] = out;
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { unembed::top(place.device(), &problem, k, &TopOut { token, logit, lse }, workspace)? };
+        Ok(())
+    })
 }
