@@ -40,9 +40,7 @@ def is_ragged(hooks: Sequence[Any]) -> bool:
     return hooks[-3] is not None
 
 
-def attention_shapes(
-    query: Any, key: Any, value: Any, hooks: Sequence[Any]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def attention_shapes(query: Any, key: Any, value: Any, hooks: Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of output and LSE, from arrays of either kind."""
     ragged, paged = is_ragged(hooks), hooks[-1] is not None
     layout = "[total, heads, dim]" if ragged else "[batch, heads, time, dim]"

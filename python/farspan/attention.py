@@ -187,7 +187,9 @@ def hook_arguments(
     """All but the large inputs, checked, of the kind of `query`, in the order of `torch.ops.farspan.attention`."""
     if block_table is not None:
         if key_offsets is not None:
-            raise ArgumentError(message("key_offsets", "None, as there is a block_table", _arrays.describe(key_offsets)))
+            raise ArgumentError(
+                message("key_offsets", "None, as there is a block_table", _arrays.describe(key_offsets))
+            )
     elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
         raise ArgumentError(message(missing, "both query_offsets and key_offsets, or neither", "None"))

@@ -66,8 +66,8 @@ def attention(
 
 
 def _from_pages(pages: Tensor, table: Any, lengths: Any) -> Tensor:
-    """`[pages, heads, page_size, dim]` -> `[sequences, heads, blocks * page_size, dim]`. Blocks behind the last key of a
-    sequence take any page: nobody sees it."""
+    """`[pages, heads, page_size, dim]` -> `[sequences, heads, blocks * page_size, dim]`; behind a sequence's last key,
+    where nobody looks, the first page's keys."""
     table = torch.as_tensor(table, device=pages.device)
     starts = torch.arange(table.shape[1], device=pages.device) * pages.shape[2]
     if lengths is not None:

@@ -35,6 +35,9 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
     if let Some(lse) = lse {
         check_shape("lse", &[batch, query_heads, query_time], &lse.shape())?;
     }
+    if let Some(table) = &problem.block_table {
+        check_shape("block_table", &[problem.sequences.len(), table.shape()[1]], &table.shape())?;
+    }
     check_sequences(&shape, problem.sequences)?;
     if let Some(table) = &problem.block_table {
         check_pages(table, key[2], key[0], problem.sequences)?;
@@ -139,7 +142,6 @@ fn check_sequences(shape: &Shape, sequences: &[Sequence]) -> Result<()> {
 
 /// The entries of a block table that name existing keys must be pages; the others are not looked at.
 fn check_pages(table: &View<i64, 2>, page_size: usize, pages: usize, sequences: &[Sequence]) -> Result<()> {
-    check_shape("block_table", &[sequences.len(), table.shape()[1]], &table.shape())?;
     for (row, sequence) in sequences.iter().enumerate() {
         for block in 0..sequence.keys.div_ceil(page_size.max(1)) {
             let page = table.at([sequence.key_batch, block]);
