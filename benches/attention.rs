@@ -31,7 +31,8 @@ fn prefill(criterion: &mut Criterion) {
     for dim in [64, 128] {
         for (name, causal) in [("full", false), ("causal", true)] {
             let shape = [1, 8, 1024, dim];
-            bench(criterion, &format!("prefill/D{dim}/{name}"), &Sizes { query: shape, key: shape, causal, page_size: None });
+            let sizes = Sizes { query: shape, key: shape, causal, page_size: None };
+            bench(criterion, &format!("prefill/D{dim}/{name}"), &sizes);
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Every kernel once, on small inputs of odd sizes: what compute-sanitizer runs, which slows kernels down a hundredfold."""
+"""Every kernel once, on small inputs of odd sizes: for compute-sanitizer, under which kernels are very slow."""
 
 from __future__ import annotations
 

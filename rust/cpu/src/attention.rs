@@ -78,7 +78,7 @@ pub struct Attention<'a> {
     pub key: Input<'a>,
     /// `[batch, key_heads, key_time, value_dim]`, or with a block table `[pages, key_heads, page_size, value_dim]`.
     pub value: Input<'a>,
-    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of page `block_table[sequence, j / page_size]`.
+    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of the page that block `j / page_size` names.
     pub block_table: Option<View<'a, i64, 2>>,
     /// From `dense_sequences`, `ragged_sequences` or `paged_sequences`, in their order.
     pub sequences: &'a [Sequence],

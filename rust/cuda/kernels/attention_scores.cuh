@@ -61,7 +61,8 @@ DEVICE void score_with_hooks(const AttentionParams& p, const Sequence& sequence,
     UNROLL
     for (Row& row : rows) row = Row{anew(row.query), anew(row.head)};
     const double* key_positions = positions_of(p.keys, sequence.key_batch, p.sequences.key_time) + sequence.key_start;
-    const double* query_positions = positions_of(p.queries, sequence.batch, p.sequences.query_time) + sequence.query_start;
+    const double* query_positions =
+        positions_of(p.queries, sequence.batch, p.sequences.query_time) + sequence.query_start;
     NO_UNROLL
     for (int tile = 0; tile < KEY_TILES; ++tile) {
         UNROLL

@@ -88,7 +88,7 @@ pub struct Attention {
     pub key: Matrix,
     /// `[batch, key_heads, key_time, value_dim]`, or with a block table `[pages, key_heads, page_size, value_dim]`.
     pub value: Matrix,
-    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of page `block_table[sequence, j / page_size]`.
+    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of the page that block `j / page_size` names.
     /// An entry that is no page is held to one.
     pub block_table: Option<Numbers<2>>,
     /// None: a dense batch, a sequence for each entry of the first axis.

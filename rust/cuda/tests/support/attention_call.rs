@@ -233,8 +233,7 @@ pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
         false => Memory::of(x),
     };
     let position_kind = if setting.short { NumberType::F32 } else { NumberType::F64 };
-    let times =
-        |memory: &Memory, shape| Numbers { kind: position_kind, tensor: shared_table(memory, shape, layout) };
+    let times = |memory: &Memory, shape| Numbers { kind: position_kind, tensor: shared_table(memory, shape, layout) };
     let query_positions = o.query_positions.as_ref().map(|x| positions(x));
     let key_positions = o.key_positions.as_ref().map(|x| positions(x));
     let rotary = o.rotary.as_ref().map(|rotary| {
