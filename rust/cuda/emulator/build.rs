@@ -54,8 +54,8 @@ fn main() {
     build.link_lib_modifier("+whole-archive").compile("farspan_emulated_kernels");
 }
 
-/// Has every access to memory and every undefined operation checked. Processes have to load the runtime before any other
-/// library, see `tools/deep_checks.py`.
+/// Has every access to memory and every undefined operation checked. Processes have to load the runtime before other
+/// libraries, see `tools/deep_checks.py`.
 fn sanitize(build: &mut cc::Build) {
     build.define("FARSPAN_SANITIZED", None);
     build.flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover=undefined");
