@@ -8,6 +8,7 @@ use farspan_cuda::attention::{
 };
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
+use farspan_cuda_emulator::forbid;
 use half::{bf16, f16};
 
 /// How a call differs from the plainest one that asks the same.
@@ -61,7 +62,10 @@ const MARGIN: usize = 64;
 
 impl Memory {
     fn new(bytes: usize) -> Self {
-        Memory(vec![u128::MAX; bytes.div_ceil(16) + 2 * MARGIN / 16])
+        let memory = Memory(vec![u128::MAX; bytes.div_ceil(16) + 2 * MARGIN / 16]);
+        forbid(memory.pointer() - MARGIN as u64, MARGIN);
+        forbid(memory.pointer() + bytes as u64, memory.0.len() * 16 - MARGIN - bytes);
+        memory
     }
 
     fn of<T: Copy>(data: &[T]) -> Self {
