@@ -59,14 +59,29 @@ def numbers(completions: list[Completion]) -> Any:
     return [(c.tokens, c.logprobs, c.finish_reason, c.top_tokens, c.top_logprobs) for c in completions]
 
 
+class Plain:
+    """In the place of `RepeatedPasses`: one after the other, as `model(ids)` does it."""
+
+    def __init__(self, model: Transformer, kernels: DeviceKernels, graphs: bool) -> None:
+        self.model, self.kernels = model, kernels
+
+    def hidden(self, tokens: np.ndarray, now: passes.Pass, last: Any) -> torch.Tensor:
+        hidden = self.model.run(tokens, now, self.kernels)
+        return hidden if last is None else hidden[last]
+
+    def drawn(self, tokens: np.ndarray, now: passes.Pass, last: Any, draws: Any) -> farspan.Sample:
+        return self.kernels.draw(self.hidden(tokens, now, last), self.model.unembedding, draws)
+
+
 def with_as_without(
     monkeypatch: pytest.MonkeyPatch, model: Transformer, prompts: Any = PROMPTS, **options: Any
 ) -> list[Completion]:
-    """The texts with graphs and buckets of keys, which are those without either."""
+    """The texts with graphs and buckets of keys, which are those without either, from passes that share nothing."""
     found = model.generate(prompts, **options)
     with monkeypatch.context() as exact:
         exact.setattr(passes, "bucket", lambda length, capacity: None)
-        expected = model.generate(prompts, **options, graphs=False)
+        exact.setattr(graphs, "RepeatedPasses", Plain)
+        expected = model.generate(prompts, **options)
     assert numbers(found) == numbers(expected)
     return found
 
@@ -293,8 +308,8 @@ def test_ids_in_a_captured_pass_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
     """That would wait for the device, which no capture may."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from farspan.model.transformer import _check_on_device
+    from farspan.model.transformer import _check_before_device
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with FakeTensorMode():
-        _check_on_device(torch.empty(3, dtype=torch.int64, device="cuda"), VOCAB)
+        _check_before_device(torch.empty(3, dtype=torch.int64, device="cuda"), VOCAB)

@@ -163,17 +163,17 @@ class Transformer(nn.Module):
 
         With a cache, the ids are the next tokens of the sequences it holds, and it takes them in.
         """
-        ids = _as_ids(ids, self.device)
+        ids = _as_ids(ids)
         batch, time = ids.shape
         if cache is not None:
             self.check_cache(cache, batch)
         if not batch or not time:
             return torch.empty(batch, time, self.config.hidden_size, dtype=self.dtype, device=self.device)
-        now = plan_pass(self.config, (time,) * batch, cache)
-        tokens: Any = ids.reshape(-1)
         kernels = self.kernels
-        if isinstance(kernels, DeviceKernels) or tokens.is_cuda:
-            _check_on_device(tokens, self.config.vocab_size)
+        if isinstance(kernels, DeviceKernels) or self.device.type == "cuda":
+            _check_before_device(ids, self.config.vocab_size)
+        now = plan_pass(self.config, (time,) * batch, cache)
+        tokens: Any = ids.reshape(-1).to(self.device)
         if isinstance(kernels, ArrayKernels):
             hidden = torch.from_numpy(self.run(tokens.numpy(), now, kernels))
         else:
@@ -267,14 +267,15 @@ def torch_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _check_on_device(ids: Tensor, vocab: int) -> None:
-    """`check_ids`, which waits for the device: where that is forbidden nothing is checked."""
+def _check_before_device(ids: Tensor, vocab: int) -> None:
+    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for, and
+    are not checked where that is forbidden."""
     capturing = ids.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not (capturing or torch.compiler.is_compiling()):
+    if not (capturing or ids.is_meta or torch.compiler.is_compiling()):
         check_ids(ids, vocab)
 
 
-def _as_ids(ids: Any, device: torch.device) -> Tensor:
+def _as_ids(ids: Any) -> Tensor:
     """`[batch, time]` int64 from a tensor, a numpy array or nested lists."""
     if not isinstance(ids, Tensor):
         try:
@@ -285,4 +286,4 @@ def _as_ids(ids: Any, device: torch.device) -> Tensor:
         raise DtypeError(message("ids", "integers [batch, time]", ids.dtype))
     if ids.ndim != 2:
         raise ArgumentError(message("ids", "shape [batch, time]", f"shape {list(ids.shape)}"))
-    return ids.to(device=device, dtype=torch.int64)
+    return ids.to(torch.int64)
