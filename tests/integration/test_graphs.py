@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from farspan import ops
 from farspan import positions as P
 from farspan.model import Completion, Transformer, graphs, kernels, passes, staging
 from farspan.model.kernels import DeviceKernels
+from farspan.model.settings import Drawing
+from farspan.model.steps import Steps
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # how a capture that fails is told
 
@@ -160,6 +163,21 @@ def test_emulated_graphs_count_each_step_once(made: list[ReplayedPython]) -> Non
     assert [a.tokens + b.tokens for a, b in zip(half, rest, strict=True)] == [c.tokens for c in whole]
     assert len(made) == 2
     assert all(one.replayed for one in made)
+
+
+def test_emulated_graphs_go_with_the_memory_they_read(made: list[ReplayedPython]) -> None:
+    """A sequence goes on as before, in the same bucket, after another one has made the cache grow."""
+    model, texts = tiny_model(), [array("q", [5, 6]), array("q", ids(1, 70)[0].tolist())]
+    drawn = []
+    for wanted in (True, False):
+        cache = model.new_cache(2)
+        steps = Steps(model, Drawing([2, 70], VOCAB, (), 0.9, 3, {}), wanted)
+        drawn.append([])
+        for row, new in ((0, [5, 6]), (0, [1]), (0, [2]), (0, [3]), (1, texts[1]), (0, [4]), (0, [5]), (0, [6])):
+            found = steps({row: new}, cache, [(row, texts[row])])
+            drawn[-1].append((found.token.tolist(), found.logprob.tolist(), found.lse.tolist()))
+    assert drawn[0] == drawn[1]
+    assert [one.replayed for one in made] == [2, 2]
 
 
 def test_emulated_graphs_are_few(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:

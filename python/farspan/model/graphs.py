@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from farspan.model.transformer import Transformer
 
 MOST_STRUCTURES = 8
+"""How many are known at a time; the one that was not used for longest goes."""
 
 Work = Callable[[], Any]
 
@@ -100,13 +101,13 @@ class RepeatedPasses:
 
     def hidden(self, tokens: np.ndarray, now: Pass, last: np.ndarray | None) -> Any:
         """As `Transformer.run`; of the tokens at `last` alone where it is given. Valid until the next call."""
-        return self._run((tokens, last, arrays_of(now), "hidden"), now)
+        return self._run(now, (tokens, last, arrays_of(now), False, None))
 
     def drawn(self, tokens: np.ndarray, now: Pass, last: np.ndarray | None, draws: dict[str, Any] | None) -> Any:
         """The `farspan.Sample` of those by `DeviceKernels.draw`, for plain `draws`. Valid until the next call."""
-        return self._run((tokens, last, arrays_of(now), draws and tuple(draws.items())), now)
+        return self._run(now, (tokens, last, arrays_of(now), True, draws and tuple(draws.items())))
 
-    def _run(self, tree: tuple[Any, ...], now: Pass) -> Any:
+    def _run(self, now: Pass, tree: tuple[Any, ...]) -> Any:
         self._follow(now)
         arrays: list[np.ndarray] = []
         form = form_of(tree, arrays)
@@ -114,7 +115,7 @@ class RepeatedPasses:
         again = step is not None
         if step is None:
             inputs = Staged(form, self._model.device)
-            step = _Step(inputs, self._work(inputs.tree, now))
+            step = _Step(inputs, self._work(now, inputs.tree))
         self._steps[form] = step
         if len(self._steps) > MOST_STRUCTURES:
             self._steps.popitem(last=False)
@@ -125,17 +126,15 @@ class RepeatedPasses:
         now.take_in()
         return result
 
-    def _work(self, tree: tuple[Any, ...], now: Pass) -> Work:
-        tokens, last, arrays, draws = tree
+    def _work(self, now: Pass, tree: tuple[Any, ...]) -> Work:
+        tokens, last, arrays, draw, draws = tree
         ready = with_tensors(now, arrays)
         model, kernels = self._model, self._kernels
 
         def work() -> Any:
             hidden = model.compute(tokens, ready, kernels)
             hidden = hidden if last is None else hidden[last]
-            if draws == "hidden":
-                return hidden
-            return kernels.draw(hidden, model.unembedding, draws and dict(draws))
+            return kernels.draw(hidden, model.unembedding, draws and dict(draws)) if draw else hidden
 
         return work
 
