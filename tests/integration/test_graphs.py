@@ -15,6 +15,7 @@ from support.replayed import ReplayedPython
 import farspan
 from farspan import ops
 from farspan import positions as P
+from farspan.attention import hook_arguments
 from farspan.model import Completion, Transformer, graphs, kernels, passes, staging
 from farspan.model.kernels import DeviceKernels
 from farspan.model.settings import Drawing
@@ -165,19 +166,27 @@ def test_emulated_graphs_count_each_step_once(made: list[ReplayedPython]) -> Non
     assert all(one.replayed for one in made)
 
 
-def test_emulated_graphs_go_with_the_memory_they_read(made: list[ReplayedPython]) -> None:
-    """A sequence goes on as before, in the same bucket, after another one has made the cache grow."""
-    model, texts = tiny_model(), [array("q", [5, 6]), array("q", ids(1, 70)[0].tolist())]
-    drawn = []
+WALKS: dict[str, tuple[list[tuple[int, list[int]]], list[int]]] = {
+    "another sequence": ([(0, [5, 6]), (0, [1]), (0, [2]), (0, [3]), (1, [5]), (1, [1]), (1, [2]), (1, [3])], [5]),
+    "a cache that grows": (
+        [(0, [5, 6]), (0, [1]), (0, [2]), (0, [3]), (1, LONG[0] * 2), (0, [4]), (0, [5]), (0, [6])], [2, 2],
+    ),
+}  # fmt: skip
+"""Which sequence reads what, step by step, and how many replays each recorder sees."""
+
+
+@pytest.mark.parametrize(("walk", "replayed"), WALKS.values(), ids=WALKS)
+def test_emulated_graphs_are_of_some_sequences_in_some_memory(
+    walk: Any, replayed: list[int], made: list[ReplayedPython]
+) -> None:
+    model, drawn = tiny_model(), []
     for wanted in (True, False):
-        cache = model.new_cache(2)
-        steps = Steps(model, Drawing([2, 70], VOCAB, (), 0.9, 3, {}), wanted)
-        drawn.append([])
-        for row, new in ((0, [5, 6]), (0, [1]), (0, [2]), (0, [3]), (1, texts[1]), (0, [4]), (0, [5]), (0, [6])):
-            found = steps({row: new}, cache, [(row, texts[row])])
-            drawn[-1].append((found.token.tolist(), found.logprob.tolist(), found.lse.tolist()))
-    assert drawn[0] == drawn[1]
-    assert [one.replayed for one in made] == [2, 2]
+        cache, steps = model.new_cache(2), Steps(model, Drawing([2, 2], VOCAB, (), 0.9, 3, {}), wanted)
+        for row, new in walk:
+            found = steps({row: new}, cache, [(row, array("q", new))])
+            drawn.append((found.token.tolist(), found.logprob.tolist(), found.lse.tolist()))
+    assert drawn[: len(walk)] == drawn[len(walk) :]
+    assert [one.replayed for one in made] == replayed
 
 
 def test_emulated_graphs_are_few(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +296,14 @@ def test_passes_of_other_numbers_have_the_same_form() -> None:
         (np.arange(4), 0.5), (np.arange(3), 0.25), (np.arange(3, dtype=np.int32), 0.5), (np.zeros((3, 1), int), 0.5),
     ]  # fmt: skip
     assert all(form(np.arange(3), 0.5) != form(*other) for other in different)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
+def test_hooks_have_one_form_within_a_bucket(scheme: Any) -> None:
+    def form(*lengths: int) -> Any:
+        return staging.form_of(hook_arguments(np.empty(0), **scheme.hooks(P.Span(1, lengths, 2, 12, slots=256))), [])
+
+    assert form(40, 61) == form(256, 129)
 
 
 def test_buckets_are_at_most_a_quarter_too_large() -> None:
