@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,14 +79,20 @@ class Plain:
         return self.kernels.draw(self.hidden(tokens, now, last), self.model.unembedding, draws)
 
 
+@contextmanager
+def without_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as exact:
+        exact.setattr(passes, "bucket", lambda length, capacity: None)
+        exact.setattr(graphs, "RepeatedPasses", Plain)
+        yield
+
+
 def with_as_without(
     monkeypatch: pytest.MonkeyPatch, model: Transformer, prompts: Any = PROMPTS, **options: Any
 ) -> list[Completion]:
     """The texts with graphs and buckets of keys, which are those without either, from passes that share nothing."""
     found = model.generate(prompts, **options)
-    with monkeypatch.context() as exact:
-        exact.setattr(passes, "bucket", lambda length, capacity: None)
-        exact.setattr(graphs, "RepeatedPasses", Plain)
+    with without_graphs(monkeypatch):
         expected = model.generate(prompts, **options)
     assert numbers(found) == numbers(expected)
     return found
@@ -177,15 +185,16 @@ WALKS: dict[str, tuple[list[tuple[int, list[int]]], list[int]]] = {
 
 @pytest.mark.parametrize(("walk", "replayed"), WALKS.values(), ids=WALKS)
 def test_emulated_graphs_are_of_some_sequences_in_some_memory(
-    walk: Any, replayed: list[int], made: list[ReplayedPython]
+    walk: Any, replayed: list[int], made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, drawn = tiny_model(), []
-    for wanted in (True, False):
-        cache, steps = model.new_cache(2), Steps(model, Drawing([2, 2], VOCAB, (), 0.9, 3, {}), wanted)
-        for row, new in walk:
-            found = steps({row: new}, cache, [(row, array("q", new))])
-            drawn.append((found.token.tolist(), found.logprob.tolist(), found.lse.tolist()))
-    assert drawn[: len(walk)] == drawn[len(walk) :]
+    def drawn(model: Transformer) -> Any:
+        cache, steps = model.new_cache(2), Steps(model, Drawing([2, 2], VOCAB, (), 0.9, 3, {}), True)
+        samples = (steps({row: new}, cache, [(row, array("q", new))]) for row, new in walk)
+        return [(x.token.tolist(), x.logprob.tolist(), x.lse.tolist()) for x in samples]
+
+    found = drawn(tiny_model())
+    with without_graphs(monkeypatch):
+        assert found == drawn(tiny_model())
     assert [one.replayed for one in made] == replayed
 
 

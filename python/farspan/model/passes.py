@@ -25,8 +25,8 @@ class Part:
     tokens: slice
     rows: slice
     span: Span
-    hooks: list[dict[str, Any]]
-    """For each layer, keyword arguments of attention."""
+    hooks: list[Any]
+    """For each layer, keyword arguments of attention; on a GPU all of them, in the order of the operator."""
 
 
 @dataclasses.dataclass(frozen=True)
