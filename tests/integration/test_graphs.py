@@ -293,6 +293,9 @@ def test_arrays_are_sent_in_one_piece_and_tables_once(monkeypatch: pytest.Monkey
         assert torch.equal(large, torch.from_numpy(table).view(4, -1).T)
         assert all(x.data_ptr() % staging.ALIGNMENT == 0 for x in (first, second, large))
     assert copies == [64, 4 * staging.LARGE, 64, 64]
+    arrays[-1] = 2 * arrays[-1]
+    staged.send(arrays)
+    assert torch.equal(large, torch.from_numpy(2 * table).view(4, -1).T), "another table is sent"
 
 
 def test_passes_of_other_numbers_have_the_same_form() -> None:
