@@ -200,9 +200,18 @@ def test_emulated_graphs_are_of_some_sequences_in_some_memory(
 
 def test_emulated_graphs_are_few(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were not used for long go, and are captured again when they are needed."""
+    kept, run = [], graphs.RepeatedPasses._run
+
+    def noted(self: graphs.RepeatedPasses, *arguments: Any) -> Any:
+        result = run(self, *arguments)
+        kept.append(len(self._steps))
+        return result
+
     monkeypatch.setattr(graphs, "MOST_STRUCTURES", 2)
+    monkeypatch.setattr(graphs.RepeatedPasses, "_run", noted)
     with_as_without(monkeypatch, tiny_model(), max_new_tokens=20, draft="prompt-lookup", draft_length=2)
     assert replays(made)
+    assert max(kept) == 2
 
 
 def test_without_graphs_nothing_is_recorded(made: list[ReplayedPython]) -> None:
