@@ -23,10 +23,10 @@ PORTABLE_LINUX := $(if $(filter Linux,$(shell uname -s)),--zig --compatibility m
 # Panic messages name source files; the folders of the building machine are no part of them.
 NO_PATHS := --remap-path-prefix=$(CURDIR)=farspan --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 
-.PHONY: help setup build demo test lint bench wheel clean
+.PHONY: help setup build demo test test-deep lint bench wheel clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## create .venv once; a torch that the system Python imports is used, not installed again
 
@@ -37,6 +37,9 @@ demo: $(BUILT) ## text from the embedded model, then how far it generalises, as 
 
 test: $(BUILT) ## everything: formatting, lints, types, Rust and Python tests, the wheel; ends with counts and reasons
 	@$(RUN) $(BIN)/python tools/checks.py lint test
+
+test-deep: $(BUILT) ## the emulated CUDA kernels under AddressSanitizer, with more random cases; a quarter of an hour
+	@$(RUN) $(BIN)/python tools/deep_checks.py
 
 lint: $(READY) ## formatting, lints, types and the shape of the tree only
 	@$(RUN) $(BIN)/python tools/checks.py lint

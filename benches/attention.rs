@@ -3,7 +3,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::{DTYPES, Tensor};
 use farspan_core::attention::{Rules, Shape, dense_sequences};
+use farspan_cpu::View;
 use farspan_cpu::attention::{Attention, attention};
+use ndarray::Array2;
 use std::time::Duration;
 
 /// `[batch, heads, time, dim]` of the queries and of the keys and values.
@@ -11,6 +13,8 @@ struct Sizes {
     query: [usize; 4],
     key: [usize; 4],
     causal: bool,
+    /// Keys of a page, where keys lie in pages.
+    page_size: Option<usize>,
 }
 
 impl Sizes {
@@ -27,15 +31,17 @@ fn prefill(criterion: &mut Criterion) {
     for dim in [64, 128] {
         for (name, causal) in [("full", false), ("causal", true)] {
             let shape = [1, 8, 1024, dim];
-            bench(criterion, &format!("prefill/D{dim}/{name}"), &Sizes { query: shape, key: shape, causal });
+            let sizes = Sizes { query: shape, key: shape, causal, page_size: None };
+            bench(criterion, &format!("prefill/D{dim}/{name}"), &sizes);
         }
     }
 }
 
 fn decode(criterion: &mut Criterion) {
     for dim in [64, 128] {
-        let sizes = Sizes { query: [1, 32, 1, dim], key: [1, 8, 8192, dim], causal: true };
+        let sizes = Sizes { query: [1, 32, 1, dim], key: [1, 8, 8192, dim], causal: true, page_size: None };
         bench(criterion, &format!("decode/D{dim}"), &sizes);
+        bench(criterion, &format!("decode in pages of 16/D{dim}"), &Sizes { page_size: Some(16), ..sizes });
     }
 }
 
@@ -45,14 +51,19 @@ fn bench(criterion: &mut Criterion, name: &str, sizes: &Sizes) {
     let shape = Shape::new(sizes.query, sizes.key, sizes.key).expect("a valid shape");
     let sequences = dense_sequences(&shape, None).expect("valid lengths");
     let rules = Rules { causal: sizes.causal, ..Rules::plain(sizes.query[3]) };
+    let [batch, heads, keys, dim] = sizes.key;
+    let pages = sizes.page_size.map(|size| [batch * keys / size, heads, size, dim]);
+    let table = pages.map(|[count, ..]| scattered(batch, count / batch));
+    let stored = pages.unwrap_or(sizes.key);
     for dtype in DTYPES {
         let [query, key, value] =
-            [(0, sizes.query), (1, sizes.key), (2, sizes.key)].map(|(seed, shape)| Tensor::random(dtype, &shape, seed));
+            [(0, sizes.query), (1, stored), (2, stored)].map(|(seed, shape)| Tensor::random(dtype, &shape, seed));
         let mut output = Tensor::random(dtype, &sizes.query, 3);
         let problem = Attention {
             query: query.input(),
             key: key.input(),
             value: value.input(),
+            block_table: table.as_ref().map(|table| View::new("table", &table.view()).expect("two dimensions")),
             sequences: &sequences,
             rules,
             query_scale: None,
@@ -67,6 +78,12 @@ fn bench(criterion: &mut Criterion, name: &str, sizes: &Sizes) {
             bencher.iter(|| attention(&problem, output.output(), None).expect("a valid problem"));
         });
     }
+}
+
+/// A block table `[sequences, blocks]` of all pages in an order that jumps.
+fn scattered(sequences: usize, blocks: usize) -> Array2<i64> {
+    let count = sequences * blocks;
+    Array2::from_shape_fn((sequences, blocks), |(s, b)| ((s * blocks + b) * 7919 % count) as i64)
 }
 
 fn quick() -> Criterion {

@@ -16,6 +16,7 @@ from farspan import _core
 slow_start = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 settings.register_profile("ci", max_examples=120, deadline=None, derandomize=True, suppress_health_check=slow_start)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=slow_start)
+settings.register_profile("deep", max_examples=400, deadline=None, suppress_health_check=slow_start)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

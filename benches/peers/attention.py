@@ -30,6 +30,7 @@ PREFILL_GOALS = {  # (dtype, causal, time) at head dim 128
     (torch.float16, True, 4096): 2.0,
 }
 DECODE_KEYS, DECODE_HEADS, DECODE_KV_HEADS = 8192, 32, 8
+PAGE_SIZE = 16
 DECODE_GOALS = {torch.float32: 3.5, torch.bfloat16: 15.0}
 
 
@@ -41,6 +42,8 @@ def cases(full: bool) -> Iterator[Case]:
                     yield prefill(dtype, time, dim, causal)
     for dtype in NAMES:
         yield decode(dtype, 128)
+    for dtype in NAMES:
+        yield decode_in_pages(dtype, 128)
 
 
 def prefill(dtype: torch.dtype, time: int, dim: int, causal: bool) -> Case:
@@ -66,6 +69,25 @@ def decode(dtype: torch.dtype, dim: int) -> Case:
         # One query that sees every key needs no mask; torch's own causal mask would align the starts, not the ends.
         other=partial(F.scaled_dot_product_attention, query, key, value, enable_gqa=True),
         goal=DECODE_GOALS.get(dtype),
+    )
+
+
+def decode_in_pages(dtype: torch.dtype, dim: int) -> Case:
+    """Both sides are farspan: what it costs that keys lie in pages of 16, in no order."""
+    query = tensor((1, DECODE_HEADS, 1, dim), dtype, 0)
+    key, value = (tensor((1, DECODE_KV_HEADS, DECODE_KEYS, dim), dtype, seed) for seed in (1, 2))
+    blocks = DECODE_KEYS // PAGE_SIZE
+    table = torch.randperm(blocks, generator=torch.Generator().manual_seed(3))
+    pages = [torch.empty_like(x[0]).view(blocks, DECODE_KV_HEADS, PAGE_SIZE, dim) for x in (key, value)]
+    for page, x in zip(pages, (key, value), strict=True):
+        page[table] = x[0].unflatten(1, (blocks, PAGE_SIZE)).transpose(0, 1)
+    return Case(
+        operation="attention, decode in pages",
+        case=f"{NAMES[dtype]} {DECODE_HEADS}/{DECODE_KV_HEADS} heads, {DECODE_KEYS} keys D {dim}, pages of {PAGE_SIZE}",
+        peer="farspan's decode of one array",
+        farspan=partial(farspan.attention, query, *pages, causal=True, block_table=table[None]),
+        other=partial(farspan.attention, query, key, value, causal=True),
+        goal=None,
     )
 
 

@@ -38,6 +38,7 @@ def attention(
     key_lengths: _Array | None,
     query_offsets: _Array | None,
     key_offsets: _Array | None,
+    block_table: _Array | None,
     /,
 ) -> None: ...
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...

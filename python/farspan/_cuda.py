@@ -21,10 +21,9 @@ Rules = tuple[float, float | None, Any, int | None]
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, *hooks: Any) -> tuple[Any, Any]:
     """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
-    ragged = hooks[-2] is not None
-    shape, lse_shape = _kernels.attention_shapes(query, key, value, ragged)
+    shape, lse_shape = _kernels.attention_shapes(query, key, value, hooks)
     output, lse = memory.empty(shape, dtype), memory.empty(lse_shape, "float32")
-    if ragged:  # offsets are not read here: a row that no sequence covers sees nothing
+    if _kernels.is_ragged(hooks):  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     large = (memory.describe(x) for x in (output, lse, query, key, value))
     described = (_typed(memory, x) if hasattr(x, "shape") else x for x in hooks)

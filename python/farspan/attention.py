@@ -92,6 +92,7 @@ def attention(
     key_lengths: Any = None,
     query_offsets: Any = None,
     key_offsets: Any = None,
+    block_table: Any = None,
     return_lse: bool = False,
 ) -> Any:
     """Attention that never builds the score matrix.
@@ -123,6 +124,11 @@ def attention(
         key_lengths: `[batch]` integers: only that many first keys of a sequence exist.
         query_offsets: `[batch + 1]` integers rising from 0 to total: where the sequences of a ragged batch begin.
         key_offsets: the same for keys.
+        block_table: `[sequences, blocks]` integers, for keys in pages: `key` is `[pages, kv_heads, page_size, dim]`,
+            `value` likewise, and key j of sequence b is key `j % page_size` of page `block_table[b, j // page_size]`.
+            Of each sequence the first `key_lengths` keys exist, without these `blocks * page_size`; what the table
+            says of others, and what lies there, is not looked at. Queries may be ragged, `key_offsets` stays None;
+            `key_bias` and key positions are those of `[sequences, .., blocks * page_size]` keys.
         return_lse: give the LSE too.
 
     Returns:
@@ -137,7 +143,7 @@ def attention(
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
 
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
-    kept in a window, Xiao et al. 2023; soft-capped scores, Gemma 2 2024.
+    kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.
     """
     dtype = _arrays.large("query", query)
     _arrays.large_like("key", key, "query", query)
@@ -146,7 +152,7 @@ def attention(
         query, causal=causal, window=window, keep_first=keep_first, scale=scale, softcap=softcap, sink=sink,
         key_bias=key_bias, distance_bias=distance_bias, query_scale=query_scale, rotary=rotary,
         query_positions=query_positions, key_positions=key_positions, key_lengths=key_lengths,
-        query_offsets=query_offsets, key_offsets=key_offsets,
+        query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
     if isinstance(query, np.ndarray):
         output, lse = _kernels.attention(dtype, *(_kernels.bits(x) for x in (query, key, value)), *hooks)
@@ -176,9 +182,15 @@ def hook_arguments(
     key_lengths: Any = None,
     query_offsets: Any = None,
     key_offsets: Any = None,
+    block_table: Any = None,
 ) -> tuple[Any, ...]:
     """All but the large inputs, checked, of the kind of `query`, in the order of `torch.ops.farspan.attention`."""
-    if (query_offsets is None) != (key_offsets is None):
+    if block_table is not None:
+        if key_offsets is not None:
+            raise ArgumentError(
+                message("key_offsets", "None, as there is a block_table", _arrays.describe(key_offsets))
+            )
+    elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
         raise ArgumentError(message(missing, "both query_offsets and key_offsets, or neither", "None"))
     left, right = _window(window)
@@ -199,6 +211,7 @@ def hook_arguments(
         _arrays.small("key_lengths", key_lengths, query),
         _arrays.small("query_offsets", query_offsets, query),
         _arrays.small("key_offsets", key_offsets, query),
+        _arrays.small("block_table", block_table, query),
     )
 
 

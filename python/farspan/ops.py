@@ -112,14 +112,20 @@ _HOOKS = (
     "Tensor? sink=None, Tensor? key_bias=None, Tensor? query_scale=None, Tensor? distance_table=None, "
     "int distance_minimum=0, Tensor? inv_freq=None, float magnitude=1.0, bool interleaved=False, float? border=None, "
     "Tensor? far_query_positions=None, Tensor? far_key_positions=None, Tensor? query_positions=None, "
-    "Tensor? key_positions=None, Tensor? key_lengths=None, Tensor? query_offsets=None, Tensor? key_offsets=None"
+    "Tensor? key_positions=None, Tensor? key_lengths=None, Tensor? query_offsets=None, Tensor? key_offsets=None, "
+    "Tensor? block_table=None"
 )
 _TENSOR_HOOKS = [(i, hook.split()[1].split("=")[0]) for i, hook in enumerate(_HOOKS.split(", ")) if "Tensor" in hook]
-_HOOK_DEFAULTS = (False, None, None, 0, None, None, None, None, None, None, 0, None, 1.0, False, *(None,) * 8)
+_HOOK_DEFAULTS = (False, None, None, 0, None, None, None, None, None, None, 0, None, 1.0, False, *(None,) * 9)
+
+
+def _completed(hooks: tuple[Any, ...]) -> list[Any]:
+    """torch leaves out what equals the schema's defaults at the end."""
+    return [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]
 
 
 def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    arrays = [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]  # torch leaves out what equals the schema's defaults at the end
+    arrays = _completed(hooks)
     for i, name in _TENSOR_HOOKS:
         if arrays[i] is not None:
             arrays[i] = _small(name, arrays[i])
@@ -128,13 +134,11 @@ def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tu
 
 
 def _attention_cuda(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    arrays = [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]
-    return _cuda.attention(GpuMemory(query), dtype_name(query), query, key, value, *arrays)
+    return _cuda.attention(GpuMemory(query), dtype_name(query), query, key, value, *_completed(hooks))
 
 
 def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    ragged = len(hooks) == len(_HOOK_DEFAULTS) and hooks[-2] is not None
-    shape, lse_shape = _kernels.attention_shapes(query, key, value, ragged)
+    shape, lse_shape = _kernels.attention_shapes(query, key, value, _completed(hooks))
     return query.new_empty(shape), query.new_empty(lse_shape, dtype=torch.float32)
 
 

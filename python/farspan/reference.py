@@ -6,6 +6,7 @@ Every backend must agree with these under the tolerance table of `farspan.testin
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -38,9 +39,21 @@ def attention(
     key_lengths: Tensor | None = None,
     query_offsets: Tensor | None = None,
     key_offsets: Tensor | None = None,
+    block_table: Tensor | None = None,
     return_lse: bool = False,
 ) -> Any:
     """The meaning of `farspan.attention`; arguments as there."""
+    if block_table is not None:
+        key, value = (_from_pages(x, block_table, key_lengths) for x in (key, value))
+    if block_table is not None and query_offsets is not None:
+        sequences, _, keys, _ = key.shape
+        key_offsets = torch.arange(sequences + 1) * keys
+        key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
+        key_bias = _behind_each_other(key_bias, (sequences, query.shape[1], keys))
+        key_positions = _behind_each_other(key_positions, (sequences, keys))
+        if rotary is not None and rotary.border is not None:
+            far_keys = _behind_each_other(rotary.far_key_positions, (sequences, keys))
+            rotary = dataclasses.replace(rotary, far_key_positions=far_keys)
     hooks = dict(
         causal=causal, window=window, keep_first=keep_first, scale=scale, softcap=softcap, sink=sink, key_bias=key_bias,
         distance_bias=distance_bias, query_scale=query_scale, rotary=rotary, query_positions=query_positions,
@@ -50,6 +63,24 @@ def attention(
     offsets = () if query_offsets is None or key_offsets is None else (query_offsets.tolist(), key_offsets.tolist())
     output, lse = dense(query, key, value, *offsets, return_lse=return_lse, **hooks)
     return (output, lse) if return_lse else output
+
+
+def _from_pages(pages: Tensor, table: Any, lengths: Any) -> Tensor:
+    """`[pages, heads, page_size, dim]` -> `[sequences, heads, blocks * page_size, dim]`; behind a sequence's last key,
+    where nobody looks, the first page's keys."""
+    table = torch.as_tensor(table, device=pages.device)
+    starts = torch.arange(table.shape[1], device=pages.device) * pages.shape[2]
+    if lengths is not None:
+        table = torch.where(starts < torch.as_tensor(lengths, device=pages.device)[:, None], table, 0)
+    return pages[table.long()].transpose(1, 2).flatten(2, 3)
+
+
+def _behind_each_other(x: Any, shape: tuple[int, ...]) -> Any:
+    """What is said of the keys of each sequence, as of keys on one time axis: `[sequences, ..., keys]` ->
+    `[..., sequences * keys]`."""
+    if x is None:
+        return None
+    return torch.as_tensor(x).expand(shape).movedim(0, -2).flatten(-2)
 
 
 def _dense(

@@ -96,6 +96,15 @@ def test_emulated_rows_that_no_sequence_covers_see_nothing() -> None:
     assert lse[0].isneginf().tolist() == [False, False, True, True]
 
 
+@pytest.mark.parametrize("page_size", [3, 16, 64])
+def test_an_emulated_block_table_that_names_no_page_is_held_to_one(page_size: int) -> None:
+    query, pages = torch.ones(2, 1, 1, 8), torch.ones(2, 1, page_size, 8)
+    wrong = torch.tensor([[10**9] * 3, [-(10**9)] * 3])
+    with emulated_kernels():  # a table in a device's memory is not read before the launch
+        output = farspan.attention(query, pages, pages, block_table=wrong)
+    assert torch.equal(output, query)
+
+
 def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_core, "cuda_warning", lambda: "compiled kernels cannot be kept")
     with pytest.warns(RuntimeWarning, match="cannot be kept"):

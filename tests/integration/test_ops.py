@@ -22,7 +22,9 @@ EVERY_HOOK = (
     torch.rand(8), 1.1, True, 3.0, torch.arange(5), torch.arange(9), torch.arange(5) + 4, torch.arange(9.0),
     torch.tensor([9, 7]), None, None,
 )  # fmt: skip
-RAGGED = (*ops._HOOK_DEFAULTS[:-2], torch.tensor([0, 2, 7]), torch.tensor([0, 4, 11]))
+RAGGED = (*ops._HOOK_DEFAULTS[:-3], torch.tensor([0, 2, 7]), torch.tensor([0, 4, 11]))
+PAGES = (torch.randn(7, 2, 4, 16), torch.randn(7, 2, 4, 24))
+PAGED = (*ops._HOOK_DEFAULTS[:-1], torch.tensor([[6, 1], [0, 4]]))
 DRAWS = (torch.tensor(7), torch.arange(6).reshape(3, 2), torch.tensor(0), torch.rand(3, 2))
 
 
@@ -37,6 +39,7 @@ CALLS = {
         "attention",
         (torch.randn(7, 4, 16), torch.randn(11, 2, 16), torch.randn(11, 2, 16), *RAGGED),
     ),
+    "attention, in pages": ("attention", (QUERY, *PAGES, *PAGED)),
     "attention, bfloat16": ("attention", tuple(x.bfloat16() for x in (QUERY, KEY, VALUE))),
     "attention, time first": ("attention", tuple(lay_out(x, "time_first") for x in (QUERY, KEY, VALUE))),
     "attention, no query": ("attention", (QUERY[:, :, :0], KEY, VALUE)),

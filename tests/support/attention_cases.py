@@ -13,6 +13,7 @@ from farspan import reference
 from support.arrays import DTYPES, LAYOUTS, as_kind, lay_out
 
 LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([0, 1, 63, 64, 65, 127, 128, 129, 150]))
+PAGE_SIZES = st.one_of(st.integers(1, 20), st.sampled_from([64, 128, 200]))
 DIMS = st.sampled_from([1, 2, 3, 8, 15, 16, 17, 24, 40, 64, 80, 128, 256])
 
 
@@ -70,6 +71,7 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
     hooks: dict[str, Any] = {"causal": draw(st.booleans(), label="causal")}
 
     ragged = sometimes("ragged")
+    page_size = draw(PAGE_SIZES, label="page_size") if sometimes("paged") else None
     if ragged:
         counts = draw(
             st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=4), label="counts"
@@ -80,8 +82,15 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
             hooks[name] = torch.tensor([0, *(pair[i] for pair in counts)]).cumsum(0)
         longest = [pair[1] for pair in counts]
         arrays = [normal(queries, heads, dim), normal(keys, key_heads, dim), normal(keys, key_heads, value_dim)]
+        if page_size is not None:
+            keys = -(-max(longest) // page_size) * page_size
+            columns = (sequences, heads, keys)
+            del hooks["key_offsets"]
+            hooks["key_lengths"] = torch.tensor(longest)
+            arrays[1:] = [normal(sequences, key_heads, keys, size) for size in (dim, value_dim)]
     else:
         queries, keys = draw(LENGTHS, label="queries"), draw(LENGTHS, label="keys")
+        keys = keys if page_size is None else -(-keys // page_size) * page_size
         sequences, rows, columns = batch, (batch, heads, queries), (batch, heads, keys)
         longest = [keys] * batch
         arrays = [normal(*rows, dim), normal(batch, key_heads, keys, dim), normal(batch, key_heads, keys, value_dim)]
@@ -114,15 +123,16 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
         table = normal(draw(st.sampled_from([1, heads])), draw(st.sampled_from([1, 2, 30, 300])))
         hooks["distance_bias"] = {"table": table, "minimum": draw(st.sampled_from([0, 0, 5, -20]), label="minimum")}
 
-    def positions(time: int, label: str) -> torch.Tensor:
+    def positions(shape: tuple[int, ...], label: str) -> torch.Tensor:
+        first, time = (shape[0] if len(shape) == 3 else None), shape[-1]
         at = torch.cumsum(integers(0, 4, time), 0) + draw(st.sampled_from([0, 50, 100_000]), label="start")
         kinds = [torch.int32, torch.int64, torch.float32]
         at = at.to(draw(st.sampled_from(kinds), label=label))
-        return at if ragged or draw(st.booleans()) else at + integers(0, 40, batch, 1).to(at.dtype)
+        return at if first is None or draw(st.booleans()) else at + integers(0, 40, first, 1).to(at.dtype)
 
-    for name, time in (("query_positions", queries), ("key_positions", keys)):
+    for name, shape in (("query_positions", rows), ("key_positions", columns)):
         if sometimes(name):
-            hooks[name] = positions(time, name)
+            hooks[name] = positions(shape, name)
     if dim > 1 and draw(st.booleans(), label="rotary"):
         half = draw(st.integers(1, dim // 2), label="r / 2")
         inv_freq = 50.0 ** (-torch.arange(half) / half)
@@ -135,13 +145,34 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
         }
         if sometimes("border"):
             hooks["rotary"]["border"] = draw(st.sampled_from([1, 7, 30, 65.5]), label="border")
-            hooks["rotary"]["far_query_positions"] = positions(queries, "far queries")
-            hooks["rotary"]["far_key_positions"] = positions(keys, "far keys")
+            hooks["rotary"]["far_query_positions"] = positions(rows, "far queries")
+            hooks["rotary"]["far_key_positions"] = positions(columns, "far keys")
 
     case = Case(arrays, hooks)
     if dim * value_dim <= 1600 and keys and sometimes("garbage"):
         _spoil(case, integers(0, keys, 1 + keys // 8))
+    if page_size is not None:
+        order = torch.randperm(sequences * (keys // page_size) + 3, generator=make)
+        _put_into_pages(case, page_size, order.to(draw(st.sampled_from([torch.int32, torch.int64]))))
+        layout = draw(st.sampled_from([x for x in LAYOUTS if x != "expanded"]), label="layout of pages")
+        case.arrays[1:] = [lay_out(x, layout) for x in case.arrays[1:]]
     return case
+
+
+def _put_into_pages(case: Case, page_size: int, order: torch.Tensor) -> None:
+    """The same keys and values, their blocks scattered over pages; what belongs to nobody is NaN, the table wrong."""
+    sequences, heads, keys, _ = case.arrays[1].shape
+    blocks = keys // page_size
+    table = order[: sequences * blocks].view(sequences, blocks).clone()
+    for i in (1, 2):
+        pages = torch.full((len(order), heads, page_size, case.arrays[i].shape[-1]), torch.nan)
+        pages = pages.to(case.arrays[i].dtype)
+        pages[table.long()] = case.arrays[i].unflatten(2, (blocks, page_size)).transpose(1, 2)
+        case.arrays[i] = pages
+    if "key_lengths" in case.hooks:
+        unused = torch.arange(blocks) * page_size >= case.hooks["key_lengths"][:, None]
+        table[unused] = -1 if len(order) % 2 else 2**31 - 1
+    case.hooks["block_table"] = table
 
 
 def _spoil(case: Case, chosen: torch.Tensor) -> None:

@@ -48,9 +48,15 @@ def emulator() -> Any:
     return _of_seed(next(_TURNS))
 
 
-def guarded(x: np.ndarray) -> tuple[int, mmap.mmap]:
-    """The address of a copy of x, gaps between its rows included, behind which lies a page that nobody may read."""
+def guarded(x: np.ndarray) -> tuple[int, Any]:
+    """The address of a copy of x, gaps between its rows included, behind which lies memory that nobody may read; and
+    what keeps the copy."""
     extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) + x.itemsize
+    if os.environ.get("FARSPAN_SANITIZE"):  # then all that is allocated ends at forbidden memory, to the byte
+        copy = np.empty(x.ctypes.data % 16 + extent, np.uint8)
+        start = copy.ctypes.data + x.ctypes.data % 16
+        ctypes.memmove(start, x.ctypes.data, extent)
+        return start, copy
     size = -(-(extent + 16) // mmap.PAGESIZE) * mmap.PAGESIZE
     memory = mmap.mmap(-1, size + mmap.PAGESIZE)
     first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -69,7 +75,7 @@ class HostMemory:
     def __init__(self, place: Any) -> None:
         self.place = place
         self._held: dict[int, np.ndarray] = {}
-        self._copies: list[mmap.mmap] = []
+        self._copies: list[Any] = []
 
     def empty(self, shape: tuple[int, ...], kind: str) -> np.ndarray:
         dtype = np.dtype(BITS.get(kind, kind))
@@ -82,6 +88,8 @@ class HostMemory:
         if x.size and address not in self._held:
             address, copy = guarded(x)
             self._copies.append(copy)
+        if not x.size:  # whose strides NumPy says are zero
+            return address, x.shape, tuple(math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim))
         return address, x.shape, tuple(stride // x.itemsize for stride in x.strides)
 
     def take(self, x: np.ndarray, kind: str) -> np.ndarray:

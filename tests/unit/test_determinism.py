@@ -54,6 +54,26 @@ def test_a_prefill_in_two_chunks_is_one_prefill(first: int) -> None:
     assert_same_bits(np.concatenate(chunks, axis=2), whole, f"cut at {first}")
 
 
+@given(page_size=st.one_of(st.integers(1, 70), st.just(128)), data=st.data())
+def test_keys_in_pages_change_no_bit(backend: str, page_size: int, data: st.DataObject) -> None:
+    given = problem(queries=data.draw(st.sampled_from([1, 70]), label="queries"))
+    blocks = -(-200 // page_size)
+    table = np.random.default_rng(page_size).permutation(3 * blocks).reshape(3, blocks)
+    table[2] = table[0]  # two sequences may share their pages
+    lengths = np.array([200, 130, 77])
+    pages = {}
+    for name in ("key", "value"):
+        given[name][2] = given[name][0]
+        padded = np.pad(given[name], ((0, 0), (0, 0), (0, blocks * page_size - 200), (0, 0)))
+        pages[name] = np.full((3 * blocks, 2, page_size, 40), np.nan, np.float32)
+        pages[name][table] = padded.reshape(3, 2, blocks, page_size, 40).swapaxes(1, 2)
+    whole = farspan.attention(**given, causal=True, rotary=ROTARY, key_lengths=lengths)
+    found = farspan.attention(
+        given["query"], **pages, causal=True, rotary=ROTARY, key_lengths=lengths, block_table=table
+    )
+    assert_same_bits(found, whole, "in pages")
+
+
 def unembedding(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     hidden, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, 48), (1500, 48)))

@@ -117,6 +117,12 @@ RAGGED = {
     "query_offsets": np.array([0, 2, N]),
     "key_offsets": np.array([0, 4, M]),
 }
+PAGED = {
+    "query": ones(B, H, N, D),
+    "key": ones(7, G, 4, D),
+    "value": ones(7, G, 4, D),
+    "block_table": np.arange(2 * B).reshape(B, 2),
+}
 FAR = {"border": 2, "far_query_positions": np.arange(N), "far_key_positions": np.arange(M)}
 ROTARY = {"inv_freq": ones(D // 2), **FAR}
 TABLE = {"table": ones(H, 7)}
@@ -133,6 +139,10 @@ def attention(**given: Any) -> Any:
 
 def ragged(**given: Any) -> Any:
     return farspan.attention(**{**RAGGED, **given})
+
+
+def paged(**given: Any) -> Any:
+    return farspan.attention(**{**PAGED, **given})
 
 
 def rotary(**given: Any) -> Any:
@@ -164,7 +174,11 @@ def add(
     CASES.extend((f"{name}: {argument} is {label}", call, argument, x) for label, x in bad if label not in fine)
 
 
-for call, name, shapes in ((attention, "attention", ATTENTION), (ragged, "ragged attention", RAGGED)):
+for call, name, shapes in (
+    (attention, "attention", ATTENTION),
+    (ragged, "ragged attention", RAGGED),
+    (paged, "paged attention", PAGED),
+):
     for argument in ("query", "key", "value"):
         add(call, name, argument, bad_large(shapes[argument]))
 for argument in ("query_offsets", "key_offsets"):
@@ -190,6 +204,19 @@ add(
     "key_lengths",
     iter({"too long": np.array([M, M + 1]), "negative": np.array([-1, 2]), "huge": np.array([M, 2**62])}.items()),
 )
+add(paged, "paged attention", "block_table", bad_integers(PAGED["block_table"]))
+add(
+    paged,
+    "paged attention",
+    "block_table",
+    iter(
+        {"a page too far": np.full((B, 2), 7), "negative": np.full((B, 2), -1), "huge": np.full((B, 2), 2**62)}.items()
+    ),
+)
+add(
+    paged, "paged attention", "key_lengths", iter({"too long": np.array([8, 9]), "negative": np.array([-1, 2])}.items())
+)
+add(paged, "paged attention", "key_offsets", iter({"given": np.array([0, 4, M])}.items()))
 add(attention, "attention", "keep_first", bad_counts())
 add(attention, "attention", "window", bad_counts(), fine=("an array",))
 add(
@@ -333,7 +360,8 @@ def test_a_malformed_argument(call: Callable[..., Any], argument: str, bad: Any)
 
 
 @pytest.mark.parametrize(
-    "call", [attention, ragged, rotary, distance_bias, linear, *map(unembed, ("greedy", "sample", "score", "top"))]
+    "call",
+    [attention, ragged, paged, rotary, distance_bias, linear, *map(unembed, ("greedy", "sample", "score", "top"))],
 )
 def test_the_calls_that_were_spoilt_are_fine(call: Callable[..., Any]) -> None:
     call()

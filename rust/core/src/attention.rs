@@ -25,7 +25,9 @@ pub struct Shape {
     pub key_heads: usize,
     /// Length of the time axis of query and output.
     pub query_time: usize,
-    /// Length of the time axis of key and value.
+    /// Entries of the first axis of what is said of keys, one by one: `batch`, or the sequences of a block table.
+    pub key_batch: usize,
+    /// Length of the time axis of key and value: of the pages that a row of a block table names, all together.
     pub key_time: usize,
     /// Last axis of query and key.
     pub head_dim: usize,
@@ -36,6 +38,31 @@ pub struct Shape {
 impl Shape {
     /// Checks that the three arrays fit together.
     pub fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<Self> {
+        let shape = Shape::heads(query, key, value)?;
+        let Shape { batch, key_heads, key_time, head_dim, value_dim, .. } = shape;
+        check_shape("key", &[batch, key_heads, key_time, head_dim], &key)?;
+        check_shape("value", &[batch, key_heads, key_time, value_dim], &value)?;
+        Ok(shape)
+    }
+
+    /// The same where keys and values lie in pages: `key [pages, key_heads, page_size, head_dim]`, and a block table
+    /// `[sequences, blocks]`.
+    pub fn paged(query: [usize; 4], key: [usize; 4], value: [usize; 4], table: [usize; 2]) -> Result<Self> {
+        let shape = Shape::heads(query, key, value)?;
+        let Shape { key_heads, head_dim, value_dim, .. } = shape;
+        let ([pages, _, page_size, _], [sequences, blocks]) = (key, table);
+        check_shape("key", &[pages, key_heads, page_size, head_dim], &key)?;
+        check_shape("value", &[pages, key_heads, page_size, value_dim], &value)?;
+        if pages == 0 && sequences > 0 && blocks > 0 {
+            return Err(Error::argument("key", "pages, as block_table names some", "none"));
+        }
+        let key_time = blocks.checked_mul(page_size).filter(|keys| isize::try_from(*keys).is_ok());
+        let key_time = key_time.ok_or_else(|| Error::argument("block_table", "keys that can be counted", blocks))?;
+        Ok(Shape { key_batch: sequences, key_time, ..shape })
+    }
+
+    /// What does not depend on where the keys lie.
+    fn heads(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<Self> {
         let [batch, query_heads, query_time, head_dim] = query;
         let [_, key_heads, key_time, _] = key;
         let value_dim = value[3];
@@ -46,12 +73,10 @@ impl Shape {
             let expected = format!("heads that divide query's {query_heads}");
             return Err(Error::argument("key", expected, format!("{key_heads} heads")));
         }
-        check_shape("key", &[batch, key_heads, key_time, head_dim], &key)?;
         if !(1..=MAX_HEAD_DIM).contains(&value_dim) {
             return Err(Error::argument("value", format!("a last dimension from 1 to {MAX_HEAD_DIM}"), value_dim));
         }
-        check_shape("value", &[batch, key_heads, key_time, value_dim], &value)?;
-        Ok(Shape { batch, query_heads, key_heads, query_time, key_time, head_dim, value_dim })
+        Ok(Shape { batch, query_heads, key_heads, query_time, key_batch: batch, key_time, head_dim, value_dim })
     }
 
     /// Query heads that share one key head.
@@ -71,12 +96,14 @@ pub fn check_shape(argument: &'static str, expected: &[usize], given: &[usize]) 
 /// One sequence: which queries meet which keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
-    /// Index on the first axis.
+    /// Index on the first axis of queries.
     pub batch: usize,
     /// First query on the time axis.
     pub query_start: usize,
     /// Number of queries.
     pub queries: usize,
+    /// Index on the first axis of what is said of keys: the row of a block table.
+    pub key_batch: usize,
     /// First key on the time axis.
     pub key_start: usize,
     /// Number of keys that exist.
@@ -94,7 +121,8 @@ impl Sequence {
 pub fn dense_sequences(shape: &Shape, key_lengths: Option<&[i64]>) -> Result<Vec<Sequence>> {
     let whole = vec![shape.key_time; shape.batch];
     let keys = existing_keys(&whole, key_lengths)?;
-    let sequence = |(batch, keys)| Sequence { batch, query_start: 0, queries: shape.query_time, key_start: 0, keys };
+    let (query_start, queries, key_start) = (0, shape.query_time, 0);
+    let sequence = |(batch, keys)| Sequence { batch, query_start, queries, key_batch: batch, key_start, keys };
     Ok(keys.into_iter().enumerate().map(sequence).collect())
 }
 
@@ -106,10 +134,7 @@ pub fn ragged_sequences(
     key_offsets: &[i64],
     key_lengths: Option<&[i64]>,
 ) -> Result<Vec<Sequence>> {
-    if shape.batch != 1 {
-        return Err(Error::argument("query", "a ragged batch [total, heads, dim]", format!("batch {}", shape.batch)));
-    }
-    let queries = segments("query_offsets", query_offsets, shape.query_time)?;
+    let queries = ragged_queries(shape, query_offsets)?;
     let keys = segments("key_offsets", key_offsets, shape.key_time)?;
     if queries.len() != keys.len() {
         let expected = format!("{} numbers, as query_offsets has", query_offsets.len());
@@ -122,10 +147,36 @@ pub fn ragged_sequences(
             batch: 0,
             query_start,
             queries,
+            key_batch: 0,
             key_start,
             keys,
         })
         .collect())
+}
+
+/// The sequences of ragged queries whose keys are found by a block table: sequence s has queries
+/// `query_offsets[s]..query_offsets[s + 1]` and the first `key_lengths[s]` keys of row s of the table.
+pub fn paged_sequences(shape: &Shape, query_offsets: &[i64], key_lengths: Option<&[i64]>) -> Result<Vec<Sequence>> {
+    let queries = ragged_queries(shape, query_offsets)?;
+    let keys = existing_keys(&vec![shape.key_time; queries.len()], key_lengths)?;
+    let joined = queries.into_iter().zip(keys).enumerate();
+    Ok(joined
+        .map(|(key_batch, ((query_start, queries), keys))| Sequence {
+            batch: 0,
+            query_start,
+            queries,
+            key_batch,
+            key_start: 0,
+            keys,
+        })
+        .collect())
+}
+
+fn ragged_queries(shape: &Shape, offsets: &[i64]) -> Result<Vec<(usize, usize)>> {
+    if shape.batch != 1 {
+        return Err(Error::argument("query", "a ragged batch [total, heads, dim]", format!("batch {}", shape.batch)));
+    }
+    segments("query_offsets", offsets, shape.query_time)
 }
 
 /// Offsets `[0, ..., total]` as (start, length) pairs.

@@ -9,6 +9,7 @@
 //! chunks shared out among the threads (`stream`).
 
 mod block;
+mod keys;
 mod pieces;
 mod problem;
 mod queries;
@@ -54,7 +55,7 @@ pub struct Far<'a> {
     pub border: f64,
     /// `[batch, query_time]`
     pub query_positions: View<'a, f64, 2>,
-    /// `[batch, key_time]`
+    /// `[key_batch, key_time]`
     pub key_positions: View<'a, f64, 2>,
 }
 
@@ -73,17 +74,19 @@ pub struct DistanceBias<'a> {
 pub struct Attention<'a> {
     /// `[batch, query_heads, query_time, head_dim]`
     pub query: Input<'a>,
-    /// `[batch, key_heads, key_time, head_dim]`
+    /// `[batch, key_heads, key_time, head_dim]`, or with a block table `[pages, key_heads, page_size, head_dim]`.
     pub key: Input<'a>,
-    /// `[batch, key_heads, key_time, value_dim]`
+    /// `[batch, key_heads, key_time, value_dim]`, or with a block table `[pages, key_heads, page_size, value_dim]`.
     pub value: Input<'a>,
-    /// From `dense_sequences` or `ragged_sequences`, in their order.
+    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of the page that block `j / page_size` names.
+    pub block_table: Option<View<'a, i64, 2>>,
+    /// From `dense_sequences`, `ragged_sequences` or `paged_sequences`, in their order.
     pub sequences: &'a [Sequence],
     /// Visibility, scale, softcap.
     pub rules: Rules,
     /// `[batch, query_heads, query_time]`
     pub query_scale: Option<View<'a, f32, 3>>,
-    /// `[batch, query_heads, key_time]`
+    /// `[key_batch, query_heads, key_time]`; the first axis is that of the block table, without one the batch.
     pub key_bias: Option<View<'a, f32, 3>>,
     /// Bias by distance.
     pub distance_bias: Option<DistanceBias<'a>>,
@@ -91,7 +94,7 @@ pub struct Attention<'a> {
     pub sink: Option<View<'a, f32, 1>>,
     /// `[batch, query_time]`; None: the order.
     pub query_positions: Option<View<'a, f64, 2>>,
-    /// `[batch, key_time]`; None: the order.
+    /// `[key_batch, key_time]`; None: the order.
     pub key_positions: Option<View<'a, f64, 2>>,
     /// Rotation.
     pub rotary: Option<Rotary<'a>>,

@@ -5,7 +5,7 @@ mod attention_case;
 
 use attention_case::{Case, Hooks, Result32, assert_bits, bound, of_seed};
 use farspan_core::Dtype;
-use farspan_core::attention::{Rules, Shape, dense_sequences, ragged_sequences};
+use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ragged_sequences};
 use farspan_cpu::dispatch::{MACHINES, Machine, force};
 use farspan_cpu::threads::set_num_threads;
 use proptest::prelude::*;
@@ -72,6 +72,7 @@ fn causal(queries: usize, keys: usize, head_dim: usize, hooks: Hooks) -> Case {
         query_heads: 4,
         key_heads: 2,
         query_time: queries,
+        key_batch: 1,
         key_time: keys,
         head_dim,
         value_dim: head_dim,
@@ -203,7 +204,16 @@ fn far_positions_keep_their_precision() {
 
 #[test]
 fn malformed_problems_are_refused_by_name() {
-    let shape = Shape { batch: 2, query_heads: 4, key_heads: 2, query_time: 5, key_time: 9, head_dim: 8, value_dim: 8 };
+    let shape = Shape {
+        batch: 2,
+        query_heads: 4,
+        key_heads: 2,
+        query_time: 5,
+        key_batch: 2,
+        key_time: 9,
+        head_dim: 8,
+        value_dim: 8,
+    };
     let error = |result: farspan_core::Result<()>| result.unwrap_err().to_string();
     let new = |q, k, v| error(Shape::new(q, k, v).map(|_| ()));
     assert!(new([2, 4, 5, 0], [2, 2, 9, 0], [2, 2, 9, 8]).starts_with("query"));
@@ -220,6 +230,14 @@ fn malformed_problems_are_refused_by_name() {
         assert!(ragged(bad, &[0, 9]).starts_with("query_offsets"), "{bad:?}");
     }
     assert!(ragged(&[0, 5], &[0, 3, 9]).starts_with("key_offsets"));
+    let paged = |k, v, table| error(Shape::paged([2, 4, 5, 8], k, v, table).map(|_| ()));
+    assert!(paged([7, 3, 4, 8], [7, 3, 4, 8], [2, 3]).starts_with("key"));
+    assert!(paged([7, 2, 4, 6], [7, 2, 4, 8], [2, 3]).starts_with("key"));
+    assert!(paged([7, 2, 4, 8], [8, 2, 4, 8], [2, 3]).starts_with("value"));
+    assert!(paged([0, 2, 4, 8], [0, 2, 4, 8], [2, 3]).starts_with("key"));
+    assert!(paged([7, 2, 4, 8], [7, 2, 4, 8], [2, usize::MAX]).starts_with("block_table"));
+    let lengths = |q: &[i64], lengths: &[i64]| error(paged_sequences(&flat, q, Some(lengths)).map(|_| ()));
+    assert!(lengths(&[0, 5], &[10]).starts_with("key_lengths") && lengths(&[0, 6], &[9]).starts_with("query_offsets"));
     let rules = |window, first, scale, cap| error(Rules::new(8, false, window, first, scale, cap).map(|_| ()));
     assert!(rules((Some(-1), None), 0, None, None).starts_with("window"));
     assert!(rules((None, None), -1, None, None).starts_with("keep_first"));

@@ -34,6 +34,7 @@ fn scratch_stays_small_over_32k_keys() {
             query: input(&query),
             key: input(&key),
             value: input(&key),
+            block_table: None,
             sequences: &sequences,
             rules: Rules { causal: true, window: (Some(4096), None), ..Rules::plain(DIM) },
             query_scale: None,

@@ -45,8 +45,37 @@ fn main() {
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
     build.files(sources(&out, [attention::variants(), probe::variants(), unembed::variants()].concat()));
+    println!("cargo::rustc-check-cfg=cfg(sanitized)");
+    println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
+    if env::var_os("FARSPAN_SANITIZE").is_some() {
+        sanitize(&mut build);
+    }
     // Kernels register themselves when the library is loaded; nothing refers to them.
     build.link_lib_modifier("+whole-archive").compile("farspan_emulated_kernels");
+}
+
+/// Has every access to memory and every undefined operation checked. Processes have to load the runtime before other
+/// libraries, see `tools/deep_checks.py`.
+fn sanitize(build: &mut cc::Build) {
+    build.define("FARSPAN_SANITIZED", None);
+    build.flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover=undefined");
+    // Its test of a thread-local variable's address lives on flags that the linker's choice of `lea` does not set; a
+    // null pointer is a fault anyway.
+    build.flag("-fno-sanitize=null");
+    let compiler = build.get_compiler();
+    for library in ["asan", "ubsan"] {
+        let name = format!("lib{library}.so");
+        let output = compiler.to_command().arg(format!("-print-file-name={name}")).output().expect("the compiler runs");
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        // A compiler repeats the name of a file that it does not find.
+        let folder = path.parent().filter(|_| path.is_absolute()).unwrap_or_else(|| {
+            let compiler = compiler.path().display();
+            panic!("{compiler} has no {name}: install GCC's sanitizers (Debian: g++; Fedora: libasan libubsan)")
+        });
+        println!("cargo::rustc-link-search=native={}", folder.display());
+        println!("cargo::rustc-link-lib=dylib={library}");
+    }
+    println!("cargo::rustc-cfg=sanitized");
 }
 
 /// Writes the variants into source files, those of a header by themselves.

@@ -79,11 +79,13 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
     {
         int64_t at = sequence.key_start;
         auto turns = [&](uint64_t table) {
-            int64_t of_row = (int64_t(sequence.batch) * p.sequences.key_time + at) * p.half;
+            int64_t of_row = (int64_t(sequence.key_batch) * p.sequences.key_time + at) * p.half;
             return HOOKS && table != 0 ? reinterpret_cast<const Turn*>(table) + of_row : nullptr;
         };
-        return Source<T>{rows_of<const T>(p.key, sequence.batch, key_head) + at * p.key.time,
-                         rows_of<const T>(p.value, sequence.batch, key_head) + at * p.value.time + first_column,
+        // Pages are found anew for each chunk: what is the same for all of them is the head.
+        int batch = p.pages.table == 0 ? sequence.key_batch : 0;
+        return Source<T>{rows_of<const T>(p.key, batch, key_head) + at * p.key.time,
+                         rows_of<const T>(p.value, batch, key_head) + at * p.value.time + first_column,
                          value_dim, turns(p.keys.turns), turns(p.keys.far_turns)};
     }
 
@@ -228,7 +230,7 @@ private:
                 for (int i = 0; i < 4; ++i) {
                     const RowView& view = views[i / 2];
                     int at = first_of_panel + 8 * tile + lane() % 4 * 2 + i % 2;
-                    float value = at < value_dim ? to_float(from.value[key * p.value.time + at]) : 0.0f;
+                    float value = at < value_dim ? to_float(row_at(p, sequence, from.value, p.value, key)[at]) : 0.0f;
                     bool seen = sees(view.visible, key) && !(HOOKS && is_hidden(p, sequence, view.row.head, key));
                     if (seen && !(magnitude(value) < INFINITE)) sum[i] += (i < 2 ? weight.x : weight.y) * value;
                 }

@@ -48,6 +48,14 @@ struct Sequences {
     int32_t lengths_kind, query_offsets_kind, key_offsets_kind;
 };
 
+// Keys and values in pages: key j of a sequence is key j % size of page table[sequence][j / size].
+struct Pages {
+    uint64_t table; // [sequence][block]; 0: keys and values are arrays over (batch, head, time)
+    int64_t stride; // of the sequences, in elements
+    int32_t kind, count, size;
+    int32_t shift; // log2 of the size, below 0 where it is no power of two
+};
+
 // What attention_prepare.cuh has written of the queries or the keys into the workspace. 0: not needed.
 struct Prepared {
     uint64_t positions;        // float64 [batch][time]
@@ -58,6 +66,7 @@ struct AttentionParams {
     Array query, key, value, output;
     Array lse, query_scale, key_bias;
     Sequences sequences;
+    Pages pages;
     Prepared queries, keys;
     uint64_t distance_table, sink; // 0: none
     int64_t distance_stride, sink_stride;

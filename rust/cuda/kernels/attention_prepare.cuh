@@ -37,11 +37,9 @@ DEVICE void prepare_attention(const PrepareParams& p)
     if (thread >= numbers) return;
     int time = int(thread / pairs), pair = int(thread % pairs);
 
-    int index = batch;
-    if (all.query_offsets != 0) {
-        index = p.of_queries != 0 ? sequence_at(all.query_offsets, all.query_offsets_kind, all.count, time_axis, time)
-                                  : sequence_at(all.key_offsets, all.key_offsets_kind, all.count, time_axis, time);
-    }
+    uint64_t offsets = p.of_queries != 0 ? all.query_offsets : all.key_offsets;
+    int32_t kind = p.of_queries != 0 ? all.query_offsets_kind : all.key_offsets_kind;
+    int index = offsets == 0 ? batch : sequence_at(offsets, kind, all.count, time_axis, time);
     Sequence sequence = sequence_of(all, index);
     int inside = time - (p.of_queries != 0 ? sequence.query_start : sequence.key_start);
     if (inside < 0 || inside >= (p.of_queries != 0 ? sequence.queries : sequence.keys)) return;

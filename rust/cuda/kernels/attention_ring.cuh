@@ -12,6 +12,26 @@ template <typename T> struct Source {
     const Turn *turns, *far_turns; // of the sequence's first key; null: no rotation
 };
 
+// Where a key stands among the elements of its array; in pages, whatever the table says, inside of them.
+DEVICE int64_t element_of(const AttentionParams& p, const Sequence& sequence, const Array& array, int key)
+{
+    const Pages& pages = p.pages;
+    if (pages.table == 0) return key * array.time;
+    int block = pages.shift >= 0 ? key >> pages.shift : key / pages.size;
+    int page = count_at(pages.table, pages.kind, sequence.index * pages.stride + block, pages.count - 1);
+    return page * array.batch + (key - block * pages.size) * array.time;
+}
+
+// The row of a key of the head that `from` is the first row of.
+template <typename T>
+DEVICE const T* row_at(const AttentionParams& p, const Sequence& sequence, const T* from, const Array& array, int key)
+{
+    return from + element_of(p, sequence, array, key);
+}
+
+// Whether the keys of a chunk are evenly spaced.
+DEVICE bool is_even(const Pages& pages) { return pages.table == 0 || pages.size % CHUNK == 0; }
+
 // Blocks that share the columns of the values, where sums of all columns would not fit a thread's registers. Each of
 // them weighs the keys anew.
 template <int DIM> DEVICE constexpr int parts() { return DIM > 128 ? 2 : 1; }
@@ -64,9 +84,9 @@ private:
             int keys = Shape::COUNT * (HOOKS && source.far_turns != nullptr ? 2 : 1);
             if (tile < keys) {
                 const Turn* turns = tile < Shape::COUNT ? source.turns : source.far_turns;
-                load(to, source.key, p.key.time, tile % Shape::COUNT, p.head_dim, p.key_in_pieces != 0, turns);
+                load(to, source.key, p.key, tile % Shape::COUNT, p.head_dim, p.key_in_pieces != 0, turns);
             } else {
-                load(to, source.value, p.value.time, tile - keys, source.value_dim, p.value_in_pieces != 0, nullptr);
+                load(to, source.value, p.value, tile - keys, source.value_dim, p.value_in_pieces != 0, nullptr);
             }
             if (++tile == keys + VALUE_PANELS) {
                 tile = 0;
@@ -77,19 +97,30 @@ private:
         copy_commit();
     }
 
-    METHOD void load(char* to, const T* from, int64_t stride, int panel, int dim, bool in_pieces, const Turn* turns)
+    METHOD void load(char* to, const T* from, const Array& array, int panel, int dim, bool in_pieces, const Turn* turns)
     {
         int thread = anew(thread_index());
         int piece = thread % Shape::PIECES, column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
         int key = chunk * CHUNK + thread / Shape::PIECES;
-        const T* row = from + key * stride;
-        if (in_pieces && !(HOOKS && turns != nullptr)) {
+        bool turn = HOOKS && turns != nullptr;
+        if (in_pieces && !turn && is_even(p.pages)) {
+            const T* row = row_at(p, sequence, from, array, key);
             UNROLL_BY((HOOKS ? 1 : 4))
             for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
                 bool valid = key < sequence.keys && column < dim;
                 copy_async16(to + place<Shape::WIDTH>(i, piece), valid ? row + column : from, valid);
                 key += STEP;
-                row += STEP * stride;
+                row += STEP * array.time;
+            }
+            return;
+        }
+        if (in_pieces && !turn) {
+            UNROLL_BY((HOOKS ? 1 : 4)) // so that several entries of the table are on their way at once
+            for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
+                bool valid = key < sequence.keys && column < dim;
+                const T* row = valid ? row_at(p, sequence, from, array, key) + column : from;
+                copy_async16(to + place<Shape::WIDTH>(i, piece), row, valid);
+                key += STEP;
             }
             return;
         }
@@ -97,7 +128,8 @@ private:
         for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
             Piece<T> x{};
             if (key < sequence.keys) {
-                if (HOOKS && turns != nullptr) {
+                const T* row = row_at(p, sequence, from, array, key);
+                if (turn) {
                     Rotation rotation{turns + int64_t(key) * p.half, p.half, p.interleaved != 0};
                     x = load_turned(row, column, dim, in_pieces, rotation);
                 } else {
@@ -106,7 +138,6 @@ private:
             }
             store_piece(to + place<Shape::WIDTH>(i, piece), x.words);
             key += STEP;
-            row += STEP * stride;
         }
     }
 

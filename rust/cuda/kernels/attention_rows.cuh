@@ -5,20 +5,24 @@
 
 // Queries and keys of one sequence.
 struct Sequence {
-    int index, batch, query_start, queries, key_start, keys;
+    int index, batch, query_start, queries; // batch: on the first axis of queries
+    int key_batch, key_start, keys;         // key_batch: on the first axis of keys
 };
 
 DEVICE Sequence sequence_of(const Sequences& s, int index)
 {
-    Sequence sequence{index, index, 0, s.query_time, 0, s.key_time};
+    Sequence sequence{index, index, 0, s.query_time, index, 0, s.key_time};
     if (s.query_offsets != 0) {
-        int query_end = count_at(s.query_offsets, s.query_offsets_kind, index + 1, s.query_time);
-        int key_end = count_at(s.key_offsets, s.key_offsets_kind, index + 1, s.key_time);
+        int end = count_at(s.query_offsets, s.query_offsets_kind, index + 1, s.query_time);
         sequence.batch = 0;
-        sequence.query_start = count_at(s.query_offsets, s.query_offsets_kind, index, query_end);
-        sequence.queries = query_end - sequence.query_start;
-        sequence.key_start = count_at(s.key_offsets, s.key_offsets_kind, index, key_end);
-        sequence.keys = key_end - sequence.key_start;
+        sequence.query_start = count_at(s.query_offsets, s.query_offsets_kind, index, end);
+        sequence.queries = end - sequence.query_start;
+    }
+    if (s.key_offsets != 0) { // not where ragged queries meet pages
+        int end = count_at(s.key_offsets, s.key_offsets_kind, index + 1, s.key_time);
+        sequence.key_batch = 0;
+        sequence.key_start = count_at(s.key_offsets, s.key_offsets_kind, index, end);
+        sequence.keys = end - sequence.key_start;
     }
     if (s.key_lengths != 0) sequence.keys = count_at(s.key_lengths, s.lengths_kind, index, sequence.keys);
     return sequence;

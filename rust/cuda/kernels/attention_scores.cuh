@@ -25,12 +25,12 @@ DEVICE RowView view_of(const AttentionParams& p, const Sequence& sequence, const
 DEVICE float bias_of(const AttentionParams& p, const Sequence& sequence, int head, int key)
 {
     int64_t time = sequence.key_start + key;
-    return rows_of<const float>(p.key_bias, sequence.batch, head)[time * p.key_bias.time];
+    return rows_of<const float>(p.key_bias, sequence.key_batch, head)[time * p.key_bias.time];
 }
 
-DEVICE const double* positions_of(const Prepared& prepared, const Sequence& sequence, int time_axis)
+DEVICE const double* positions_of(const Prepared& prepared, int batch, int time_axis)
 {
-    return reinterpret_cast<const double*>(prepared.positions) + int64_t(sequence.batch) * time_axis;
+    return reinterpret_cast<const double*>(prepared.positions) + int64_t(batch) * time_axis;
 }
 
 // The column of a distance table; a position that is not a number takes the first.
@@ -60,8 +60,9 @@ DEVICE void score_with_hooks(const AttentionParams& p, const Sequence& sequence,
     Row rows[2] = {views[0].row, views[1].row};
     UNROLL
     for (Row& row : rows) row = Row{anew(row.query), anew(row.head)};
-    const double* key_positions = positions_of(p.keys, sequence, p.sequences.key_time) + sequence.key_start;
-    const double* query_positions = positions_of(p.queries, sequence, p.sequences.query_time) + sequence.query_start;
+    const double* key_positions = positions_of(p.keys, sequence.key_batch, p.sequences.key_time) + sequence.key_start;
+    const double* query_positions =
+        positions_of(p.queries, sequence.batch, p.sequences.query_time) + sequence.query_start;
     NO_UNROLL
     for (int tile = 0; tile < KEY_TILES; ++tile) {
         UNROLL

@@ -16,7 +16,7 @@ use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
-use params::{ArrayAt, AttentionParams, PositionsAt, PrepareParams, PreparedAt, SequencesAt};
+use params::{ArrayAt, AttentionParams, PagesAt, PositionsAt, PrepareParams, PreparedAt, SequencesAt};
 use plan::{Plan, Work};
 use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, prepare, walk};
 
@@ -50,10 +50,10 @@ pub unsafe fn attention(
     if call.work.rows() == 0 {
         return Ok(());
     }
-    for (of_queries, axis) in [(true, shape.query_time), (false, shape.key_time)] {
+    for (of_queries, batch, axis) in [(true, shape.batch, shape.query_time), (false, shape.key_batch, shape.key_time)] {
         let params = call.prepare_params(&layout, of_queries);
         let numbers = axis * call.half().max(1);
-        let blocks = shape.batch * numbers.div_ceil(PREPARE_THREADS as usize);
+        let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
         if (params.prepared.positions != 0 || params.prepared.turns != 0) && blocks > 0 {
             // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
             unsafe { device.launch(&prepare(), [blocks as u32, 1, 1], 0, params.bytes())? };
@@ -132,15 +132,16 @@ impl<'a> Call<'a> {
         };
         let far = self.problem.border().is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
-        let mut prepared = |time: usize| {
-            let rows = self.shape.batch * time;
+        let mut prepared = |batch: usize, time: usize| {
+            let rows = batch * time;
             PreparedAt {
                 positions: place(by_distance, rows * size_of::<f64>()),
                 turns: place(self.half() > 0, rows * self.half() * size_of::<[f32; 2]>()),
                 far_turns: place(far, rows * self.half() * size_of::<[f32; 2]>()),
             }
         };
-        let (queries, keys) = (prepared(self.shape.query_time), prepared(self.shape.key_time));
+        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
+        let (queries, keys) = (prepared(batch, query_time), prepared(key_batch, key_time));
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
         let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
@@ -153,7 +154,7 @@ impl<'a> Call<'a> {
         let offsets = self.problem.offsets;
         let (key_lengths, lengths_kind) = at(self.problem.key_lengths);
         let (query_offsets, query_offsets_kind) = at(offsets.map(|offsets| offsets.query));
-        let (key_offsets, key_offsets_kind) = at(offsets.map(|offsets| offsets.key));
+        let (key_offsets, key_offsets_kind) = at(offsets.and_then(|offsets| offsets.key));
         SequencesAt {
             key_lengths,
             query_offsets,
@@ -164,6 +165,19 @@ impl<'a> Call<'a> {
             lengths_kind,
             query_offsets_kind,
             key_offsets_kind,
+        }
+    }
+
+    fn pages(&self) -> PagesAt {
+        let Some(table) = self.problem.block_table else { return PagesAt::default() };
+        let [count, _, size, _] = self.problem.key.tensor.shape;
+        PagesAt {
+            table: table.tensor.pointer,
+            stride: table.tensor.strides[0],
+            kind: table.kind.code(),
+            count: count as i32,
+            size: size as i32,
+            shift: if size.is_power_of_two() { size.ilog2() as i32 } else { -1 },
         }
     }
 
@@ -205,6 +219,7 @@ impl<'a> Call<'a> {
             query_scale: table(self.problem.query_scale.as_ref()),
             key_bias: table(self.problem.key_bias.as_ref()),
             sequences: self.sequences(),
+            pages: self.pages(),
             queries: layout.queries,
             keys: layout.keys,
             distance_table: distance_bias.map_or(0, |bias| bias.table.pointer),

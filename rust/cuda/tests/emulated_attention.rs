@@ -106,6 +106,7 @@ fn causal(queries: usize, keys: usize, head_dim: usize, hooks: Hooks, dtype: Dty
         query_heads: 4,
         key_heads: 2,
         query_time: queries,
+        key_batch: 1,
         key_time: keys,
         head_dim,
         value_dim: head_dim,
@@ -315,7 +316,7 @@ fn the_error_is_that_of_the_type() {
 fn thrice(case: &Case) -> Case {
     let mut thrice = case.clone();
     let o = &mut thrice.oracle;
-    o.shape.batch = 3;
+    (o.shape.batch, o.shape.key_batch) = (3, 3);
     o.sequences = dense_sequences(&o.shape, None).unwrap();
     for x in [&mut o.query, &mut o.key, &mut o.value] {
         *x = x.repeat(3);

@@ -3,7 +3,7 @@
 use crate::failure::{borrow, dtype};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cpu::View;
-use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, IxDyn};
+use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, Ix2, IxDyn};
 use numpy::{
     Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadwriteArray, PyUntypedArray, PyUntypedArrayMethods,
 };
@@ -126,6 +126,23 @@ pub(crate) fn integers(argument: &'static str, object: &Bound<'_, PyAny>) -> Res
     }
     if holds::<i64>(object) {
         return collected(argument, readonly::<i64, Ix1>(argument, object)?.as_array(), |x| x);
+    }
+    Err(dtype(argument, "int32 or int64", kind(object)))
+}
+
+/// Two-dimensional int32 or int64 numbers.
+pub(crate) fn integer_rows(argument: &'static str, object: &Bound<'_, PyAny>) -> Result<Array2<i64>> {
+    fn rows<T: Named>(argument: &'static str, object: &Bound<'_, PyAny>, map: fn(T) -> i64) -> Result<Array2<i64>> {
+        let array = readonly::<T, Ix2>(argument, object)?;
+        let array = array.as_array();
+        let values = collected(argument, array, map)?;
+        Array2::from_shape_vec(array.dim(), values).map_err(|error| Error::argument(argument, "rows", error))
+    }
+    if holds::<i32>(object) {
+        return rows::<i32>(argument, object, i64::from);
+    }
+    if holds::<i64>(object) {
+        return rows::<i64>(argument, object, |x| x);
     }
     Err(dtype(argument, "int32 or int64", kind(object)))
 }

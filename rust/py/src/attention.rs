@@ -1,8 +1,11 @@
 //! `_core.attention`.
 
-use crate::arrays::{Large, LargeMut, broadcast_table, integers, named_dtype, positions, readwrite, table};
+use crate::arrays::{
+    Large, LargeMut, broadcast_table, integer_rows, integers, named_dtype, positions, readwrite, table,
+};
 use crate::failure::{Outcome, detached};
-use farspan_core::attention::{Rules, Shape, dense_sequences, ragged_sequences};
+use crate::layout::{Layout, wrong_offsets};
+use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ragged_sequences};
 use farspan_core::{Error, Result};
 use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention as run};
 use farspan_cpu::{View, ViewMut};
@@ -15,7 +18,7 @@ use pyo3::prelude::*;
 #[pyo3(signature = (
     dtype, output, lse, query, key, value, causal, left, right, keep_first, scale, softcap, sink, key_bias, query_scale,
     distance_table, distance_minimum, inv_freq, magnitude, interleaved, border, far_query_positions, far_key_positions,
-    query_positions, key_positions, key_lengths, query_offsets, key_offsets, /
+    query_positions, key_positions, key_lengths, query_offsets, key_offsets, block_table, /
 ))]
 pub(crate) fn attention(
     py: Python<'_>,
@@ -47,28 +50,38 @@ pub(crate) fn attention(
     key_lengths: Option<&Bound<'_, PyAny>>,
     query_offsets: Option<&Bound<'_, PyAny>>,
     key_offsets: Option<&Bound<'_, PyAny>>,
+    block_table: Option<&Bound<'_, PyAny>>,
 ) -> Outcome {
     let dtype = named_dtype("query", dtype)?;
     let ragged = query_offsets.is_some();
     let (query, key, value) =
         (Large::new("query", dtype, query)?, Large::new("key", dtype, key)?, Large::new("value", dtype, value)?);
-    let query = input("query", &query, ragged)?;
-    let (key, value) = (input("key", &key, ragged)?, input("value", &value, ragged)?);
-    let shape = Shape::new(sizes(&query), sizes(&key), sizes(&value))?;
-    let Shape { batch, query_heads, query_time, key_time, .. } = shape;
+    let block_table = block_table.map(|table| integer_rows("block_table", table)).transpose()?;
+    let block_table = block_table.as_ref().map(|table| View::new("block_table", &table.view())).transpose()?;
+    let (of_query, of_keys) = Layout::of(ragged, block_table.is_some());
+    let query = input("query", &query, of_query)?;
+    let (key, value) = (input("key", &key, of_keys)?, input("value", &value, of_keys)?);
+    let shape = match &block_table {
+        Some(table) => Shape::paged(sizes(&query), sizes(&key), sizes(&value), table.shape())?,
+        None => Shape::new(sizes(&query), sizes(&key), sizes(&value))?,
+    };
+    let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = shape;
     let rules = Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?;
     if [batch, query_heads, query_time].contains(&0) {
         return Ok(()); // before anything is made for each of what may be 2^60 batch entries
     }
 
     let key_lengths = key_lengths.map(|lengths| integers("key_lengths", lengths)).transpose()?;
-    let sequences = match (query_offsets, key_offsets) {
-        (Some(q), Some(k)) => {
-            let (q, k) = (integers("query_offsets", q)?, integers("key_offsets", k)?);
-            ragged_sequences(&shape, &q, &k, key_lengths.as_deref())?
+    let sequences = match (query_offsets, key_offsets, block_table) {
+        (Some(queries), Some(keys), None) => {
+            let (queries, keys) = (integers("query_offsets", queries)?, integers("key_offsets", keys)?);
+            ragged_sequences(&shape, &queries, &keys, key_lengths.as_deref())?
         }
-        (None, None) => dense_sequences(&shape, key_lengths.as_deref())?,
-        _ => return Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two").into()),
+        (Some(queries), None, Some(_)) => {
+            paged_sequences(&shape, &integers("query_offsets", queries)?, key_lengths.as_deref())?
+        }
+        (None, None, _) => dense_sequences(&shape, key_lengths.as_deref())?,
+        _ => return Err(wrong_offsets(block_table.is_some()).into()),
     };
 
     let (query_scale, key_bias, sink) =
@@ -79,7 +92,7 @@ pub(crate) fn attention(
     let far_query_positions = far_query_positions.map(|p| positions("far_query_positions", p)).transpose()?;
     let far_key_positions = far_key_positions.map(|p| positions("far_key_positions", p)).transpose()?;
     let far_query = per_time("far_query_positions", far_query_positions.as_ref(), batch, query_time)?;
-    let far_key = per_time("far_key_positions", far_key_positions.as_ref(), batch, key_time)?;
+    let far_key = per_time("far_key_positions", far_key_positions.as_ref(), key_batch, key_time)?;
     let columns = |table: Option<&_>| table.and_then(last_size).unwrap_or(0);
 
     let far = match (border, far_query, far_key) {
@@ -106,14 +119,15 @@ pub(crate) fn attention(
         query,
         key,
         value,
+        block_table,
         sequences: &sequences,
         rules,
         query_scale: broadcast_table("query_scale", query_scale.as_ref(), [batch, query_heads, query_time])?,
-        key_bias: broadcast_table("key_bias", key_bias.as_ref(), [batch, query_heads, key_time])?,
+        key_bias: broadcast_table("key_bias", key_bias.as_ref(), [key_batch, query_heads, key_time])?,
         distance_bias,
         sink: broadcast_table("sink", sink.as_ref(), [query_heads])?,
         query_positions: per_time("query_positions", query_positions.as_ref(), batch, query_time)?,
-        key_positions: per_time("key_positions", key_positions.as_ref(), batch, key_time)?,
+        key_positions: per_time("key_positions", key_positions.as_ref(), key_batch, key_time)?,
         rotary,
     };
 
@@ -147,23 +161,17 @@ fn batched_mut<T>(array: ArrayViewMutD<'_, T>, ragged: bool) -> ArrayViewMutD<'_
     }
 }
 
-fn input<'a>(argument: &'static str, array: &'a Large<'_, IxDyn>, ragged: bool) -> Result<Input<'a>> {
+fn input<'a>(argument: &'static str, array: &'a Large<'_, IxDyn>, layout: Layout) -> Result<Input<'a>> {
     Ok(match array {
-        Large::F32(x) => Input::F32(view(argument, x.as_array(), ragged)?),
-        Large::Bf16(x) => Input::Bf16(view(argument, x.as_array(), ragged)?),
-        Large::F16(x) => Input::F16(view(argument, x.as_array(), ragged)?),
+        Large::F32(x) => Input::F32(view(argument, x.as_array(), layout)?),
+        Large::Bf16(x) => Input::Bf16(view(argument, x.as_array(), layout)?),
+        Large::F16(x) => Input::F16(view(argument, x.as_array(), layout)?),
     })
 }
 
-fn view<'a, T>(argument: &'static str, array: ArrayViewD<'a, T>, ragged: bool) -> Result<View<'a, T, 4>> {
-    let (rank, expected) = match ragged {
-        true => (3, "shape [total, heads, dim], as there are query_offsets"),
-        false => (4, "shape [batch, heads, time, dim], or offsets for [total, heads, dim]"),
-    };
-    if array.ndim() != rank {
-        return Err(Error::argument(argument, expected, format!("shape {:?}", array.shape())));
-    }
-    View::new(argument, &batched(array, ragged))
+fn view<'a, T>(argument: &'static str, array: ArrayViewD<'a, T>, layout: Layout) -> Result<View<'a, T, 4>> {
+    layout.check(argument, array.shape())?;
+    View::new(argument, &batched(array, layout == Layout::Ragged))
 }
 
 fn sizes(input: &Input<'_>) -> [usize; 4] {

@@ -7,6 +7,7 @@ mod attention;
 #[expect(unsafe_code, reason = "memory of a device has addresses, for which Python answers")]
 mod cuda;
 mod failure;
+mod layout;
 mod machine;
 mod rowwise;
 mod settings;

@@ -11,7 +11,7 @@ pub struct Rotary {
     pub magnitude: f32,
     /// Pairs are `(2i, 2i + 1)` instead of `(i, i + r / 2)`.
     pub interleaved: bool,
-    /// Border, far query positions `[batch][query_time]`, far key positions `[batch][key_time]`.
+    /// Border, far query positions `[batch][query_time]`, far key positions `[key_batch][key_time]`.
     pub far: Option<(f64, Vec<f64>, Vec<f64>)>,
 }
 
@@ -26,13 +26,13 @@ pub struct Problem {
     pub rules: Rules,
     /// `[batch, query_heads, query_time, head_dim]`
     pub query: Vec<f32>,
-    /// `[batch, key_heads, key_time, head_dim]`
+    /// `[key_batch, key_heads, key_time, head_dim]`
     pub key: Vec<f32>,
-    /// `[batch, key_heads, key_time, value_dim]`
+    /// `[key_batch, key_heads, key_time, value_dim]`
     pub value: Vec<f32>,
     /// `[batch, query_heads, query_time]`
     pub query_scale: Option<Vec<f32>>,
-    /// `[batch, query_heads, key_time]`
+    /// `[key_batch, query_heads, key_time]`
     pub key_bias: Option<Vec<f32>>,
     /// `[query_heads][L]` and the distance of the first column.
     pub distance_bias: Option<(Vec<Vec<f32>>, i64)>,
@@ -40,7 +40,7 @@ pub struct Problem {
     pub sink: Option<Vec<f32>>,
     /// `[batch, query_time]`
     pub query_positions: Option<Vec<f64>>,
-    /// `[batch, key_time]`
+    /// `[key_batch, key_time]`
     pub key_positions: Option<Vec<f64>>,
     /// Rotation.
     pub rotary: Option<Rotary>,
@@ -82,7 +82,7 @@ fn one_row(problem: &Problem, index: usize, head: usize, query: usize) -> (Vec<f
     let mut values = vec![0.0; value_dim];
     for (key, score) in &scores {
         let time = sequence.key_start + key;
-        let start = ((sequence.batch * key_heads + key_head) * key_time + time) * value_dim;
+        let start = ((sequence.key_batch * key_heads + key_head) * key_time + time) * value_dim;
         for (sum, value) in values.iter_mut().zip(&problem.value[start..]) {
             *sum += (score - top).exp() / total * f64::from(*value);
         }
@@ -100,21 +100,21 @@ fn sees(rules: &Rules, sequence: &Sequence, query: usize, key: usize) -> bool {
 fn score(problem: &Problem, index: usize, head: usize, query: usize, key: usize) -> f64 {
     let Shape { query_heads, key_heads, query_time, key_time, head_dim, .. } = problem.shape;
     let sequence = &problem.sequences[index];
-    let batch = sequence.batch;
+    let Sequence { batch, key_batch, .. } = *sequence;
     let (query_at, key_at) = (sequence.query_start + query, sequence.key_start + key);
     let order = query as f64 + sequence.keys as f64 - sequence.queries as f64;
     let query_position = problem.query_positions.as_ref().map_or(order, |p| p[batch * query_time + query_at]);
-    let key_position = problem.key_positions.as_ref().map_or(key as f64, |p| p[batch * key_time + key_at]);
+    let key_position = problem.key_positions.as_ref().map_or(key as f64, |p| p[key_batch * key_time + key_at]);
     let distance = query_position - key_position;
 
     let start = ((batch * query_heads + head) * query_time + query_at) * head_dim;
     let mut q: Vec<f64> = problem.query[start..start + head_dim].iter().map(|x| f64::from(*x)).collect();
-    let start = ((batch * key_heads + head / problem.shape.group()) * key_time + key_at) * head_dim;
+    let start = ((key_batch * key_heads + head / problem.shape.group()) * key_time + key_at) * head_dim;
     let mut k: Vec<f64> = problem.key[start..start + head_dim].iter().map(|x| f64::from(*x)).collect();
     if let Some(rotary) = &problem.rotary {
         let positions = match &rotary.far {
             Some((border, queries, keys)) if distance >= *border => {
-                (queries[batch * query_time + query_at], keys[batch * key_time + key_at])
+                (queries[batch * query_time + query_at], keys[key_batch * key_time + key_at])
             }
             _ => (query_position, key_position),
         };
@@ -129,7 +129,7 @@ fn score(problem: &Problem, index: usize, head: usize, query: usize, key: usize)
         score = f64::from(cap) * (score / f64::from(cap)).tanh();
     }
     if let Some(bias) = &problem.key_bias {
-        let bias = f64::from(bias[(batch * query_heads + head) * key_time + key_at]);
+        let bias = f64::from(bias[(key_batch * query_heads + head) * key_time + key_at]);
         score = if bias == f64::NEG_INFINITY { bias } else { score + bias };
     }
     if let Some((table, minimum)) = &problem.distance_bias {

@@ -1,10 +1,11 @@
 //! Many queries: keys and values of a chunk are packed once and meet all tiles of the block.
 
+use super::keys::ChunkRows;
 use super::pieces::Piece;
 use super::problem::{Context, Side};
 use super::queries::{self, Cut, extent, span, tiles};
 use super::visibility::{chunks, distance, hull, needs, union};
-use crate::arch::attention::{Distance, Packed, Row, Rows, Scores, State, Tile, Turns};
+use crate::arch::attention::{Distance, Packed, Row, Rows, Scores, Spread, State, Tile, Turns};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::threads::Hands;
@@ -21,6 +22,7 @@ struct Scratch {
     turns: [Buffer; 2],
     scores: Box<Scores>,
     states: Vec<State>,
+    spread: Spread,
 }
 
 thread_local! {
@@ -32,6 +34,7 @@ thread_local! {
         turns: Default::default(),
         scores: Box::new(Scores::EMPTY),
         states: Vec::new(),
+        spread: Spread::default(),
     });
 }
 
@@ -47,7 +50,7 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
     let (dim, width) = (context.shape.head_dim, context.width());
     let cuts: Vec<Cut> = tiles(share.rows(), context.kernels.rows).collect();
     let packed_rows: usize = cuts.iter().map(|cut| cut.height).sum();
-    let Scratch { queries, keys, values, sums, turns, scores, states } = scratch;
+    let Scratch { queries, keys, values, sums, turns, scores, states, spread } = scratch;
     let [near_queries, far_queries] = queries;
     let has = |side| context.sides().contains(&side);
     let near_queries = near_queries.take(packed_rows * dim);
@@ -78,11 +81,11 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
         let block_distance = distance(context, whole_span, key_span);
         for (side, out) in [(Side::Near, &mut *near_keys), (Side::Far, &mut *far_keys)] {
             if has(side) && needs(block_distance, side) {
-                pack_keys(context, share.sequence, share.key_head, &range, panels.clone(), side, turns, out);
+                let rows = ChunkRows::new(context, &context.problem.key, sequence, &range, spread).of(share.key_head);
+                pack_keys(context, share.sequence, &rows, &range, panels.clone(), side, turns, out);
             }
         }
-        let time = sequence.key_start + range.start;
-        let rows = Rows::new(&context.problem.value, sequence.batch, share.key_head, time, range.len());
+        let rows = ChunkRows::new(context, &context.problem.value, sequence, &range, spread).of(share.key_head);
         context.kernels.values(&rows, values);
         let packed = Packed { chunk: &context.chunk(&range, &positions), keys: near_keys, far_keys, values, dim };
         for (cut, state) in cuts.iter().zip(states.iter_mut()) {
@@ -117,7 +120,7 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
 fn pack_keys(
     context: &Context,
     sequence_index: usize,
-    head: usize,
+    rows: &Rows,
     keys: &Range<usize>,
     panels: Range<usize>,
     side: Side,
@@ -126,7 +129,6 @@ fn pack_keys(
 ) {
     let sequence = context.sequence(sequence_index);
     let (dim, half) = (context.shape.head_dim, context.half());
-    let rows = Rows::new(&context.problem.key, sequence.batch, head, sequence.key_start + keys.start, keys.len());
     let mut positions = [0.0; KEY_CHUNK];
     context.key_positions(sequence, keys.clone(), side, &mut positions);
     let [cos, sin] = turns;
@@ -138,6 +140,6 @@ fn pack_keys(
             context.turn_table(sequence_index, &positions[which.clone()], [cos, sin]);
             Turns { cos, sin, half, interleaved: rotary.interleaved }
         });
-        context.kernels.panel(&rows, which, turns, &mut out[panel * dim * LANES..(panel + 1) * dim * LANES]);
+        context.kernels.panel(rows, which, turns, &mut out[panel * dim * LANES..(panel + 1) * dim * LANES]);
     }
 }

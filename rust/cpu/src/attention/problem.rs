@@ -20,8 +20,11 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
     same_dtype("key", key_dtype)?;
     let (value, value_dtype) = described("value", &problem.value)?;
     same_dtype("value", value_dtype)?;
-    let shape = Shape::new(query, key, value)?;
-    let Shape { batch, query_heads, query_time, key_time, head_dim, value_dim, .. } = shape;
+    let shape = match &problem.block_table {
+        Some(table) => Shape::paged(query, key, value, table.shape())?,
+        None => Shape::new(query, key, value)?,
+    };
+    let Shape { batch, query_heads, query_time, key_batch, key_time, head_dim, value_dim, .. } = shape;
     let (output_shape, output_dtype) = match output {
         Output::F32(view) => (view.shape(), Dtype::F32),
         Output::Bf16(view) => (view.shape(), Dtype::Bf16),
@@ -32,10 +35,16 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
     if let Some(lse) = lse {
         check_shape("lse", &[batch, query_heads, query_time], &lse.shape())?;
     }
+    if let Some(table) = &problem.block_table {
+        check_shape("block_table", &[problem.sequences.len(), table.shape()[1]], &table.shape())?;
+    }
     check_sequences(&shape, problem.sequences)?;
-    let times = |argument, view: Option<View<f64, 2>>, time| {
+    if let Some(table) = &problem.block_table {
+        check_pages(table, key[2], key[0], problem.sequences)?;
+    }
+    let times = |argument, view: Option<View<f64, 2>>, shape: [usize; 2]| {
         view.map_or(Ok(()), |view| {
-            check_shape(argument, &[batch, time], &view.shape())?;
+            check_shape(argument, &shape, &view.shape())?;
             check_finite(argument, &view)
         })
     };
@@ -43,7 +52,7 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
         check_shape("query_scale", &[batch, query_heads, query_time], &scale.shape())?;
     }
     if let Some(bias) = problem.key_bias {
-        check_shape("key_bias", &[batch, query_heads, key_time], &bias.shape())?;
+        check_shape("key_bias", &[key_batch, query_heads, key_time], &bias.shape())?;
     }
     if let Some(sink) = problem.sink {
         check_shape("sink", &[query_heads], &sink.shape())?;
@@ -53,8 +62,8 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
         check_shape("distance_bias", &[query_heads, length], &bias.table.shape())?;
         contiguous("distance_bias", bias.table.is_contiguous())?;
     }
-    times("query_positions", problem.query_positions, query_time)?;
-    times("key_positions", problem.key_positions, key_time)?;
+    times("query_positions", problem.query_positions, [batch, query_time])?;
+    times("key_positions", problem.key_positions, [key_batch, key_time])?;
     if let Some(rotary) = &problem.rotary {
         let half = rotary.inv_freq.shape()[1];
         check_shape("inv_freq", &[problem.sequences.len(), half], &rotary.inv_freq.shape())?;
@@ -70,8 +79,8 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
             if far.border.is_nan() {
                 return Err(Error::argument("border", "a number", far.border));
             }
-            times("far_query_positions", Some(far.query_positions), query_time)?;
-            times("far_key_positions", Some(far.key_positions), key_time)?;
+            times("far_query_positions", Some(far.query_positions), [batch, query_time])?;
+            times("far_key_positions", Some(far.key_positions), [key_batch, key_time])?;
         }
     }
     Ok(shape)
@@ -122,11 +131,28 @@ fn check_sequences(shape: &Shape, sequences: &[Sequence]) -> Result<()> {
             .iter()
             .all(|s| s.batch == 0 && s.query_start == std::mem::replace(&mut end, s.query_start + s.queries))
         && end == shape.query_time;
-    let exist = sequences.iter().all(|s| s.key_start.checked_add(s.keys).is_some_and(|end| end <= shape.key_time));
+    let exist = sequences.iter().all(|s| {
+        s.key_batch < shape.key_batch && s.key_start.checked_add(s.keys).is_some_and(|end| end <= shape.key_time)
+    });
     if (dense || ragged) && exist {
         return Ok(());
     }
-    Err(Error::argument("sequences", "what dense_sequences or ragged_sequences give", format!("{sequences:?}")))
+    Err(Error::argument("sequences", "what the functions of farspan_core give", format!("{sequences:?}")))
+}
+
+/// The entries of a block table that name existing keys must be pages; the others are not looked at.
+fn check_pages(table: &View<i64, 2>, page_size: usize, pages: usize, sequences: &[Sequence]) -> Result<()> {
+    for (row, sequence) in sequences.iter().enumerate() {
+        for block in 0..sequence.keys.div_ceil(page_size.max(1)) {
+            let page = table.at([sequence.key_batch, block]);
+            if usize::try_from(page).is_ok_and(|page| page < pages) {
+                continue;
+            }
+            let expected = format!("pages 0 to {} where keys exist", pages - 1);
+            return Err(Error::argument("block_table", expected, format!("{page} as block {block} of row {row}")));
+        }
+    }
+    Ok(())
 }
 
 /// The problem as the parts of the algorithm see it.
@@ -232,7 +258,7 @@ impl<'a> Context<'a> {
         };
         for (position, key) in out.iter_mut().zip(keys) {
             *position = match given {
-                Some(positions) => positions.at([sequence.batch, sequence.key_start + key]),
+                Some(positions) => positions.at([sequence.key_batch, sequence.key_start + key]),
                 None => key as f64,
             };
         }
@@ -253,7 +279,7 @@ impl<'a> Context<'a> {
         let visible = self.visible(sequence, query);
         let inside = |bound: usize| bound.clamp(keys.start, keys.end) - keys.start;
         let bias = self.problem.key_bias.map_or(KeyBias::None, |bias| {
-            let first = [sequence.batch, head, sequence.key_start + keys.start];
+            let first = [sequence.key_batch, head, sequence.key_start + keys.start];
             match bias.is_contiguous() {
                 true => KeyBias::Each(&bias.row(first)[..keys.len()]),
                 false => KeyBias::Same(bias.at(first)),

@@ -1,10 +1,11 @@
 //! Few queries: every chunk of keys is read once, where it lies, and meets all heads; then chunks are merged in order.
 
+use super::keys::ChunkRows;
 use super::pieces::Piece;
 use super::problem::{Context, Share, Side};
 use super::queries::{self, Cut, extent, span, tiles};
 use super::visibility::{chunks, distance, hull, needs, union};
-use crate::arch::attention::{Distance, Partial, Room, Row, Rows, State, Streamed, Tile, Turns};
+use crate::arch::attention::{Distance, Partial, Room, Row, Spread, State, Streamed, Tile, Turns};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::threads::Hands;
@@ -19,6 +20,7 @@ struct Scratch {
     turns: [[Buffer; 2]; 2],
     scores: Buffer,
     room: Box<Room>,
+    spread: [Spread; 2],
 }
 
 thread_local! {
@@ -26,6 +28,7 @@ thread_local! {
         turns: Default::default(),
         scores: Buffer::default(),
         room: Box::new(Room::EMPTY),
+        spread: Default::default(),
     });
 }
 
@@ -137,22 +140,22 @@ fn run(context: &Context, job: &Job, unit: &Unit, scratch: &mut Scratch) -> Part
     context.key_positions(sequence, keys.clone(), Side::Near, &mut positions);
     let key_span = extent(positions[..keys.len()].iter().copied());
     let distance = distance(context, span(context, &shares[0], 0..shares[0].rows()), key_span);
-    let Scratch { turns: [near_turns, far_turns], scores, room } = scratch;
+    let Scratch { turns: [near_turns, far_turns], scores, room, spread: [of_keys, of_values] } = scratch;
     let turns = |side, room| turns(context, *index, &keys, side, distance, room);
     let (turns, far_turns) = (turns(Side::Near, near_turns), turns(Side::Far, far_turns));
     let chunk = context.chunk(&keys, &positions);
 
+    let key_rows = ChunkRows::new(context, &context.problem.key, sequence, &keys, of_keys);
+    let value_rows = ChunkRows::new(context, &context.problem.value, sequence, &keys, of_values);
     let mut sums = parts.sums.as_mut_slice();
     for (at, (share, queries)) in shares.iter().zip(all_queries).enumerate() {
-        let time = sequence.key_start + keys.start;
-        let rows = |input, share: &Share| Rows::new(input, sequence.batch, share.key_head, time, keys.len());
         let streamed = Streamed {
             chunk: &chunk,
-            keys: rows(&context.problem.key, share),
-            values: rows(&context.problem.value, share),
+            keys: key_rows.of(share.key_head),
+            values: value_rows.of(share.key_head),
             turns,
             far_turns,
-            next: shares.get(at + 1).map(|share| rows(&context.problem.key, share)),
+            next: shares.get(at + 1).map(|next| key_rows.of(next.key_head)),
         };
         let row = |cut: &Cut, lane: usize| context.row(share, cut.first + lane.min(cut.rows - 1), &keys);
         let rows: Vec<[Row; LANES]> =

@@ -1,7 +1,7 @@
 //! Random attention problems, held as plain arrays, run by the backend and cut into smaller problems.
 
 use farspan_core::Dtype;
-use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences, ragged_sequences};
+use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences, paged_sequences, ragged_sequences};
 use farspan_core::oracle::attention as oracle;
 use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention};
 use farspan_cpu::{View, ViewMut};
@@ -28,6 +28,8 @@ pub struct Hooks {
 pub struct Case {
     pub oracle: oracle::Problem,
     pub dtype: Dtype,
+    /// Keys of a page, where the backend finds its keys by a block table.
+    pub page_size: Option<usize>,
 }
 
 /// What a call gave, widened.
@@ -48,6 +50,7 @@ pub struct Draft {
     rules: (bool, Option<usize>, Option<usize>, usize, Option<f32>),
     hooks: Hooks,
     dtype: Dtype,
+    page_size: Option<usize>,
 }
 
 pub fn cases() -> impl Strategy<Value = Draft> {
@@ -68,8 +71,10 @@ pub fn cases() -> impl Strategy<Value = Draft> {
     let dim = || prop_oneof![1usize..40, Just(64), Just(80), Just(128)];
     let dtype = prop_oneof![2 => Just(Dtype::F32), 1 => Just(Dtype::Bf16), 1 => Just(Dtype::F16)];
     let sizes = (1usize..4, 1usize..4, dim(), dim(), prop::collection::vec((length(), length()), 1..4));
-    (any::<u64>(), sizes, any::<bool>(), rules, prop_oneof![Just(Hooks::default()), hooks], dtype).prop_map(
-        |(seed, (group, key_heads, dim, value_dim, lengths), ragged, rules, hooks, dtype)| Draft {
+    let page_size = prop::option::weighted(0.3, prop_oneof![1usize..20, Just(64), Just(256), Just(300)]);
+    let layout = (any::<bool>(), page_size);
+    (any::<u64>(), sizes, layout, rules, prop_oneof![Just(Hooks::default()), hooks], dtype).prop_map(
+        |(seed, (group, key_heads, dim, value_dim, lengths), (ragged, page_size), rules, hooks, dtype)| Draft {
             seed,
             heads: (group * key_heads, key_heads),
             dims: (dim, value_dim),
@@ -78,6 +83,7 @@ pub fn cases() -> impl Strategy<Value = Draft> {
             rules,
             hooks,
             dtype,
+            page_size,
         },
     )
 }
@@ -91,10 +97,14 @@ impl Draft {
             query_heads,
             key_heads,
             query_time,
+            key_batch: batch,
             key_time,
             head_dim,
             value_dim,
         };
+        let key_time = self.lengths.iter().map(|l| l.1).max().unwrap();
+        let whole_pages = key_time.next_multiple_of(self.page_size.unwrap_or(1));
+        let lengths: Vec<i64> = self.lengths.iter().map(|l| l.1 as i64).collect();
         let (shape, sequences) = if self.ragged {
             let offsets = |part: fn(&(usize, usize)) -> usize| {
                 let mut sum = 0;
@@ -105,17 +115,21 @@ impl Draft {
                 std::iter::once(0).chain(ends.collect::<Vec<_>>()).collect::<Vec<i64>>()
             };
             let (queries, keys) = (offsets(|l| l.0), offsets(|l| l.1));
-            let shape = sizes(1, *queries.last().unwrap() as usize, *keys.last().unwrap() as usize);
-            (shape, ragged_sequences(&shape, &queries, &keys, None).unwrap())
+            if self.page_size.is_some() {
+                let shape = sizes(1, *queries.last().unwrap() as usize, whole_pages);
+                let shape = Shape { key_batch: self.lengths.len(), ..shape };
+                (shape, paged_sequences(&shape, &queries, Some(&lengths)).unwrap())
+            } else {
+                let shape = sizes(1, *queries.last().unwrap() as usize, *keys.last().unwrap() as usize);
+                (shape, ragged_sequences(&shape, &queries, &keys, None).unwrap())
+            }
         } else {
-            let key_time = self.lengths.iter().map(|l| l.1).max().unwrap();
-            let shape = sizes(self.lengths.len(), self.lengths[0].0, key_time);
-            let lengths: Vec<i64> = self.lengths.iter().map(|l| l.1 as i64).collect();
+            let shape = sizes(self.lengths.len(), self.lengths[0].0, whole_pages);
             (shape, dense_sequences(&shape, Some(&lengths)).unwrap())
         };
         let (causal, left, right, keep_first, softcap) = self.rules;
         let rules = Rules { causal, window: (left, right), keep_first, softcap, ..Rules::plain(head_dim) };
-        of_seed(self.seed, shape, sequences, rules, self.hooks, self.dtype)
+        Case { page_size: self.page_size, ..of_seed(self.seed, shape, sequences, rules, self.hooks, self.dtype) }
     }
 }
 
@@ -142,14 +156,14 @@ impl Numbers {
 }
 
 pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, hooks: Hooks, dtype: Dtype) -> Case {
-    let Shape { batch, query_heads, key_heads, query_time, key_time, head_dim, value_dim } = shape;
+    let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = shape;
     let mut numbers = Numbers(seed);
     let n = &mut numbers;
     let mut exact = |count| -> Vec<f32> { n.normals(count).into_iter().map(|x| round(x, dtype)).collect() };
     let query = exact(batch * query_heads * query_time * head_dim);
-    let key = exact(batch * key_heads * key_time * head_dim);
-    let value = exact(batch * key_heads * key_time * value_dim);
-    let walk = |n: &mut Numbers, time: usize| -> Vec<f64> {
+    let key = exact(key_batch * key_heads * key_time * head_dim);
+    let value = exact(key_batch * key_heads * key_time * value_dim);
+    let walk = |n: &mut Numbers, batch: usize, time: usize| -> Vec<f64> {
         (0..batch)
             .flat_map(|_| {
                 let mut at = n.below(50) as f64;
@@ -169,12 +183,12 @@ pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, 
             inv_freq: sequences.iter().map(|_| (0..used).map(|_| n.unit()).collect()).collect(),
             magnitude: 0.8 + n.unit(),
             interleaved: hooks.interleaved,
-            far: hooks.far.then(|| (n.below(40) as f64, walk(n, query_time), walk(n, key_time))),
+            far: hooks.far.then(|| (n.below(40) as f64, walk(n, batch, query_time), walk(n, key_batch, key_time))),
         }
     });
     let key_bias = hooks.key_bias.then(|| {
         let hidden = if hooks.hide { 0.3 } else { 0.0 };
-        (0..batch * query_heads * key_time)
+        (0..key_batch * query_heads * key_time)
             .map(|_| if n.unit() < hidden { f32::NEG_INFINITY } else { n.normal() })
             .collect()
     });
@@ -186,8 +200,8 @@ pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, 
             .distance_bias
             .then(|| ((0..query_heads).map(|_| n.normals(columns)).collect(), n.below(20) as i64 - 10)),
         sink: hooks.sink.then(|| n.normals(query_heads)),
-        query_positions: hooks.positions.then(|| walk(n, query_time)),
-        key_positions: hooks.positions.then(|| walk(n, key_time)),
+        query_positions: hooks.positions.then(|| walk(n, batch, query_time)),
+        key_positions: hooks.positions.then(|| walk(n, key_batch, key_time)),
         rotary,
         shape,
         sequences,
@@ -196,7 +210,7 @@ pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, 
         key,
         value,
     };
-    Case { oracle, dtype }
+    Case { oracle, dtype, page_size: None }
 }
 
 fn round(x: f32, dtype: Dtype) -> f32 {
@@ -227,8 +241,11 @@ impl Case {
     /// The backend's answer.
     pub fn run(&self) -> Result32 {
         let o = &self.oracle;
-        let Shape { batch, query_heads, key_heads, query_time, key_time, head_dim, value_dim } = o.shape;
-        let data = [&o.query, &o.key, &o.value];
+        let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = o.shape;
+        let pages = self.page_size.map(|size| Pages::new(o, size));
+        let (keys, values) = pages.as_ref().map_or((&o.key, &o.value), |pages| (&pages.key, &pages.value));
+        let data = [&o.query, keys, values];
+        let [first, time] = pages.as_ref().map_or([key_batch, key_time], |pages| [pages.count, pages.size]);
         let bits = data.map(|x| to_bits(x, self.dtype));
         let input = |i: usize, sizes: [usize; 4]| match self.dtype {
             Dtype::F32 => Input::F32(array(sizes, data[i])),
@@ -239,19 +256,20 @@ impl Case {
         let inv_freq = o.rotary.as_ref().map(|rotary| (rotary.inv_freq.concat(), rotary.inv_freq[0].len()));
         let problem = Attention {
             query: input(0, [batch, query_heads, query_time, head_dim]),
-            key: input(1, [batch, key_heads, key_time, head_dim]),
-            value: input(2, [batch, key_heads, key_time, value_dim]),
+            key: input(1, [first, key_heads, time, head_dim]),
+            value: input(2, [first, key_heads, time, value_dim]),
+            block_table: pages.as_ref().map(|pages| array([key_batch, key_time / pages.size], &pages.table)),
             sequences: &o.sequences,
             rules: o.rules,
             query_scale: o.query_scale.as_ref().map(|x| array([batch, query_heads, query_time], x)),
-            key_bias: o.key_bias.as_ref().map(|x| array([batch, query_heads, key_time], x)),
+            key_bias: o.key_bias.as_ref().map(|x| array([key_batch, query_heads, key_time], x)),
             distance_bias: table.as_ref().map(|(table, length, minimum)| DistanceBias {
                 table: array([query_heads, *length], table),
                 minimum: *minimum,
             }),
             sink: o.sink.as_ref().map(|x| array([query_heads], x)),
             query_positions: o.query_positions.as_ref().map(|x| array([batch, query_time], x)),
-            key_positions: o.key_positions.as_ref().map(|x| array([batch, key_time], x)),
+            key_positions: o.key_positions.as_ref().map(|x| array([key_batch, key_time], x)),
             rotary: o.rotary.as_ref().zip(inv_freq.as_ref()).map(|(rotary, (inv_freq, half))| Rotary {
                 inv_freq: array([o.sequences.len(), *half], inv_freq),
                 magnitude: rotary.magnitude,
@@ -259,7 +277,7 @@ impl Case {
                 far: rotary.far.as_ref().map(|(border, queries, keys)| Far {
                     border: *border,
                     query_positions: array([batch, query_time], queries),
-                    key_positions: array([batch, key_time], keys),
+                    key_positions: array([key_batch, key_time], keys),
                 }),
             }),
         };
@@ -283,16 +301,16 @@ impl Case {
         Result32 { output, lse }
     }
 
-    /// One sequence as a dense batch of one.
+    /// One sequence as a dense batch of one, its keys side by side.
     pub fn only(&self, index: usize) -> Case {
         let o = &self.oracle;
         let s = o.sequences[index];
-        let shape = Shape { batch: 1, query_time: s.queries, key_time: s.keys, ..o.shape };
+        let shape = Shape { batch: 1, query_time: s.queries, key_batch: 1, key_time: s.keys, ..o.shape };
         let queries =
             |x: &[f32], heads, size| cut(x, heads, o.shape.query_time, size, s.batch, s.query_start, s.queries);
-        let keys = |x: &[f32], heads, size| cut(x, heads, o.shape.key_time, size, s.batch, s.key_start, s.keys);
+        let keys = |x: &[f32], heads, size| cut(x, heads, o.shape.key_time, size, s.key_batch, s.key_start, s.keys);
         let query_times = |x: &Vec<f64>| cut(x, 1, o.shape.query_time, 1, s.batch, s.query_start, s.queries);
-        let key_times = |x: &Vec<f64>| cut(x, 1, o.shape.key_time, 1, s.batch, s.key_start, s.keys);
+        let key_times = |x: &Vec<f64>| cut(x, 1, o.shape.key_time, 1, s.key_batch, s.key_start, s.keys);
         let oracle = oracle::Problem {
             sequences: dense_sequences(&shape, None).unwrap(),
             query: queries(&o.query, shape.query_heads, shape.head_dim),
@@ -310,7 +328,7 @@ impl Case {
             shape,
             ..o.clone()
         };
-        Case { oracle, dtype: self.dtype }
+        Case { oracle, dtype: self.dtype, page_size: None }
     }
 
     /// The call that asks query `query` of a dense batch of one: only the keys up to it where the case is causal.
@@ -353,6 +371,45 @@ impl Case {
     pub fn bias_key(&mut self, at: usize, bias: f32) {
         let key_time = self.oracle.shape.key_time;
         self.oracle.key_bias.as_mut().unwrap().chunks_mut(key_time).for_each(|row| row[at] = bias);
+    }
+}
+
+/// Keys and values cut into pages that lie in another order, among pages of nobody, and the table that finds them.
+pub struct Pages {
+    pub size: usize,
+    pub count: usize,
+    pub key: Vec<f32>,
+    pub value: Vec<f32>,
+    /// `[sequences, blocks]`; blocks behind a sequence's last key are no page.
+    pub table: Vec<i64>,
+}
+
+impl Pages {
+    /// Of a problem whose key time is a multiple of the size.
+    pub fn new(o: &oracle::Problem, size: usize) -> Pages {
+        let Shape { key_heads, key_batch, key_time, head_dim, value_dim, .. } = o.shape;
+        let blocks = key_time / size;
+        let count = 2 * key_batch * blocks + 1;
+        // Odd pages, backwards; what nobody may look at is NaN.
+        let page = |sequence: usize, block: usize| count - 2 - 2 * (sequence * blocks + block);
+        let scatter = |x: &[f32], dim: usize| {
+            let mut pages = vec![f32::NAN; count * key_heads * size * dim];
+            for s in &o.sequences {
+                for (head, key) in (0..key_heads).flat_map(|head| (0..s.keys).map(move |key| (head, key))) {
+                    let from = ((s.key_batch * key_heads + head) * key_time + key) * dim;
+                    let to = ((page(s.key_batch, key / size) * key_heads + head) * size + key % size) * dim;
+                    pages[to..to + dim].copy_from_slice(&x[from..from + dim]);
+                }
+            }
+            pages
+        };
+        let mut table = vec![i64::MIN; key_batch * blocks];
+        for s in &o.sequences {
+            for block in 0..s.keys.div_ceil(size) {
+                table[s.key_batch * blocks + block] = page(s.key_batch, block) as i64;
+            }
+        }
+        Pages { size, count, key: scatter(&o.key, head_dim), value: scatter(&o.value, value_dim), table }
     }
 }
 

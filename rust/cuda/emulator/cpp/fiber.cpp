@@ -4,6 +4,12 @@
 #include <cstring>
 #include <new>
 #include <sys/mman.h>
+#include <utility>
+
+#ifdef FARSPAN_SANITIZED
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace emulated {
 namespace {
@@ -21,8 +27,51 @@ bool Fiber::has_overflown() const
 
 Fiber::~Fiber()
 {
-    if (stack != nullptr) munmap(stack, STACK_BYTES);
+    if (stack == nullptr) return;
+    forget_frames();
+    munmap(stack, STACK_BYTES);
 }
+
+#ifdef FARSPAN_SANITIZED
+
+namespace {
+// Whoever runs next is told where the stack of this fiber lies: that of a thread of the system is not known otherwise.
+thread_local Fiber* left __attribute__((tls_model("initial-exec"))) = nullptr;
+} // namespace
+
+void Fiber::depart(const Fiber& to)
+{
+    left = this;
+    __sanitizer_start_switch_fiber(&fake_stack, to.bottom, to.size);
+}
+
+void Fiber::arrive()
+{
+    __sanitizer_finish_switch_fiber(std::exchange(fake_stack, nullptr), &left->bottom, &left->size);
+}
+
+// Nobody returns from the frames of a fiber that ended, or that was left where its block failed.
+void Fiber::forget_frames()
+{
+    __asan_unpoison_memory_region(stack, STACK_BYTES);
+    if (fake_stack == nullptr) return;
+    // Only the fiber that runs can give up its fake stack: we become that fiber for a moment.
+    void* mine = nullptr;
+    const void* my_bottom = nullptr;
+    size_t my_size = 0;
+    __sanitizer_start_switch_fiber(&mine, stack, STACK_BYTES);
+    __sanitizer_finish_switch_fiber(std::exchange(fake_stack, nullptr), &my_bottom, &my_size);
+    __sanitizer_start_switch_fiber(nullptr, my_bottom, my_size);
+    __sanitizer_finish_switch_fiber(mine, nullptr, nullptr);
+}
+
+#else
+
+void Fiber::depart(const Fiber&) {}
+void Fiber::arrive() {}
+void Fiber::forget_frames() {}
+
+#endif
 
 #if defined(__x86_64__) && defined(__linux__)
 
@@ -52,11 +101,21 @@ farspan_emulated_switch:
 )");
 extern "C" void farspan_emulated_switch(void** from, void* to);
 
-void Fiber::switch_to(Fiber& from, Fiber& to) { farspan_emulated_switch(&from.pointer, to.pointer); }
+void Fiber::switch_to(Fiber& from, Fiber& to)
+{
+    from.depart(to);
+    farspan_emulated_switch(&from.pointer, to.pointer);
+    from.arrive();
+}
 
 #else
 
-void Fiber::switch_to(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context); }
+void Fiber::switch_to(Fiber& from, Fiber& to)
+{
+    from.depart(to);
+    swapcontext(&from.context, &to.context);
+    from.arrive();
+}
 
 #endif
 
@@ -67,6 +126,11 @@ void Fiber::start(void (*entry)())
         if (memory == MAP_FAILED) throw std::bad_alloc();
         stack = static_cast<char*>(memory);
     }
+    forget_frames();
+#ifdef FARSPAN_SANITIZED
+    bottom = stack;
+    size = STACK_BYTES;
+#endif
     std::memcpy(stack, &CANARY, sizeof CANARY);
 #if defined(__x86_64__) && defined(__linux__)
     // Six registers, the address that `ret` takes, and one that `entry` would return to.

@@ -1,10 +1,14 @@
-// The table of kernels, and the one function that the library exports.
+// The table of kernels, and what the library exports.
 
 #include "machine.hpp"
 
 #include <cstring>
 #include <map>
 #include <string>
+
+#ifdef FARSPAN_SANITIZED
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace emulated {
 namespace {
@@ -42,4 +46,11 @@ extern "C" int farspan_emulated_run(const char* name, const unsigned* grid, unsi
         error[error_bytes - 1] = 0;
     }
     return 1;
+}
+
+extern "C" void farspan_emulated_forbid([[maybe_unused]] const void* first, [[maybe_unused]] size_t bytes)
+{
+#ifdef FARSPAN_SANITIZED
+    __asan_poison_memory_region(first, bytes);
+#endif
 }

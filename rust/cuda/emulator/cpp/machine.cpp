@@ -27,6 +27,7 @@ void Block::leave()
 
 void enter_thread()
 {
+    self->fiber.arrive();
     block->kernel->run(block->params);
     Thread& thread = *self;
     if (!thread.open.empty()) fail("no wait: thread " + std::to_string(thread.index) + " ends before a copy it began");

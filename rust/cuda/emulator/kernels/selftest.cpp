@@ -73,6 +73,29 @@ DEVICE void mistakes(const SelfTest& p)
 }
 FARSPAN_KERNEL(selftest_mistakes, SelfTest, mistakes)
 
+// What the sanitizers see and nothing else does; `count` is right for `mistake` 0.
+DEVICE void sanitized(const SelfTest& p)
+{
+    int i = thread_index();
+    auto* input = reinterpret_cast<const float*>(p.input);
+    float mine[4] = {};
+    barrier(); // the arrays of all threads are there while others run
+    mine[i % 4] = input[i];
+    barrier();
+    float* volatile where = mine; // the compiler forgets that there are four
+    float picked = where[p.mistake == 1 ? 4 : i % 4];
+    if (p.mistake == 2) picked = input[p.count];
+    if (p.mistake == 3) output(p)[p.count] = picked;
+    if (p.mistake == 4) picked = float(2147483584 + p.count);
+    if (p.mistake == 5) {
+        copy_async16(shared_memory() + 16 * i, input + p.count, true);
+        copy_commit();
+        copy_wait<0>();
+    }
+    output(p)[i] = picked;
+}
+FARSPAN_KERNEL(selftest_sanitized, SelfTest, sanitized)
+
 // Halves of a word that belong to different threads are no race; a matrix of which one lane wrote a row is one.
 DEVICE void matrices(const SelfTest& p)
 {

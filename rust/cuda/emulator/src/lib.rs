@@ -20,6 +20,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
+    fn farspan_emulated_forbid(first: *const c_void, bytes: usize);
 }
 
 /// Runs a kernel and returns 0, or writes an error and returns something else.
@@ -41,6 +42,12 @@ pub unsafe extern "C" fn farspan_emulated_launch(
 ) -> c_int {
     // SAFETY: the caller's promises are the callee's demands.
     unsafe { farspan_emulated_run(kernel, grid, threads, shared_bytes, params, params_bytes, seed, error, error_bytes) }
+}
+
+/// No kernel may touch these bytes of the heap, until they are freed: a sanitized one that does ends the process.
+pub fn forbid(first: u64, bytes: usize) {
+    // SAFETY: the sanitizer makes a note of the addresses; what they are of is not touched.
+    unsafe { farspan_emulated_forbid(first as *const c_void, bytes) }
 }
 
 /// Where cargo puts the library, seen from a test: beside the test itself.

@@ -3,6 +3,7 @@
 use farspan_core::{elementary, noise};
 use farspan_cuda_emulator::farspan_emulated_launch;
 use std::ffi::CString;
+use std::process::Command;
 
 /// The struct of most self-test kernels.
 #[repr(C)]
@@ -107,6 +108,38 @@ fn other_mistakes() {
     refused("selftest_mistakes", [32, 128], 6, "misaligned");
     refused("selftest_mistakes", [1, 16], 7, "misaligned");
     refused("selftest_mistakes", [32, 128], 8, "divergence");
+}
+
+/// A mistake ends its process, so it gets one.
+#[test]
+#[cfg_attr(not(sanitized), ignore = "needs the sanitized emulator: make test-deep")]
+fn sanitizers_see_what_a_kernel_does_to_memory() {
+    const MISTAKE: &str = "FARSPAN_TEST_MISTAKE";
+    const NAME: &str = "sanitizers_see_what_a_kernel_does_to_memory";
+    let numbers: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    let right = |seed| assert_eq!(run("selftest_sanitized", [64, 1024], &numbers, [64, 0], 64, seed).unwrap(), numbers);
+    if let Ok(mistake) = std::env::var(MISTAKE) {
+        // Stacks of threads that ended, and of such as were left in the middle, are used anew.
+        refused("selftest_mistakes", [64, 256], 1, "deadlock");
+        right(1);
+        let _ = run("selftest_sanitized", [64, 1024], &numbers, [64, mistake.parse().unwrap()], 64, 2);
+        return;
+    }
+    (0..20).for_each(right);
+    for (mistake, with) in [
+        ("0", ""),
+        #[cfg(target_arch = "x86_64")] // `swapcontext`, used elsewhere, has a stack's marks forgotten
+        ("1", "stack-buffer-overflow"),
+        ("2", "heap-buffer-overflow"),
+        ("3", "heap-buffer-overflow"),
+        ("4", "signed integer overflow"),
+        ("5", "heap-buffer-overflow"),
+    ] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", NAME, "--nocapture"]).env(MISTAKE, mistake).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() == (mistake == "0") && error.contains(with), "mistake {mistake}: {error}");
+    }
 }
 
 #[test]

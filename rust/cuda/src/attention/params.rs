@@ -35,6 +35,18 @@ pub(super) struct SequencesAt {
     pub key_offsets_kind: i32,
 }
 
+/// A block table and the pages that it names; pointer 0: there are none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct PagesAt {
+    pub table: u64,
+    pub stride: i64,
+    pub kind: i32,
+    pub count: i32,
+    pub size: i32,
+    pub shift: i32,
+}
+
 /// What `attention_prepare` writes; pointer 0: nothing.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -55,6 +67,7 @@ pub(super) struct AttentionParams {
     pub query_scale: ArrayAt,
     pub key_bias: ArrayAt,
     pub sequences: SequencesAt,
+    pub pages: PagesAt,
     pub queries: PreparedAt,
     pub keys: PreparedAt,
     pub distance_table: u64,
@@ -106,5 +119,5 @@ pub(super) struct PrepareParams {
 unsafe impl Params for PrepareParams {}
 
 // A gap would be uninitialised bytes; sizes are the sums of the fields'.
-const _: () = assert!(size_of::<AttentionParams>() == 7 * 32 + 48 + 2 * 24 + 8 * 8 + 20 * 4);
+const _: () = assert!(size_of::<AttentionParams>() == 7 * 32 + 48 + 32 + 2 * 24 + 8 * 8 + 20 * 4);
 const _: () = assert!(size_of::<PrepareParams>() == 48 + 2 * 32 + 24 + 2 * 8 + 4 * 4);

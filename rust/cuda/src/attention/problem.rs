@@ -41,8 +41,8 @@ pub struct Numbers<const N: usize> {
 pub struct Offsets {
     /// `[sequences + 1]`, contiguous: sequence s has the queries `query[s]..query[s + 1]` of the time axis.
     pub query: Numbers<1>,
-    /// The same for its keys.
-    pub key: Numbers<1>,
+    /// The same for its keys; None beside a block table, which finds them.
+    pub key: Option<Numbers<1>>,
 }
 
 /// Rotation of queries and keys inside the tile.
@@ -65,7 +65,7 @@ pub struct Far {
     pub border: f64,
     /// `[batch, query_time]`
     pub query_positions: Numbers<2>,
-    /// `[batch, key_time]`
+    /// `[key_batch, key_time]`
     pub key_positions: Numbers<2>,
 }
 
@@ -84,10 +84,13 @@ pub struct DistanceBias {
 pub struct Attention {
     /// `[batch, query_heads, query_time, head_dim]`
     pub query: Matrix,
-    /// `[batch, key_heads, key_time, head_dim]`
+    /// `[batch, key_heads, key_time, head_dim]`, or with a block table `[pages, key_heads, page_size, head_dim]`.
     pub key: Matrix,
-    /// `[batch, key_heads, key_time, value_dim]`
+    /// `[batch, key_heads, key_time, value_dim]`, or with a block table `[pages, key_heads, page_size, value_dim]`.
     pub value: Matrix,
+    /// `[sequences, blocks]`: key j of a sequence is key `j % page_size` of the page that block `j / page_size` names.
+    /// An entry that is no page is held to one.
+    pub block_table: Option<Numbers<2>>,
     /// None: a dense batch, a sequence for each entry of the first axis.
     pub offsets: Option<Offsets>,
     /// `[sequences]`, contiguous: only that many first keys exist.
@@ -96,7 +99,7 @@ pub struct Attention {
     pub rules: Rules,
     /// `[batch, query_heads, query_time]`
     pub query_scale: Option<Tensor<3>>,
-    /// `[batch, query_heads, key_time]`
+    /// `[key_batch, query_heads, key_time]`; the first axis is that of the block table, without one the batch.
     pub key_bias: Option<Tensor<3>>,
     /// Bias by distance.
     pub distance_bias: Option<DistanceBias>,
@@ -104,7 +107,7 @@ pub struct Attention {
     pub sink: Option<Tensor<1>>,
     /// `[batch, query_time]`; None: the order.
     pub query_positions: Option<Numbers<2>>,
-    /// `[batch, key_time]`; None: the order.
+    /// `[key_batch, key_time]`; None: the order.
     pub key_positions: Option<Numbers<2>>,
     /// Rotation.
     pub rotary: Option<Rotary>,
@@ -113,8 +116,12 @@ pub struct Attention {
 impl Attention {
     /// The sizes, once the arguments are found to fit together.
     pub(super) fn check(&self) -> Result<Shape> {
-        let shape = Shape::new(self.query.tensor.shape, self.key.tensor.shape, self.value.tensor.shape)?;
-        let Shape { batch, query_heads, query_time, key_time, head_dim, .. } = shape;
+        let (query, key, value) = (self.query.tensor.shape, self.key.tensor.shape, self.value.tensor.shape);
+        let shape = match &self.block_table {
+            Some(table) => Shape::paged(query, key, value, table.tensor.shape)?,
+            None => Shape::new(query, key, value)?,
+        };
+        let Shape { batch, query_heads, query_time, key_batch, key_time, head_dim, .. } = shape;
         for (argument, matrix) in [("query", &self.query), ("key", &self.key), ("value", &self.value)] {
             same_dtype(argument, self.query.dtype, matrix.dtype)?;
             contiguous(argument, &matrix.tensor)?;
@@ -122,12 +129,17 @@ impl Attention {
         fits("query", query_time.saturating_mul(shape.group()), "rows of one key head")?;
         fits("key", key_time, "keys")?;
         let sequences = self.check_sequences(&shape)?;
-        let table = |argument, tensor: Option<Tensor<3>>, time| match tensor {
+        if let Some(table) = &self.block_table {
+            check_shape("block_table", &[sequences, table.tensor.shape[1]], &table.tensor.shape)?;
+            whole_numbers("block_table", table)?;
+            fits("key", key[0], "pages")?;
+        }
+        let table = |argument, tensor: Option<Tensor<3>>, batch, time| match tensor {
             Some(tensor) => check_shape(argument, &[batch, query_heads, time], &tensor.shape),
             None => Ok(()),
         };
-        table("query_scale", self.query_scale, query_time)?;
-        table("key_bias", self.key_bias, key_time)?;
+        table("query_scale", self.query_scale, batch, query_time)?;
+        table("key_bias", self.key_bias, key_batch, key_time)?;
         if let Some(sink) = &self.sink {
             check_shape("sink", &[query_heads], &sink.shape)?;
         }
@@ -136,12 +148,12 @@ impl Attention {
             contiguous("distance_bias", &bias.table)?;
             fits("distance_bias", bias.table.shape[1], "columns")?;
         }
-        let times = |argument, numbers: Option<Numbers<2>>, time| match numbers {
-            Some(numbers) => check_shape(argument, &[batch, time], &numbers.tensor.shape),
+        let times = |argument, numbers: Option<Numbers<2>>, shape: [usize; 2]| match numbers {
+            Some(numbers) => check_shape(argument, &shape, &numbers.tensor.shape),
             None => Ok(()),
         };
-        times("query_positions", self.query_positions, query_time)?;
-        times("key_positions", self.key_positions, key_time)?;
+        times("query_positions", self.query_positions, [batch, query_time])?;
+        times("key_positions", self.key_positions, [key_batch, key_time])?;
         if let Some(rotary) = &self.rotary {
             let half = rotary.inv_freq.shape[1];
             check_shape("inv_freq", &[sequences, half], &rotary.inv_freq.shape)?;
@@ -157,8 +169,8 @@ impl Attention {
                 if far.border.is_nan() {
                     return Err(Error::argument("border", "a number", far.border));
                 }
-                times("far_query_positions", Some(far.query_positions), query_time)?;
-                times("far_key_positions", Some(far.key_positions), key_time)?;
+                times("far_query_positions", Some(far.query_positions), [batch, query_time])?;
+                times("far_key_positions", Some(far.key_positions), [key_batch, key_time])?;
             }
         }
         Ok(shape)
@@ -179,7 +191,12 @@ impl Attention {
                 let given = format!("batch {}", shape.batch);
                 return Err(Error::argument("query", "a ragged batch [total, heads, dim]", given));
             }
-            for (argument, offsets) in [("query_offsets", query), ("key_offsets", key)] {
+            if key.is_some() == self.block_table.is_some() {
+                let given = if key.is_some() { "both" } else { "neither" };
+                return Err(Error::argument("key_offsets", "these or a block_table", given));
+            }
+            for (argument, offsets) in [("query_offsets", Some(query)), ("key_offsets", key.as_ref())] {
+                let Some(offsets) = offsets else { continue };
                 check_shape(argument, &[sequences + 1], &offsets.tensor.shape)?;
                 whole_numbers(argument, offsets)?;
             }
@@ -219,7 +236,7 @@ fn contiguous<const N: usize>(argument: &'static str, tensor: &Tensor<N>) -> Res
     }
 }
 
-fn whole_numbers(argument: &'static str, numbers: &Numbers<1>) -> Result<()> {
+fn whole_numbers<const N: usize>(argument: &'static str, numbers: &Numbers<N>) -> Result<()> {
     contiguous(argument, &numbers.tensor)?;
     match numbers.kind {
         NumberType::I64 | NumberType::I32 => Ok(()),

@@ -1,6 +1,6 @@
 //! Runs attention cases on the emulator: inputs laid out in memory as a call may find them, surrounded by poison.
 
-use crate::attention_case::{Case, Result32};
+use crate::attention_case::{Case, Pages, Result32};
 use farspan_core::attention::Shape;
 use farspan_core::{Dtype, Result};
 use farspan_cuda::attention::{
@@ -8,6 +8,7 @@ use farspan_cuda::attention::{
 };
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
+use farspan_cuda_emulator::forbid;
 use half::{bf16, f16};
 
 /// How a call differs from the plainest one that asks the same.
@@ -61,7 +62,10 @@ const MARGIN: usize = 64;
 
 impl Memory {
     fn new(bytes: usize) -> Self {
-        Memory(vec![u128::MAX; bytes.div_ceil(16) + 2 * MARGIN / 16])
+        let memory = Memory(vec![u128::MAX; bytes.div_ceil(16) + 2 * MARGIN / 16]);
+        forbid(memory.pointer() - MARGIN as u64, MARGIN);
+        forbid(memory.pointer() + bytes as u64, memory.0.len() * 16 - MARGIN - bytes);
+        memory
     }
 
     fn of<T: Copy>(data: &[T]) -> Self {
@@ -192,22 +196,27 @@ pub fn run(case: &Case, setting: Setting) -> Result32 {
 /// Runs a case, or tells why not.
 pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
     let o = &case.oracle;
-    let Shape { batch, query_heads, key_heads, query_time, key_time, head_dim, value_dim } = o.shape;
+    let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = o.shape;
     let Setting { layout, seed, multiprocessors, shared_bytes, .. } = setting;
     let limits = Limits { multiprocessors, shared_bytes_per_block: shared_bytes, architecture: 80 };
     let device = Emulator::open(&farspan_cuda_emulator::library())?.with_seed(seed).with_limits(limits);
     let place = |data: &[f32], shape| Placed::of(data, shape, case.dtype, layout);
     let query = place(&o.query, [batch, query_heads, query_time, head_dim]);
-    let key = place(&o.key, [batch, key_heads, key_time, head_dim]);
-    let value = place(&o.value, [batch, key_heads, key_time, value_dim]);
+    let pages = case.page_size.map(|size| Pages::new(o, size));
+    let (keys, values) = pages.as_ref().map_or((&o.key, &o.value), |pages| (&pages.key, &pages.value));
+    let [first, time] = pages.as_ref().map_or([key_batch, key_time], |pages| [pages.count, pages.size]);
+    let key = place(keys, [first, key_heads, time, head_dim]);
+    let value = place(values, [first, key_heads, time, value_dim]);
 
-    let integers = |x: &[usize]| match setting.short {
+    let signed = |x: &[i64]| match setting.short {
         true => Memory::of(&x.iter().map(|x| *x as i32).collect::<Vec<_>>()),
-        false => Memory::of(&x.iter().map(|x| *x as i64).collect::<Vec<_>>()),
+        false => Memory::of(x),
     };
+    let integers = |x: &[usize]| signed(&x.iter().map(|x| *x as i64).collect::<Vec<_>>());
     let kind = if setting.short { NumberType::I32 } else { NumberType::I64 };
     let dense =
         o.sequences.len() == batch && o.sequences.iter().enumerate().all(|(b, s)| s.batch == b && s.key_start == 0);
+    let block_table = pages.as_ref().map(|pages| (signed(&pages.table), [key_batch, key_time / pages.size]));
     let lengths: Vec<usize> = o.sequences.iter().map(|s| s.keys).collect();
     let starts = |start: fn(&farspan_core::attention::Sequence) -> usize, end: usize| {
         o.sequences.iter().map(start).chain([end]).collect::<Vec<_>>()
@@ -228,8 +237,7 @@ pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
         false => Memory::of(x),
     };
     let position_kind = if setting.short { NumberType::F32 } else { NumberType::F64 };
-    let times =
-        |memory: &Memory, time| Numbers { kind: position_kind, tensor: shared_table(memory, [batch, time], layout) };
+    let times = |memory: &Memory, shape| Numbers { kind: position_kind, tensor: shared_table(memory, shape, layout) };
     let query_positions = o.query_positions.as_ref().map(|x| positions(x));
     let key_positions = o.key_positions.as_ref().map(|x| positions(x));
     let rotary = o.rotary.as_ref().map(|rotary| {
@@ -241,26 +249,29 @@ pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
         query: query.matrix(),
         key: key.matrix(),
         value: value.matrix(),
-        offsets: (!dense)
-            .then(|| Offsets { query: numbers(&query_offsets, count + 1), key: numbers(&key_offsets, count + 1) }),
-        key_lengths: dense.then(|| numbers(&lengths, count)),
+        block_table: block_table.as_ref().map(|(x, shape)| Numbers { kind, tensor: table(x, *shape) }),
+        offsets: (!dense).then(|| Offsets {
+            query: numbers(&query_offsets, count + 1),
+            key: block_table.is_none().then(|| numbers(&key_offsets, count + 1)),
+        }),
+        key_lengths: (dense || block_table.is_some()).then(|| numbers(&lengths, count)),
         rules: o.rules,
         query_scale: query_scale.as_ref().map(|x| shared_table(x, [batch, query_heads, query_time], layout)),
-        key_bias: key_bias.as_ref().map(|x| shared_table(x, [batch, query_heads, key_time], layout)),
+        key_bias: key_bias.as_ref().map(|x| shared_table(x, [key_batch, query_heads, key_time], layout)),
         distance_bias: by_distance
             .as_ref()
             .map(|(x, columns, minimum)| DistanceBias { table: table(x, [query_heads, *columns]), minimum: *minimum }),
         sink: sink.as_ref().map(|x| table(x, [query_heads])),
-        query_positions: query_positions.as_ref().map(|x| times(x, query_time)),
-        key_positions: key_positions.as_ref().map(|x| times(x, key_time)),
+        query_positions: query_positions.as_ref().map(|x| times(x, [batch, query_time])),
+        key_positions: key_positions.as_ref().map(|x| times(x, [key_batch, key_time])),
         rotary: rotary.as_ref().map(|(rotary, inv_freq, half, far)| Rotary {
             inv_freq: shared_table(inv_freq, [count, *half], layout),
             magnitude: rotary.magnitude,
             interleaved: rotary.interleaved,
             far: far.as_ref().map(|(border, q, k)| Far {
                 border: *border,
-                query_positions: times(q, query_time),
-                key_positions: times(k, key_time),
+                query_positions: times(q, [batch, query_time]),
+                key_positions: times(k, [key_batch, key_time]),
             }),
         }),
     };

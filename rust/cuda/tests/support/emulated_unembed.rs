@@ -11,6 +11,7 @@ use farspan_cuda::unembed::{
     sample_workspace, score, score_workspace, top, top_workspace,
 };
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
+use farspan_cuda_emulator::forbid;
 use std::cell::Cell;
 
 pub const LIMITS: Limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 86 };
@@ -35,7 +36,11 @@ thread_local! {
 
 impl Memory {
     pub fn new(bytes: usize) -> Memory {
-        Memory { words: vec![GUARD; bytes.div_ceil(8) + 64], bytes }
+        let memory = Memory { words: vec![GUARD; bytes.div_ceil(8) + 64], bytes };
+        let (first, behind) = (memory.words.as_ptr() as usize, memory.start() + bytes);
+        forbid(first as u64, memory.start() - first);
+        forbid(behind as u64, first + memory.words.len() * 8 - behind);
+        memory
     }
 
     fn start(&self) -> usize {

@@ -3,6 +3,7 @@
 use super::device::{Array, Memory, broadcast, tensor};
 use crate::arrays::named_dtype;
 use crate::failure::{Outcome, guarded};
+use crate::layout::{Layout, wrong_offsets};
 use farspan_core::attention::{Rules, Shape};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::attention::{
@@ -20,7 +21,7 @@ type Typed = (u64, Vec<usize>, Vec<i64>, String);
 #[pyo3(signature = (
     memory, dtype, output, lse, query, key, value, causal, left, right, keep_first, scale, softcap, sink, key_bias,
     query_scale, distance_table, distance_minimum, inv_freq, magnitude, interleaved, border, far_query_positions,
-    far_key_positions, query_positions, key_positions, key_lengths, query_offsets, key_offsets, /
+    far_key_positions, query_positions, key_positions, key_lengths, query_offsets, key_offsets, block_table, /
 ))]
 pub(crate) fn cuda_attention(
     memory: &Bound<'_, PyAny>,
@@ -52,32 +53,41 @@ pub(crate) fn cuda_attention(
     key_lengths: Option<Typed>,
     query_offsets: Option<Typed>,
     key_offsets: Option<Typed>,
+    block_table: Option<Typed>,
 ) -> Outcome {
     guarded(|| {
         let dtype = named_dtype("query", dtype)?;
         let ragged = query_offsets.is_some();
-        let matrix = |argument, array| matrix(argument, dtype, array, ragged);
-        let (query, key, value) = (matrix("query", query)?, matrix("key", key)?, matrix("value", value)?);
-        let shape = Shape::new(query.tensor.shape, key.tensor.shape, value.tensor.shape)?;
-        let Shape { batch, query_heads, query_time, key_time, .. } = shape;
+        let (of_query, of_keys) = Layout::of(ragged, block_table.is_some());
+        let query = matrix("query", dtype, query, of_query)?;
+        let (key, value) = (matrix("key", dtype, key, of_keys)?, matrix("value", dtype, value, of_keys)?);
+        let block_table = block_table.map(|table| whole("block_table", table)).transpose()?;
+        let sizes = (query.tensor.shape, key.tensor.shape, value.tensor.shape);
+        let shape = match &block_table {
+            Some(table) => Shape::paged(sizes.0, sizes.1, sizes.2, table.tensor.shape)?,
+            None => Shape::new(sizes.0, sizes.1, sizes.2)?,
+        };
+        let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = shape;
         if [batch, query_heads, query_time].contains(&0) {
             return Ok(());
         }
-        let offsets = match (query_offsets, key_offsets) {
-            (Some(query), Some(key)) => {
-                Some(Offsets { query: whole("query_offsets", query)?, key: whole("key_offsets", key)? })
+        let key_offsets = key_offsets.map(|offsets| whole("key_offsets", offsets)).transpose()?;
+        let offsets = match (query_offsets, key_offsets, block_table) {
+            (Some(query), key, table) if key.is_some() != table.is_some() => {
+                Some(Offsets { query: whole("query_offsets", query)?, key })
             }
-            (None, None) => None,
-            _ => return Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two").into()),
+            (None, None, _) => None,
+            _ => return Err(wrong_offsets(block_table.is_some()).into()),
         };
         let sequences = offsets.map_or(batch, |offsets| offsets.query.tensor.shape[0].saturating_sub(1));
-        let times = |argument, array: Option<Typed>, time| {
-            array.map(|array| positions(argument, array, [batch, time])).transpose()
+        let times = |argument, array: Option<Typed>, shape: [usize; 2]| {
+            array.map(|array| positions(argument, array, shape)).transpose()
         };
+        let (queries, keys) = ([batch, query_time], [key_batch, key_time]);
         let far = match (
             border,
-            times("far_query_positions", far_query_positions, query_time)?,
-            times("far_key_positions", far_key_positions, key_time)?,
+            times("far_query_positions", far_query_positions, queries)?,
+            times("far_key_positions", far_key_positions, keys)?,
         ) {
             (None, None, None) => None,
             (Some(border), Some(query_positions), Some(key_positions)) => {
@@ -103,22 +113,23 @@ pub(crate) fn cuda_attention(
             query,
             key,
             value,
+            block_table,
             offsets,
             key_lengths: key_lengths.map(|lengths| whole("key_lengths", lengths)).transpose()?,
             rules: Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?,
             query_scale: some_table("query_scale", query_scale, [batch, query_heads, query_time])?,
-            key_bias: some_table("key_bias", key_bias, [batch, query_heads, key_time])?,
+            key_bias: some_table("key_bias", key_bias, [key_batch, query_heads, key_time])?,
             distance_bias: distance_bias.transpose()?,
             sink: some_table("sink", sink, [query_heads])?,
-            query_positions: times("query_positions", query_positions, query_time)?,
-            key_positions: times("key_positions", key_positions, key_time)?,
+            query_positions: times("query_positions", query_positions, queries)?,
+            key_positions: times("key_positions", key_positions, keys)?,
             rotary: rotary.transpose()?,
         };
         let memory = Memory::new(memory);
         let place = memory.place()?;
         let bytes = workspace_bytes(&problem, &place.device().limits())?;
         let workspace = Workspace { pointer: memory.allocate(bytes)?, bytes };
-        let output = matrix("output", output)?;
+        let output = matrix("output", dtype, output, of_query)?;
         let lse = if ragged { ragged_lse(tensor("lse", lse)?) } else { tensor("lse", lse)? };
         // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
         unsafe { attention(place.device(), &problem, output, Some(lse), workspace)? };
@@ -127,20 +138,14 @@ pub(crate) fn cuda_attention(
 }
 
 /// A large array in the axes of the backend: a ragged `[total, heads, dim]` is a batch of one.
-fn matrix(argument: &'static str, dtype: Dtype, array: Array, ragged: bool) -> Result<Matrix> {
-    let (rank, expected) = match ragged {
-        true => (3, "shape [total, heads, dim], as there are query_offsets"),
-        false => (4, "shape [batch, heads, time, dim], or offsets for [total, heads, dim]"),
-    };
-    if array.1.len() != rank {
-        return Err(Error::argument(argument, expected, format!("shape {:?}", array.1)));
-    }
-    let tensor = match ragged {
-        true => {
+fn matrix(argument: &'static str, dtype: Dtype, array: Array, layout: Layout) -> Result<Matrix> {
+    layout.check(argument, &array.1)?;
+    let tensor = match layout {
+        Layout::Ragged => {
             let Tensor { pointer, shape: [total, heads, dim], strides: [time, head, last] } = tensor(argument, array)?;
             Tensor { pointer, shape: [1, heads, total, dim], strides: [0, head, time, last] }
         }
-        false => tensor(argument, array)?,
+        Layout::Dense | Layout::Pages => tensor(argument, array)?,
     };
     Ok(Matrix { dtype, tensor })
 }
@@ -166,8 +171,8 @@ fn some_table<const N: usize>(
     array.map(|array| table(argument, array, shape)).transpose()
 }
 
-/// Lengths or offsets.
-fn whole(argument: &'static str, (pointer, shape, strides, dtype): Typed) -> Result<Numbers<1>> {
+/// Lengths, offsets or a block table.
+fn whole<const N: usize>(argument: &'static str, (pointer, shape, strides, dtype): Typed) -> Result<Numbers<N>> {
     let kind = match dtype.as_str() {
         "int32" => NumberType::I32,
         "int64" => NumberType::I64,

@@ -11,7 +11,7 @@ mod tile;
 pub(crate) use pack::Turns;
 pub(crate) use scores::{Chunk, KeyBias, Row, State};
 pub use source::Input;
-pub(crate) use source::Rows;
+pub(crate) use source::{Rows, Spread};
 pub(crate) use stream::{Partial, Room, Streamed};
 pub(crate) use table::{Kernels, OutputRow, kernels};
 pub(crate) use tile::{Distance, Packed, Scores, Tile};

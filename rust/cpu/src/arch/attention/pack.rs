@@ -1,6 +1,6 @@
 //! Rows widened to float32, turned by their positions, and laid out as the products want them.
 
-use super::source::{Rows, Start};
+use super::source::{Place, Rows, Start};
 use super::{CHUNK, MAX_DIM};
 use crate::arch::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
@@ -100,26 +100,42 @@ fn turned(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
 /// Rows that will be needed soon. What decides the speed of reading keys in place is that they are asked for in the
 /// order of their addresses and evenly in time: the processor has room for a dozen or two lines on their way.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
+pub(super) struct Ahead<'a> {
     start: *const u8,
-    stride: usize,
     bytes: usize,
+    steps: Steps<'a>,
 }
 
-impl Ahead {
+/// How many bytes behind the start a row lies.
+#[derive(Clone, Copy)]
+enum Steps<'a> {
+    Even(usize),
+    /// So many elements of so many bytes each.
+    Spread(&'a [usize], usize),
+}
+
+impl<'a> Ahead<'a> {
     /// Nothing to fetch.
-    pub(super) const NONE: Ahead = Ahead { start: std::ptr::null(), stride: 0, bytes: 0 };
+    pub(super) const NONE: Ahead<'static> = Ahead { start: std::ptr::null(), bytes: 0, steps: Steps::Even(0) };
 
     /// `rows` from row `first` on.
     #[inline(always)]
-    pub(super) fn new(rows: &Rows, first: usize) -> Ahead {
+    pub(super) fn new(rows: &Rows<'a>, first: usize) -> Ahead<'a> {
         let (start, size) = match rows.start {
             Start::F32(start) => (start.cast::<u8>(), 4),
             Start::Bf16(start) => (start.cast::<u8>(), 2),
             Start::F16(start) => (start.cast::<u8>(), 2),
         };
-        let stride = rows.stride * size;
-        Ahead { start: start.wrapping_add(first * stride), stride, bytes: rows.dim * size }
+        let bytes = rows.dim * size;
+        match rows.place {
+            Place::Even(stride, _) => {
+                let stride = stride * size;
+                Ahead { start: start.wrapping_add(first * stride), bytes, steps: Steps::Even(stride) }
+            }
+            Place::Spread(offsets) => {
+                Ahead { start, bytes, steps: Steps::Spread(offsets.get(first..).unwrap_or(&[]), size) }
+            }
+        }
     }
 
     /// Asks for all lines of a row; there need not be such a row.
@@ -128,9 +144,16 @@ impl Ahead {
     /// As [`Lanes`].
     #[inline(always)]
     pub(super) unsafe fn fetch<L: Lanes>(&self, row: usize) {
-        for byte in (0..self.bytes).step_by(64) {
-            // SAFETY: a prefetch never faults.
-            unsafe { L::prefetch(self.start.wrapping_add(row * self.stride + byte)) }
+        let lines = |skip: usize| {
+            for byte in (0..self.bytes).step_by(64) {
+                // SAFETY: a prefetch never faults.
+                unsafe { L::prefetch(self.start.wrapping_add(skip + byte)) }
+            }
+        };
+        // A loop for each: one loop behind the choice is not unrolled, which costs a tenth of a decode step.
+        match self.steps {
+            Steps::Even(stride) => lines(row * stride),
+            Steps::Spread(offsets, size) => lines(offsets.get(row).map_or(0, |offset| offset * size)),
         }
     }
 }
@@ -151,9 +174,9 @@ unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L
 /// As [`Lanes`]; the row must exist and `out` be valid for its numbers rounded up to [`LANES`].
 #[inline(always)]
 pub(super) unsafe fn widen<L: Lanes>(rows: &Rows, row: usize, out: *mut f32) {
-    let skip = row * rows.stride;
     // SAFETY: the caller's.
     unsafe {
+        let skip = rows.offset(row);
         match rows.start {
             Start::F32(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
             Start::Bf16(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
@@ -174,19 +197,37 @@ unsafe fn widen_row<L: Lanes, E: Element>(row: *const E, dim: usize, out: *mut f
     }
 }
 
+/// Where the rows of a panel begin.
+trait Starts<E>: Copy {
+    /// # Safety
+    /// There must be such a row.
+    unsafe fn of(&self, row: usize) -> *const E;
+}
+
+/// Evenly spaced: where the first begins, and the stride. Kept apart from the general case, whose sixteen pointers
+/// have to be loaded one by one.
+impl<E> Starts<E> for (*const E, usize) {
+    #[inline(always)]
+    unsafe fn of(&self, row: usize) -> *const E {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(row * self.1) }
+    }
+}
+
+impl<E> Starts<E> for [*const E; LANES] {
+    #[inline(always)]
+    unsafe fn of(&self, row: usize) -> *const E {
+        self[row]
+    }
+}
+
 /// Lays up to sixteen rows out as columns: `out[d * LANES + row]`, zeros where there is no row. The rows of `ahead` are
 /// fetched meanwhile.
 ///
 /// # Safety
-/// As [`Lanes`]; rows of `dim` numbers `stride` apart; `out` must be valid for `dim * LANES` numbers.
+/// As [`Lanes`]; rows of `dim` numbers from where `starts` say; `out` must be valid for `dim * LANES` numbers.
 #[inline(always)]
-unsafe fn columns<L: Lanes, E: Element>(
-    (start, stride): (*const E, usize),
-    rows: usize,
-    dim: usize,
-    out: *mut f32,
-    ahead: &Ahead,
-) {
+unsafe fn columns<L: Lanes, E: Element>(starts: impl Starts<E>, rows: usize, dim: usize, out: *mut f32, ahead: &Ahead) {
     let steps = dim.div_ceil(LANES);
     for at in (0..dim).step_by(LANES) {
         // SAFETY: the caller's.
@@ -198,11 +239,11 @@ unsafe fn columns<L: Lanes, E: Element>(
             let mut block: [L::F; LANES] = [L::splat(0.0); LANES];
             if rows == LANES && at + LANES <= dim {
                 for (row, lanes) in block.iter_mut().enumerate() {
-                    *lanes = E::load::<L>(start.add(row * stride + at));
+                    *lanes = E::load::<L>(starts.of(row).add(at));
                 }
             } else {
                 for (row, lanes) in block.iter_mut().enumerate().take(rows) {
-                    *lanes = piece::<L, E>(start.add(row * stride), at, dim);
+                    *lanes = piece::<L, E>(starts.of(row), at, dim);
                 }
             }
             L::transpose(&mut block);
@@ -225,13 +266,12 @@ pub(super) unsafe fn panel<L: Lanes>(
     out: *mut f32,
     ahead: &Ahead,
 ) {
-    let (skip, stride, count, dim) = (which.start * rows.stride, rows.stride, which.len(), rows.dim);
     // SAFETY: the caller's.
     unsafe {
         match rows.start {
-            Start::F32(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
-            Start::Bf16(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
-            Start::F16(start) => panel_of::<L, _>((start.add(skip), stride), count, dim, turns, out, ahead),
+            Start::F32(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
+            Start::Bf16(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
+            Start::F16(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
         }
     }
 }
@@ -241,8 +281,37 @@ pub(super) unsafe fn panel<L: Lanes>(
 /// # Safety
 /// As [`panel`].
 #[inline(always)]
-unsafe fn panel_of<L: Lanes, E: Element>(
-    (start, stride): (*const E, usize),
+unsafe fn panel_of_type<L: Lanes, E: Element>(
+    start: *const E,
+    rows: &Rows,
+    which: Range<usize>,
+    turns: Option<Turns>,
+    out: *mut f32,
+    ahead: &Ahead,
+) {
+    let (count, dim) = (which.len(), rows.dim);
+    // SAFETY: the caller's.
+    unsafe {
+        match rows.place {
+            Place::Even(stride, _) => {
+                let starts = (start.add(which.start * stride), stride);
+                panel_from::<L, E>(starts, count, dim, turns, out, ahead);
+            }
+            Place::Spread(offsets) => {
+                let start_of = |row: usize| start.add(offsets[which.start + row.min(count - 1)]);
+                panel_from::<L, E>(std::array::from_fn::<_, LANES, _>(start_of), count, dim, turns, out, ahead);
+            }
+        }
+    }
+}
+
+/// [`panel`] of rows from where `starts` say.
+///
+/// # Safety
+/// As [`panel`].
+#[inline(always)]
+unsafe fn panel_from<L: Lanes, E: Element>(
+    starts: impl Starts<E>,
     rows: usize,
     dim: usize,
     turns: Option<Turns>,
@@ -252,19 +321,19 @@ unsafe fn panel_of<L: Lanes, E: Element>(
     // SAFETY: the caller's; the scratch rows have room for the largest dimension.
     unsafe {
         let Some(turns) = turns else {
-            return columns::<L, E>((start, stride), rows, dim, out, ahead);
+            return columns::<L, E>(starts, rows, dim, out, ahead);
         };
         let mut scratch = MaybeUninit::<Scratch>::uninit();
         let scratch = scratch.as_mut_ptr().cast::<f32>();
         let room = dim.next_multiple_of(LANES);
         for row in 0..rows {
             let place = scratch.add(row * room);
-            widen_row::<L, E>(start.add(row * stride), dim, place);
+            widen_row::<L, E>(starts.of(row), dim, place);
             let part = row * turns.half..(row + 1) * turns.half;
             let place = std::slice::from_raw_parts_mut(place, dim);
             turn_row(place, &turns.cos[part.clone()], &turns.sin[part], turns.interleaved);
         }
-        columns::<L, f32>((scratch, room), rows, dim, out, ahead);
+        columns::<L, f32>((scratch.cast_const(), room), rows, dim, out, ahead);
     }
 }
 
@@ -281,7 +350,7 @@ pub(super) unsafe fn values<L: Lanes, E: Element>(start: *const E, rows: &Rows, 
         for (index, at) in (0..rows.dim).step_by(LANES).enumerate() {
             // SAFETY: the caller's.
             unsafe {
-                let lanes = piece::<L, E>(start.add(row * rows.stride), at, rows.dim);
+                let lanes = piece::<L, E>(start.add(rows.offset(row)), at, rows.dim);
                 L::store(out.add((index * CHUNK + row) * LANES), lanes);
             }
         }

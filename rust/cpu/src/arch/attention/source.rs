@@ -1,8 +1,9 @@
-//! Rows of a large input: one head of one sequence, `[time, dim]`.
+//! Rows of a large input: one head of one sequence, `[time, dim]`, evenly spaced or spread over pages.
 
 use crate::View;
 use crate::arch::element::{Bf16, F16};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A large input `[batch, heads, time, dim]`: any strides, the last dimension contiguous. The 16-bit types come as
 /// bits.
@@ -24,14 +25,40 @@ pub(super) enum Start {
     F16(*const F16),
 }
 
-/// `rows` rows of `dim` numbers, `stride` elements apart, that live as long as `'a`.
+impl<'a> Input<'a> {
+    /// Shape and strides.
+    pub(crate) fn geometry(&self) -> [[usize; 4]; 2] {
+        match self {
+            Input::F32(view) => [view.shape(), view.strides()],
+            Input::Bf16(view) | Input::F16(view) => [view.shape(), view.strides()],
+        }
+    }
+
+    fn start(&self, first: [usize; 4], last: [usize; 4]) -> Start {
+        match self {
+            Input::F32(view) => Start::F32(within(view, first, last)),
+            Input::Bf16(view) => Start::Bf16(within(view, first, last).cast()),
+            Input::F16(view) => Start::F16(within(view, first, last).cast()),
+        }
+    }
+}
+
+/// `rows` rows of `dim` numbers that live as long as `'a`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     pub(super) start: Start,
-    pub(super) stride: usize,
+    pub(super) place: Place<'a>,
     pub(super) rows: usize,
     pub(super) dim: usize,
-    memory: PhantomData<&'a [f32]>,
+}
+
+/// How many elements behind the start a row lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// So many for each row.
+    Even(usize, PhantomData<&'a [f32]>),
+    /// One number for each row.
+    Spread(&'a [usize]),
 }
 
 impl<'a> Rows<'a> {
@@ -40,13 +67,61 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// When they are not in the array, or rows are not contiguous.
     pub(crate) fn new(input: &Input<'a>, batch: usize, head: usize, start: usize, rows: usize) -> Self {
-        let (first, last) = ([batch, head, start, 0], [batch, head, start + rows - 1, 0]);
-        let (begin, stride, dim) = match input {
-            Input::F32(view) => (Start::F32(within(view, first, last)), view.strides()[2], view.shape()[3]),
-            Input::Bf16(view) => (Start::Bf16(within(view, first, last).cast()), view.strides()[2], view.shape()[3]),
-            Input::F16(view) => (Start::F16(within(view, first, last).cast()), view.strides()[2], view.shape()[3]),
-        };
-        Rows { start: begin, stride, rows, dim, memory: PhantomData }
+        let [shape, strides] = input.geometry();
+        let begin = input.start([batch, head, start, 0], [batch, head, start + rows - 1, 0]);
+        Rows { start: begin, place: Place::Even(strides[2], PhantomData), rows, dim: shape[3] }
+    }
+
+    /// The rows of one head that a [`Spread`] was made for.
+    ///
+    /// # Panics
+    /// When it was made for an array of other sizes, or rows are not contiguous.
+    pub(crate) fn spread(input: &Input<'a>, head: usize, spread: &'a Spread) -> Self {
+        assert!(spread.geometry == input.geometry(), "the offsets are those of this array");
+        let start = input.start([0, head, 0, 0], [0, head, 0, 0]);
+        let (rows, dim) = (spread.offsets.len(), spread.geometry[0][3]);
+        Rows { start, place: Place::Spread(&spread.offsets), rows, dim }
+    }
+
+    /// How many elements behind the start a row lies.
+    ///
+    /// # Safety
+    /// There must be such a row.
+    #[inline(always)]
+    pub(super) unsafe fn offset(&self, row: usize) -> usize {
+        match self.place {
+            Place::Even(stride, _) => row * stride,
+            // SAFETY: the caller's.
+            Place::Spread(offsets) => unsafe { *offsets.get_unchecked(row) },
+        }
+    }
+}
+
+/// Where rows lie that are spread over pages `[pages, heads, page_size, dim]`, the same in every head.
+#[derive(Debug, Default)]
+pub(crate) struct Spread {
+    offsets: Vec<usize>,
+    geometry: [[usize; 4]; 2],
+}
+
+impl Spread {
+    /// The rows of `keys`, of which `page` names the pages.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub(crate) fn set(&mut self, input: &Input, keys: Range<usize>, page: impl Fn(usize) -> usize) {
+        self.geometry = input.geometry();
+        self.offsets.clear();
+        let [shape, strides] = self.geometry;
+        let (size, mut key) = (shape[2], keys.start);
+        while key < keys.end {
+            let (page, slot) = (page(key / size), key % size);
+            assert!(page < shape[0], "page {page} of {}", shape[0]);
+            let count = (size - slot).min(keys.end - key);
+            let first = page * strides[0] + slot * strides[2];
+            self.offsets.extend((0..count).map(|i| first + i * strides[2]));
+            key += count;
+        }
     }
 }
 

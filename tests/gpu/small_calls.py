@@ -1,0 +1,55 @@
+"""Every kernel once, on small inputs of odd sizes: for compute-sanitizer, under which kernels are very slow."""
+
+from __future__ import annotations
+
+import torch
+
+import farspan
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        for dim in (40, 128, 200):
+            for queries in (1, 37):
+                attention(dtype, dim, queries)
+        for rows in (1, 9, 70):
+            unembedding(dtype, rows)
+    torch.cuda.synchronize()
+    print("every kernel ran")
+
+
+def attention(dtype: torch.dtype, dim: int, queries: int) -> None:
+    query, key, value = (normal(2, heads, time, dim).to(dtype) for heads, time in ((4, queries), (2, 150), (2, 150)))
+    rotary = farspan.Rotary(
+        torch.rand(dim // 2, device="cuda"), border=30, far_query_positions=torch.arange(queries, device="cuda"),
+        far_key_positions=torch.arange(150, device="cuda"),
+    )  # fmt: skip
+    bias = farspan.DistanceBias(normal(4, 60))
+    farspan.attention(query, key, value, causal=True, window=100, keep_first=3)
+    farspan.attention(query, key, value, key_bias=normal(150), distance_bias=bias, rotary=rotary, softcap=9.0)
+    packed, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, queries, 2 * queries], device="cuda")
+    farspan.attention(packed, packed, packed, causal=True, query_offsets=offsets, key_offsets=offsets)
+    for size in (5, 16, 64):
+        table = torch.randperm(2 * (150 // size), device="cuda").view(2, -1)
+        pages = [normal(table.numel(), 2, size, dim).to(dtype) for _ in range(2)]
+        farspan.attention(query, *pages, causal=True, block_table=table)
+
+
+def unembedding(dtype: torch.dtype, rows: int) -> None:
+    hidden, weight = normal(rows, 72).to(dtype), normal(3001, 72).to(dtype)
+    farspan.greedy(hidden, weight)
+    assert farspan.sample(hidden, weight, seed=1, position=2).rank is not None
+    assert farspan.sample(hidden, weight, seed=1, position=2, top_k=40, top_p=0.9, samples=2, top=3).rank is not None
+    farspan.score(hidden, weight, torch.arange(rows, device="cuda"), top=2)
+    farspan.top(hidden, weight, 5)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda")
+
+
+if __name__ == "__main__":
+    main()
