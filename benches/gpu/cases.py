@@ -106,3 +106,21 @@ def unembedding_cases() -> Iterator[Case]:
             lambda h=hidden, w=weight, d=draws: farspan.sample(h, w, **d, top_k=50, top_p=0.9),
             {"plain draw": lambda h=hidden, w=weight, d=draws: farspan.sample(h, w, **d)}, bound_ms=bound,
         )  # fmt: skip
+
+
+def generate_cases() -> Iterator[Case]:
+    """Whole steps of a model of a billion weights, which are random: what graphs save of the host's work."""
+    config = farspan.Config(
+        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, max_position_embeddings=8192, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = farspan.Transformer(config, dtype="bfloat16", device="cuda")
+    read = sum(weight.numel() for weight in model.parameters()) * 2 / BANDWIDTH * 1e3
+    for batch, new in ((1, 64), (8, 64)):
+        prompts = torch.randint(config.vocab_size, (batch, 100)).tolist()
+        yield Case(
+            "generate", f"bf16 1.2 G weights B {batch}, 100 tokens and {new} more",
+            lambda p=prompts, n=new: model.generate(p, n, temperature=0.8),
+            {"without graphs": lambda p=prompts, n=new: model.generate(p, n, temperature=0.8, graphs=False)},
+            bound_ms=new * read,
+        )  # fmt: skip

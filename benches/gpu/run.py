@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import Case, attention_cases, unembedding_cases
+from cases import Case, attention_cases, generate_cases, unembedding_cases
 
 import farspan
 from farspan._cuda_status import cuda_status
@@ -111,7 +111,7 @@ def main() -> None:
         "clocks_before": clocks(),
         "results": [],
     }
-    for cases in (attention_cases, unembedding_cases):
+    for cases in (attention_cases, unembedding_cases, generate_cases):
         for case in cases():
             row = measure(case, 3 if chosen.quick else 20, flush)
             report["results"].append(row)

@@ -53,6 +53,18 @@ def ids(name: str, value: Any, vocab: int) -> list[int]:
     return listed
 
 
+def check_ids(ids: Any, vocab: int) -> None:
+    """ArgumentError if an array or a tensor has an id that is none of the vocabulary. Waits for a tensor's device."""
+    if ((ids < 0) | (ids >= vocab)).any():
+        raise unknown_id(ids, vocab)
+
+
+def unknown_id(ids: Any, vocab: int) -> ArgumentError:
+    """The error that names the first of them."""
+    wrong = ids[(ids < 0) | (ids >= vocab)]
+    return ArgumentError(message("ids", f"ids of the vocabulary, 0 to {vocab - 1}", int(wrong[0])))
+
+
 def per_prompt(name: str, value: Any, rows: int, *, whole: bool) -> Any:
     """A number as it is, or an array of one per prompt."""
     if isinstance(value, (list, tuple)):

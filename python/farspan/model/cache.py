@@ -46,6 +46,11 @@ class Cache:
         return self._stores[0].shape[3]
 
     @property
+    def stores(self) -> list[Tensor]:
+        """One of each layer: the same list until the cache has grown."""
+        return self._stores
+
+    @property
     def lengths(self) -> Tensor:
         """`[batch]`, int64: how many tokens of each sequence are held."""
         return torch.tensor(self._lengths, dtype=torch.int64)
@@ -104,14 +109,14 @@ class Cache:
         part, head = np.arange(two)[:, None] * batch, np.arange(kv_heads)
         return (((part + rows[:, None, None]) * kv_heads + head) * room + positions[:, None, None]).reshape(-1)
 
-    def write(self, layer: int, new: Any, slots: np.ndarray) -> None:
-        """Stores `new` `[tokens, 2 * kv_heads, head_dim]`, keys before values, at `slots`."""
+    def write(self, layer: int, new: Any, slots: Any) -> None:
+        """Stores `new` `[tokens, 2 * kv_heads, head_dim]`, keys before values, at `slots`, an array or a tensor."""
         if isinstance(new, np.ndarray):
             array = self._arrays[layer]
             array.reshape(-1, array.shape[4])[slots] = new.reshape(-1, array.shape[4])
             return
         store = self._stores[layer]
-        where = torch.from_numpy(slots).to(store.device)
+        where = torch.as_tensor(slots, device=store.device)
         store.view(-1, store.shape[4]).index_copy_(0, where, new.reshape(-1, store.shape[4]).to(store.dtype))
 
     def read(self, layer: int, rows: slice, length: int, like: Any) -> tuple[Any, Any]:

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from farspan._errors import ArgumentError, message
-from farspan.model.passes import read_texts
 from farspan.model.restrictions import Text
 from farspan.model.settings import Drawing
+from farspan.model.steps import Steps, lacking
 
 if TYPE_CHECKING:
     from farspan.model.transformer import Transformer
@@ -29,7 +29,9 @@ class Drafter(Protocol):
         ...
 
 
-def make_drafter(draft: Any, model: Transformer, batch: int, drawing: Drawing, stops: frozenset[int]) -> Drafter | None:
+def make_drafter(
+    draft: Any, model: Transformer, batch: int, drawing: Drawing, stops: frozenset[int], graphs: bool
+) -> Drafter | None:
     """The drafter that `draft` names: another model of the same vocabulary, "prompt-lookup", or None."""
     if draft is None:
         return None
@@ -40,16 +42,18 @@ def make_drafter(draft: Any, model: Transformer, batch: int, drawing: Drawing, s
     ours, theirs = model.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
         raise ArgumentError(message("draft", f"a model of the same {ours} tokens", f"one of {theirs} tokens"))
-    return ModelDrafter(draft, batch, drawing, stops)
+    return ModelDrafter(draft, batch, drawing, stops, graphs)
 
 
 class ModelDrafter:
     """Another model, that draws with the same noise under the same settings: where the two give a token similar
     probabilities they mostly draw the same one (Daliri, Musco and Suresh 2024, arXiv 2408.07978)."""
 
-    def __init__(self, model: Transformer, batch: int, drawing: Drawing, stops: Iterable[int]) -> None:
-        self._model, self._kernels, self._cache = model, model.kernels, model.new_cache(batch)
-        self._drawing, self._ends = drawing, {-1, *stops}  # -1: nothing could be drawn
+    def __init__(
+        self, model: Transformer, batch: int, drawing: Drawing, stops: Iterable[int], graphs: bool = True
+    ) -> None:
+        self._steps, self._cache = Steps(model, drawing, graphs), model.new_cache(batch)
+        self._ends = {-1, *stops}  # -1: nothing could be drawn
 
     def propose(self, texts: dict[int, Text], most: dict[int, int]) -> dict[int, list[int]]:
         # A text grows by right guesses and one token more: what the cache holds before that one is the text.
@@ -60,12 +64,9 @@ class ModelDrafter:
         drafts: dict[int, list[int]] = {row: [] for row in texts}
         guessed = {row: text[:] for row, text in texts.items() if most[row]}
         while guessed:
-            rows = list(guessed)
-            hidden = read_texts(self._model, guessed, self._cache, self._kernels)
-            drawn = self._kernels.draw(
-                hidden, self._model.unembedding, self._drawing.arguments(rows, list(guessed.values()))
-            )
-            for row, token in zip(rows, drawn.token.tolist(), strict=True):
+            places = list(guessed.items())
+            drawn = self._steps(lacking(guessed, self._cache), self._cache, places)
+            for (row, _), token in zip(places, drawn.token.tolist(), strict=True):
                 if token in self._ends:
                     del guessed[row]
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from farspan._errors import ArgumentError, Error, message
 from farspan.model import arguments
 from farspan.model.cache import Cache
 from farspan.model.draft import make_drafter
-from farspan.model.passes import plan_pass, read_texts, steady_tokens
+from farspan.model.passes import steady_tokens
 from farspan.model.restrictions import Text
 from farspan.model.settings import Drawing
+from farspan.model.steps import Steps, lacking
 from farspan.verify import agreement
 
 if TYPE_CHECKING:
@@ -54,31 +55,32 @@ class Completion:
 def generate(
     model: Transformer, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,
     stop: Iterable[int] | int | None, streamer: Streamer | None, cache: Cache | None, draft: Any, draft_length: int,
-    settings: dict[str, Any],
+    graphs: Any, settings: dict[str, Any],
 ) -> list[Completion]:  # fmt: skip
     """The meaning of `Transformer.generate`."""
     arguments.count("max_new_tokens", max_new_tokens, 0)
     arguments.count("draft_length", draft_length, 1)
     if streamer is not None and not callable(streamer):
         raise ArgumentError(message("streamer", "a callable (row, token)", repr(streamer)))
+    if not isinstance(graphs, bool):
+        raise ArgumentError(message("graphs", "True or False", repr(graphs)))
     known = arguments.as_prompts(prompts)
     stops = _stops(model, stop)
     drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
-    drafter = make_drafter(draft, model, len(known), drawing, stops)
+    drafter = make_drafter(draft, model, len(known), drawing, stops, graphs)
     writer = _Writer(known, max_new_tokens, stops, streamer)
     if not known or not max_new_tokens:
         return writer.completions
 
     cache = model.new_cache(len(known)) if cache is None else cache
-    kernels = model.kernels
+    steps = Steps(model, drawing, graphs)
     texts = writer.texts
-    hidden = _prefill(model, texts, cache, kernels)
+    new: Mapping[int, Sequence[int]] = _to_read(model, texts, cache)
     rows = list(range(len(known)))  # the sequences that go on
     drafts: dict[int, list[int]] = {row: [] for row in rows}
     while True:
         places = [(row, texts[row] + array("q", drafts[row][:i])) for row in rows for i in range(len(drafts[row]) + 1)]
-        drawn = kernels.draw(hidden, model.unembedding, drawing.arguments(*zip(*places, strict=True)))
-        rows = writer.take(rows, drafts, drawn)
+        rows = writer.take(rows, drafts, steps(new, cache, places))
         if drafter is not None:  # the cache knows the rejected guesses too, and those behind a token that ended a text
             cache.truncate([min(held, len(text) - 1) for held, text in zip(cache.counts, texts, strict=True)])
         if not rows:
@@ -87,11 +89,7 @@ def generate(
             most = {row: min(draft_length, writer.left(row) - 1) for row in rows}
             most = {row: steady_tokens(model.config, len(texts[row]), count) for row, count in most.items()}
             drafts = drafter.propose({row: texts[row] for row in rows}, most)
-        counts = [0] * len(known)
-        for row in rows:
-            counts[row] = len(drafts[row]) + 1
-        newest = np.array([token for row in rows for token in (texts[row][-1], *drafts[row])])
-        hidden = model.run(newest, plan_pass(model.config, counts, cache), kernels)
+        new = {row: [texts[row][-1], *drafts[row]] for row in rows}
 
 
 class _Writer:
@@ -151,13 +149,13 @@ def _stops(model: Transformer, stop: Iterable[int] | int | None) -> frozenset[in
     return frozenset(arguments.integers("stop", [stop] if isinstance(arguments.plain(stop), int) else stop))
 
 
-def _prefill(model: Transformer, texts: list[Text], cache: Cache, kernels: Any) -> Any:
-    """Hidden state of each prompt's last token `[batch, dim]`; what the cache holds already is not computed again."""
+def _to_read(model: Transformer, texts: list[Text], cache: Cache) -> dict[int, Text]:
+    """The tokens of each prompt that the cache does not hold already, at least its last."""
     model.check_cache(cache, len(texts))
     for row, (text, held) in enumerate(zip(texts, cache.counts, strict=True)):
         if held > len(text):
             expected = f"at least the {held} tokens that the cache holds"
             raise ArgumentError(message(f"prompts[{row}]", expected, f"{len(text)} tokens"))
-    # The last token is always computed: its hidden state, which no cache keeps, gives the first new token.
+    # The last token is always read: its hidden state, which no cache keeps, gives the first new token.
     cache.truncate([min(held, len(text) - 1) for text, held in zip(texts, cache.counts, strict=True)])
-    return read_texts(model, dict(enumerate(texts)), cache, kernels)
+    return lacking(dict(enumerate(texts)), cache)

@@ -75,8 +75,8 @@ class TensorKernels:
 
 
 class DeviceKernels(TensorKernels):
-    """On tensors of a GPU, by the functions of `farspan`: what the layers of a pass share goes there once. An object
-    serves one forward pass, or the passes of one `generate`."""
+    """On tensors of a GPU, by the functions of `farspan`. Passes have their arrays there, and hooks in the order of the
+    operator: `staging.on_device`."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         import farspan
@@ -84,12 +84,9 @@ class DeviceKernels(TensorKernels):
 
         super().__init__(farspan, dtype)
         self._attention = ops.attention
-        self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
-        if self._hooks[0] is not hooks:
-            self._hooks = hooks, hook_arguments(query, **hooks)
-        out: Tensor = self._attention(query, key, value, *self._hooks[1])[0]
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any) -> Tensor:
+        out: Tensor = self._attention(query, key, value, *hooks)[0]
         return out
 
 

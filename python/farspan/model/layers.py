@@ -60,7 +60,7 @@ class Attention(nn.Module):
             if now.cache is None:
                 key, value = own[:, keys:values], own[:, values:]
             else:
-                key, value = now.cache.read(layer, part.rows, part.span.longest, like=own)
+                key, value = now.cache.read(layer, part.rows, part.span.keys, like=own)
             mixed = kernels.attention(own[:, :keys], key, value, part.hooks[layer])
             outputs.append(mixed.swapaxes(1, 2).reshape(-1, self.heads * self.head_dim))
         return kernels.linear(outputs[0] if len(outputs) == 1 else kernels.concatenate(outputs, 0), self.out)

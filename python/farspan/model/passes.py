@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from farspan.positions import Span
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
-    from farspan.model.transformer import Transformer
+
+LEAST_BUCKET = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Part:
     tokens: slice
     rows: slice
     span: Span
-    hooks: list[dict[str, Any]]
-    """For each layer, keyword arguments of attention."""
+    hooks: list[Any]
+    """For each layer, keyword arguments of attention; on a GPU all of them, in the order of the operator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,42 +35,50 @@ class Pass:
 
     parts: list[Part]
     cache: Cache | None
-    slots: np.ndarray
+    slots: Any
     """Where in the cache the new keys and values go."""
+    lengths: tuple[int, ...]
+    """How many tokens each sequence has afterwards."""
+
+    def take_in(self) -> None:
+        """The cache, where there is one, holds the new tokens from now on."""
+        if self.cache is not None:
+            self.cache.advance(self.lengths)
 
 
-def plan_pass(config: Config, new: Sequence[int], cache: Cache | None) -> Pass:
+def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False) -> Pass:
     """The pass that appends `new[b]` tokens to sequence b, after the tokens that the cache holds of it.
 
     Nothing is padded: neighbours with equally many new tokens make a part, and everything but attention runs on the
     packed tokens of all. A sequence without new tokens has no part in the pass.
+
+    With `buckets` attention is given a rounded number of the cache's keys, and the lengths, so that the passes of many
+    lengths have the same shapes. That changes no bit of what it gives.
     """
     held = (0,) * len(new) if cache is None else cache.counts
     lengths = tuple(old + more for old, more in zip(held, new, strict=True))
+    if cache is not None:
+        cache.reserve(lengths)
     parts, row, token = [], 0, 0
     for time, neighbours in itertools.groupby(new):
         batch = len(list(neighbours))
         rows, tokens = slice(row, row + batch), slice(token, token + batch * time)
         row, token = rows.stop, tokens.stop
         if time:
-            span = Span(time, lengths[rows], config.num_attention_heads, config.dim_per_head)
+            slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
+            span = Span(time, lengths[rows], config.num_attention_heads, config.dim_per_head, slots)
             parts.append(Part(tokens, rows, span, layer_hooks(config, span)))
     if cache is None:
-        return Pass(parts, None, np.empty(0, np.int64))
-    cache.reserve(lengths)
+        return Pass(parts, None, np.empty(0, np.int64), lengths)
     rows_of = np.repeat(np.arange(len(new)), new)
     positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    return Pass(parts, cache, cache.slots(rows_of, positions))
+    return Pass(parts, cache, cache.slots(rows_of, positions), lengths)
 
 
-def read_texts(model: Transformer, texts: Mapping[int, Sequence[int]], cache: Cache, kernels: Any) -> Any:
-    """Hidden states `[texts, dim]` of the last tokens of some sequences, by rising row of the cache, which takes in
-    what it lacks of them. Each lacks at least its last token."""
-    lacking = {row: text[cache.counts[row] :] for row, text in texts.items()}
-    counts = [len(lacking.get(row, ())) for row in range(cache.batch)]
-    tokens = np.array([token for row in sorted(lacking) for token in lacking[row]], np.int64)
-    last = np.cumsum([count for count in counts if count]) - 1
-    return model.run(tokens, plan_pass(model.config, counts, cache), kernels)[last]
+def bucket(length: int, capacity: int) -> int:
+    """So many keys or up to a quarter more: four sizes from a power of two to the next, none below `LEAST_BUCKET`."""
+    step = max(LEAST_BUCKET, 1 << (length - 1).bit_length() >> 3)
+    return min(-(-length // step) * step, capacity)
 
 
 def steady_tokens(config: Config, length: int, most: int) -> int:
@@ -85,7 +94,7 @@ def steady_tokens(config: Config, length: int, most: int) -> int:
 def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:
     """Keyword arguments of attention for each layer; what layers share is computed once."""
     common: dict[str, Any] = {"causal": True}
-    if not span.uniform:
+    if span.slots is not None or not span.uniform:
         common["key_lengths"] = np.array(span.lengths)
     hooks = [common | _narrowed(scheme.hooks(span), window) for scheme, window in config.attention_kinds]
     return [hooks[kind] for kind in config.kind_of_layer]

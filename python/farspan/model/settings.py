@@ -49,7 +49,8 @@ class Drawing:
         self._reads_text = any(np.any(self._numbers[name] != off[name]) for name in PENALTIES if name in settings)
         self._lists = Lists(rows, vocab, stops, settings) if any(name in settings for name in LISTS) else None
         self._masks = Masks(rows, vocab, settings["mask"]) if "mask" in settings else None
-        self._plain = not settings
+        self.plain = not settings
+        """Whether nothing but seeds and temperatures is set."""
 
     def arguments(self, rows: Sequence[int], texts: Sequence[Text]) -> dict[str, Any] | None:
         """Arguments of `farspan.sample` for the token behind each of `texts`, that belong to the prompts `rows`.
@@ -58,13 +59,13 @@ class Drawing:
         """
         index = np.array(rows)
         temperature = self._temperature[index]
-        if self._plain and not temperature.any():
+        if self.plain and not temperature.any():
             return None
         position = np.array([len(text) for text in texts], np.int64)
         found: dict[str, Any] = {
             "seed": self._seed[index], "stream": self._stream[index], "temperature": temperature, "position": position,
         }  # fmt: skip
-        if self._plain:
+        if self.plain:
             return found
         found |= self._shared
         found |= {name: x[index] if isinstance(x, np.ndarray) else x for name, x in self._numbers.items()}

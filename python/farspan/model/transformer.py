@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from farspan import reference
 from farspan._cuda_status import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
+from farspan.model.arguments import check_ids, unknown_id
 from farspan.model.cache import Cache
 from farspan.model.config import DTYPES, Config
 from farspan.model.generate import Completion, Streamer, generate
 from farspan.model.kernels import ArrayKernels, DeviceKernels, TensorKernels, activation_dtype
 from farspan.model.layers import Block, Linear, Norm
 from farspan.model.passes import Pass, plan_pass
+from farspan.model.staging import on_device
 from farspan.positions import Scheme
 
 BACKENDS = ("fused", "reference")
@@ -161,15 +163,17 @@ class Transformer(nn.Module):
 
         With a cache, the ids are the next tokens of the sequences it holds, and it takes them in.
         """
-        ids = _as_ids(ids, self.device)
+        ids = _as_ids(ids)
         batch, time = ids.shape
         if cache is not None:
             self.check_cache(cache, batch)
         if not batch or not time:
             return torch.empty(batch, time, self.config.hidden_size, dtype=self.dtype, device=self.device)
-        now = plan_pass(self.config, (time,) * batch, cache)
-        tokens: Any = ids.reshape(-1)
         kernels = self.kernels
+        if isinstance(kernels, DeviceKernels) or self.device.type == "cuda":
+            _check_before_device(ids, self.config.vocab_size)
+        now = plan_pass(self.config, (time,) * batch, cache)
+        tokens: Any = ids.reshape(-1).to(self.device)
         if isinstance(kernels, ArrayKernels):
             hidden = torch.from_numpy(self.run(tokens.numpy(), now, kernels))
         else:
@@ -178,19 +182,19 @@ class Transformer(nn.Module):
 
     def run(self, tokens: Any, now: Pass, kernels: TensorKernels | ArrayKernels) -> Any:
         """Packed ids `[tokens]` -> hidden states `[tokens, dim]` after the final norm; the cache takes them in."""
+        ready = on_device(now, self.device) if isinstance(kernels, DeviceKernels) else now
+        hidden = self.compute(tokens, ready, kernels)
+        now.take_in()
+        return hidden
+
+    def compute(self, tokens: Any, now: Pass, kernels: TensorKernels | ArrayKernels) -> Any:
+        """What `run` gives. Keys and values are written, but the cache does not yet count them."""
         try:
             x: Any = kernels.embed(tokens, self.embedding)
         except IndexError:
-            wrong = [token for token in tokens.tolist() if not 0 <= token < self.config.vocab_size]
-            expected = f"ids of the vocabulary, 0 to {self.config.vocab_size - 1}"
-            raise ArgumentError(message("ids", expected, wrong[0])) from None
+            raise unknown_id(tokens, self.config.vocab_size) from None
         for index, block in enumerate(self.layers):
             x = block(x, index, now, kernels)
-        if now.cache is not None:
-            counts = list(now.cache.counts)
-            for part in now.parts:
-                counts[part.rows] = part.span.lengths
-            now.cache.advance(counts)
         return kernels.norm(x, self.norm)
 
     def check_cache(self, cache: Any, batch: int) -> None:
@@ -203,7 +207,7 @@ class Transformer(nn.Module):
     def generate(
         self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,
         stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None, *,
-        draft: Transformer | str | None = None, draft_length: int = 4, **settings: Any,
+        draft: Transformer | str | None = None, draft_length: int = 4, graphs: bool = True, **settings: Any,
     ) -> list[Completion]:  # fmt: skip
         """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
 
@@ -216,6 +220,9 @@ class Transformer(nn.Module):
 
         `draft`: "prompt-lookup", or a model of the same vocabulary, guesses up to `draft_length` tokens ahead, which
         are checked in one pass. The text is the same as without, token by token; a completion counts the guesses.
+
+        `graphs`: on a GPU, passes whose shapes repeat are captured in CUDA graphs and replayed, which gives the same
+        bits with less work for the CPU; a RuntimeWarning says where that is not possible. False: never.
 
         `settings`: those of `farspan.sample`, each a number or one per prompt; `order` and `top`, one for all. A
         penalty's history is the sequence so far, the prompt included. These are convenient forms:
@@ -233,8 +240,9 @@ class Transformer(nn.Module):
         continue, its logits NaN or all of them banned.
         """
         return generate(
-            self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, settings
-        )
+            self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, graphs,
+            settings,
+        )  # fmt: skip
 
     def logits(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
@@ -259,7 +267,15 @@ def torch_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _as_ids(ids: Any, device: torch.device) -> Tensor:
+def _check_before_device(ids: Tensor, vocab: int) -> None:
+    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for, and
+    are not checked where that is forbidden."""
+    capturing = ids.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not (capturing or ids.is_meta or torch.compiler.is_compiling()):
+        check_ids(ids, vocab)
+
+
+def _as_ids(ids: Any) -> Tensor:
     """`[batch, time]` int64 from a tensor, a numpy array or nested lists."""
     if not isinstance(ids, Tensor):
         try:
@@ -270,4 +286,4 @@ def _as_ids(ids: Any, device: torch.device) -> Tensor:
         raise DtypeError(message("ids", "integers [batch, time]", ids.dtype))
     if ids.ndim != 2:
         raise ArgumentError(message("ids", "shape [batch, time]", f"shape {list(ids.shape)}"))
-    return ids.to(device=device, dtype=torch.int64)
+    return ids.to(torch.int64)

@@ -30,7 +30,7 @@ class ALiBi(Scheme):
     """
 
     def hooks(self, span: Span) -> Hooks:
-        room = 1 << max(span.longest - 1, 63).bit_length()  # a table serves until the length doubles
+        room = 1 << max(span.keys - 1, 63).bit_length()  # a table serves until the length doubles
         return {"distance_bias": _alibi_bias(span.heads, room)}
 
 

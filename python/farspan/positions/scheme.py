@@ -22,10 +22,17 @@ class Span:
     lengths: tuple[int, ...]
     heads: int
     head_dim: int
+    slots: int | None = None
+    """How many keys attention is given where those are more than there are tokens: it is told the lengths as well."""
 
     @property
     def longest(self) -> int:
         return max(self.lengths)
+
+    @property
+    def keys(self) -> int:
+        """How many keys attention is given."""
+        return self.longest if self.slots is None else self.slots
 
     @property
     def uniform(self) -> bool:
@@ -42,8 +49,8 @@ class Span:
 
     @property
     def key_order(self) -> np.ndarray:
-        """Index of each key: `[longest]`."""
-        return np.arange(self.longest)
+        """Index of each key: `[keys]`."""
+        return np.arange(self.keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +59,8 @@ class Scheme(abc.ABC):
 
     @abc.abstractmethod
     def hooks(self, span: Span) -> Hooks:
-        """Keyword arguments of `farspan.attention`, with NumPy arrays, for the queries of `span` against all keys."""
+        """Keyword arguments of `farspan.attention`, with NumPy arrays, for the queries of `span` against all keys. An
+        array that is given twice holds the same numbers both times."""
 
     def switch(self, length: int) -> int:
         """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
