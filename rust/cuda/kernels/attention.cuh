@@ -226,11 +226,12 @@ private:
             NO_UNROLL
             for (int key = chunk * CHUNK; key < chunk * CHUNK + CHUNK && key < sequence.keys; ++key) {
                 float2 weight = Operands::weights_at(weights, key % CHUNK);
+                const T* row = from.value + element_of(p, sequence, spacing_of(p.value), key);
                 UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const RowView& view = views[i / 2];
                     int at = first_of_panel + 8 * tile + lane() % 4 * 2 + i % 2;
-                    float value = at < value_dim ? to_float(row_at(p, sequence, from.value, p.value, key)[at]) : 0.0f;
+                    float value = at < value_dim ? to_float(row[at]) : 0.0f;
                     bool seen = sees(view.visible, key) && !(HOOKS && is_hidden(p, sequence, view.row.head, key));
                     if (seen && !(magnitude(value) < INFINITE)) sum[i] += (i < 2 ? weight.x : weight.y) * value;
                 }

@@ -12,21 +12,21 @@ template <typename T> struct Source {
     const Turn *turns, *far_turns; // of the sequence's first key; null: no rotation
 };
 
-// Where a key stands among the elements of its array; in pages, whatever the table says, inside of them.
-DEVICE int64_t element_of(const AttentionParams& p, const Sequence& sequence, const Array& array, int key)
+// How far the keys or the values of a head lie apart, in elements.
+struct Spacing {
+    int64_t time, page;
+};
+
+DEVICE Spacing spacing_of(const Array& array) { return Spacing{array.time, array.batch}; }
+
+// Where a key stands behind the first of its head; in pages, whatever the table says, inside of them.
+DEVICE int64_t element_of(const AttentionParams& p, const Sequence& sequence, const Spacing& spacing, int key)
 {
     const Pages& pages = p.pages;
-    if (pages.table == 0) return key * array.time;
+    if (pages.table == 0) return key * spacing.time;
     int block = pages.shift >= 0 ? key >> pages.shift : key / pages.size;
     int page = count_at(pages.table, pages.kind, sequence.index * pages.stride + block, pages.count - 1);
-    return page * array.batch + (key - block * pages.size) * array.time;
-}
-
-// The row of a key of the head that `from` is the first row of.
-template <typename T>
-DEVICE const T* row_at(const AttentionParams& p, const Sequence& sequence, const T* from, const Array& array, int key)
-{
-    return from + element_of(p, sequence, array, key);
+    return page * spacing.page + (key - block * pages.size) * spacing.time;
 }
 
 // Whether the keys of a chunk are evenly spaced.
@@ -82,12 +82,11 @@ private:
         if (chunk < last) {
             char* to = shared_memory() + slot * SLOT;
             int keys = Shape::COUNT * (HOOKS && source.far_turns != nullptr ? 2 : 1);
-            if (tile < keys) {
-                const Turn* turns = tile < Shape::COUNT ? source.turns : source.far_turns;
-                load(to, source.key, p.key, tile % Shape::COUNT, p.head_dim, p.key_in_pieces != 0, turns);
-            } else {
-                load(to, source.value, p.value, tile - keys, source.value_dim, p.value_in_pieces != 0, nullptr);
-            }
+            bool value = tile >= keys; // one copy of the code serves both
+            const Turn* turns = value ? nullptr : tile < Shape::COUNT ? source.turns : source.far_turns;
+            Spacing spacing = value ? spacing_of(p.value) : spacing_of(p.key);
+            load(to, value ? source.value : source.key, spacing, value ? tile - keys : tile % Shape::COUNT,
+                 value ? source.value_dim : p.head_dim, (value ? p.value_in_pieces : p.key_in_pieces) != 0, turns);
             if (++tile == keys + VALUE_PANELS) {
                 tile = 0;
                 chunk = next_chunk(any, chunk + 1, last);
@@ -97,46 +96,42 @@ private:
         copy_commit();
     }
 
-    METHOD void load(char* to, const T* from, const Array& array, int panel, int dim, bool in_pieces, const Turn* turns)
+    METHOD void load(char* to, const T* from, const Spacing& spacing, int panel, int dim, bool in_pieces,
+                     const Turn* turns)
     {
         int thread = anew(thread_index());
         int piece = thread % Shape::PIECES, column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
         int key = chunk * CHUNK + thread / Shape::PIECES;
-        bool turn = HOOKS && turns != nullptr;
-        if (in_pieces && !turn && is_even(p.pages)) {
-            const T* row = row_at(p, sequence, from, array, key);
-            UNROLL_BY((HOOKS ? 1 : 4))
+        bool turn = HOOKS && turns != nullptr, copy = in_pieces && !turn;
+        if (!HOOKS && copy && is_even(p.pages)) {
+            const T* row = from + element_of(p, sequence, spacing, key);
+            UNROLL_BY(4)
             for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
                 bool valid = key < sequence.keys && column < dim;
                 copy_async16(to + place<Shape::WIDTH>(i, piece), valid ? row + column : from, valid);
                 key += STEP;
-                row += STEP * array.time;
-            }
-            return;
-        }
-        if (in_pieces && !turn) {
-            UNROLL_BY((HOOKS ? 1 : 4)) // so that several entries of the table are on their way at once
-            for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
-                bool valid = key < sequence.keys && column < dim;
-                const T* row = valid ? row_at(p, sequence, from, array, key) + column : from;
-                copy_async16(to + place<Shape::WIDTH>(i, piece), row, valid);
-                key += STEP;
+                row += STEP * spacing.time;
             }
             return;
         }
         NO_UNROLL
         for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
-            Piece<T> x{};
-            if (key < sequence.keys) {
-                const T* row = row_at(p, sequence, from, array, key);
-                if (turn) {
+            char* at = to + place<Shape::WIDTH>(i, piece);
+            bool valid = key < sequence.keys;
+            const T* row = valid ? from + element_of(p, sequence, spacing, key) : from;
+            if (copy) {
+                valid = valid && column < dim;
+                copy_async16(at, valid ? row + column : from, valid);
+            } else {
+                Piece<T> x{};
+                if (valid && turn) {
                     Rotation rotation{turns + int64_t(key) * p.half, p.half, p.interleaved != 0};
                     x = load_turned(row, column, dim, in_pieces, rotation);
-                } else {
+                } else if (valid) {
                     x = load_piece(row, column, dim, in_pieces);
                 }
+                store_piece(at, x.words);
             }
-            store_piece(to + place<Shape::WIDTH>(i, piece), x.words);
             key += STEP;
         }
     }
