@@ -2,6 +2,7 @@
 //! not exist.
 
 use farspan_core::{Error, Result};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,6 +66,15 @@ pub(crate) fn share<'s>(alone: bool, start: impl FnOnce(&Hands<'_, 's>) + Send) 
 /// call.
 pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(pool()?.install(work))
+}
+
+/// Does `work` on each item, shared out among the threads.
+pub fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) -> Result<()> {
+    match items.len() {
+        0 | 1 => items.into_iter().for_each(work),
+        _ => run(|| items.into_par_iter().for_each(work))?,
+    }
+    Ok(())
 }
 
 fn pool() -> Result<Arc<ThreadPool>> {

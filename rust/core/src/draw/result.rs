@@ -38,7 +38,17 @@ macro_rules! fields {
             }
         }
 
-        impl SampleOut<'_> {
+        impl<'a> SampleOut<'a> {
+            /// The first rows and the others.
+            fn split(self, rows: usize, sizes: &Sizes) -> (SampleOut<'a>, SampleOut<'a>) {
+                $(let $name = self.$name.split_at_mut(rows * sizes.$each);)*
+                (SampleOut { $($name: $name.0,)* }, SampleOut { $($name: $name.1,)* })
+            }
+
+            fn borrow(&mut self) -> SampleOut<'_> {
+                SampleOut { $($name: &mut *self.$name,)* }
+            }
+
             fn check(&self, rows: usize, samples: usize, top: usize) -> Result<(), Error> {
                 let sizes = Sizes { one: 1, samples, top };
                 $(check_size(stringify!($name), rows, sizes.$each, self.$name.len())?;)*
@@ -121,6 +131,24 @@ impl<'o> Results<'o> {
     pub fn new(out: SampleOut<'o>, rows: usize, samples: usize, top: usize) -> Result<Self, Error> {
         out.check(rows, samples, top)?;
         Ok(Results { out, samples, top })
+    }
+
+    /// The results of every `rows` rows by themselves, with the first row of each part: for threads.
+    pub fn parts(&mut self, rows: usize) -> Vec<(usize, Results<'_>)> {
+        let (samples, top) = (self.samples, self.top);
+        let (mut rest, mut parts, mut first) = (self.out.borrow(), Vec::new(), 0);
+        while !rest.lse.is_empty() {
+            let count = rows.clamp(1, rest.lse.len());
+            let (out, behind) = rest.split(count, &Sizes { one: 1, samples, top });
+            parts.push((first, Results { out, samples, top }));
+            (rest, first) = (behind, first + count);
+        }
+        parts
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.out.lse.len()
     }
 
     /// Draws for each row.
@@ -263,5 +291,35 @@ impl<'o> Results<'o> {
         self.out.raw_logprob[at] = mass.logprob(drawn.logit);
         self.out.rank[at] = drawn.rank.map_or(UNRANKED, |rank| rank as i64);
         self.out.logit[at] = drawn.logit;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Results, Samples};
+
+    #[test]
+    fn parts_are_the_rows_of_the_whole() {
+        for (rows, each) in [(0, 4), (1, 4), (4, 4), (9, 4), (5, 1), (3, 0), (6, 100)] {
+            let (samples, top) = (2, 3);
+            let mut owned = Samples::new(rows, samples, top);
+            let mut results = Results::new(owned.out(), rows, samples, top).unwrap();
+            let mut next = 0;
+            for (first, mut part) in results.parts(each) {
+                assert_eq!(first, next);
+                next += part.rows();
+                assert!((1..=each.max(1)).contains(&part.rows()));
+                for row in 0..part.rows() {
+                    part.kept(row, first + row, 0.0);
+                    part.out.token[row * samples + 1] = (first + row) as i64;
+                    part.out.top_logprob[row * top + 2] = (first + row) as f32;
+                }
+            }
+            assert_eq!((next, results.rows()), (rows, rows));
+            for row in 0..rows {
+                assert_eq!((owned.kept[row], owned.token[row * samples + 1]), (row as i64, row as i64));
+                assert_eq!(owned.top_logprob[row * top + 2], row as f32);
+            }
+        }
     }
 }

@@ -117,7 +117,11 @@ impl FoundLayout {
         Ok(plans.iter().enumerate().map(|(row, plan)| self.row(memory, row, plan)).collect())
     }
 
-    fn row(&self, memory: &[u8], row: usize, plan: &DrawPlan) -> Found {
+    /// What the device left of one row.
+    ///
+    /// # Panics
+    /// When the memory is less than [`FoundLayout::bytes`], or there is no such row.
+    pub fn row(&self, memory: &[u8], row: usize, plan: &DrawPlan) -> Found {
         let records = |start: usize, each: usize, bytes: usize| {
             memory[start + row * each * bytes..][..each * bytes].chunks_exact(bytes)
         };

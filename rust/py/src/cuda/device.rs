@@ -5,6 +5,7 @@ use crate::failure::{Failure, Outcome};
 use farspan_core::{Error, Result};
 use farspan_cuda::{Compiler, Device, Gpu, Tensor, emulator};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
 
@@ -74,11 +75,9 @@ impl<'py> Memory<'py> {
     }
 
     /// What lies at an address that `allocate` gave, once everything before has run.
-    pub(crate) fn download(&self, pointer: u64, bytes: usize) -> Outcome<Vec<u8>> {
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        Ok(self.0.call_method1("download", (pointer, bytes))?.extract()?)
+    pub(crate) fn download(&self, pointer: u64, bytes: usize) -> Outcome<PyBackedBytes> {
+        let found = self.0.call_method1("download", (pointer, bytes))?;
+        Ok(found.extract().map_err(PyErr::from)?)
     }
 }
 

@@ -8,19 +8,24 @@ use crate::unembed::{Drawing, SampleArrays, SampleBuffers};
 use farspan_core::Result;
 use farspan_core::draw::{Plan, Results, plans};
 use farspan_core::sampler::Settings;
+use farspan_cpu::threads::for_each;
 use farspan_cuda::Workspace;
 use farspan_cuda::unembed::{
     self, Changes, Draws, FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, Rules, SampleOut, ScoreOut,
     TopOut,
 };
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyTuple;
+use std::sync::{Mutex, PoisonError};
 
 /// dtype, hidden, weight, scale, softcap, bias, valid_vocab.
 type Arguments<'a> = (&'a str, Array, Array, f64, Option<f64>, Option<Array>, Option<usize>);
 
 /// Bytes of every logit of some rows that are copied back at the same time.
 const HELD: usize = 64 << 20;
+/// Rows that a thread decides before it asks for more: some tens of microseconds.
+const ROWS_AT_ONCE: usize = 4;
 
 fn problem((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_>) -> Result<Problem> {
     let dtype = named_dtype("hidden", dtype)?;
@@ -90,11 +95,10 @@ struct Decision<'a, 'py> {
 }
 
 impl Decision<'_, '_> {
-    /// What is found of all rows, or of some with every logit.
-    fn read(&self, plans: &[Plan], some: Option<&[usize]>) -> Outcome<Vec<farspan_core::draw::Found>> {
+    /// What is found of all rows, or of some with every logit, of which `own` are the plans.
+    fn read(&self, own: &[Plan], some: Option<&[usize]>) -> Outcome<(FoundLayout, PyBackedBytes)> {
         let place = self.memory.place()?;
-        let own: Vec<Plan> = some.map_or_else(|| plans.to_vec(), |rows| rows.iter().map(|&row| plans[row]).collect());
-        let wants = FoundWants::of(&own, self.samples, some.is_some());
+        let wants = FoundWants::of(own, self.samples, some.is_some());
         let layout = FoundLayout::new(self.problem, own.len(), wants)?;
         let bytes = unembed::found_workspace(self.problem, own.len(), wants, &place.device().limits())?;
         let (workspace, out) = (workspace(self.memory, bytes)?, self.memory.allocate(layout.bytes())?);
@@ -116,7 +120,8 @@ impl Decision<'_, '_> {
                 workspace,
             )?;
         }
-        Ok(layout.read(&self.memory.download(out, layout.bytes())?, &own)?)
+        let found = self.memory.download(out, layout.bytes())?;
+        Ok((layout, found))
     }
 }
 
@@ -145,19 +150,33 @@ pub(crate) fn cuda_decide<'py>(
         let plans = plans(Some(&host), Some(&settings), rows, exist);
         let samples = settings.samples;
         let decision = Decision { memory: &memory, problem: &problem, drawn: self::draws(drawn)?, changes, samples };
-        let mut undecided = Vec::new();
-        for (row, found) in decision.read(&plans, None)?.iter().enumerate() {
-            if results.row(row, &plans[row], found).is_err() {
-                undecided.push(row);
-            }
-        }
+        let (layout, found) = decision.read(&plans, None)?;
+        let undecided = decide(&mut results, &plans, &layout, &found)?;
         for rows in undecided.chunks((HELD / (8 * exist).max(1)).max(1)) {
-            for (&row, found) in rows.iter().zip(&decision.read(&plans, Some(rows))?) {
+            let own: Vec<Plan> = rows.iter().map(|&row| plans[row]).collect();
+            let (layout, found) = decision.read(&own, Some(rows))?;
+            for (&row, found) in rows.iter().zip(&layout.read(&found, &own)?) {
                 results.whole_row(row, &plans[row], found);
             }
         }
         Ok(())
     })
+}
+
+/// Decides all rows from what was found of them, some at a time on each thread; gives those that are left undecided.
+fn decide(results: &mut Results, plans: &[Plan], layout: &FoundLayout, found: &[u8]) -> Outcome<Vec<usize>> {
+    let undecided = Mutex::new(Vec::new());
+    for_each(results.parts(ROWS_AT_ONCE), |(first, mut part)| {
+        for at in 0..part.rows() {
+            let row = first + at;
+            if part.row(at, &plans[row], &layout.row(found, row, &plans[row])).is_err() {
+                undecided.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+            }
+        }
+    })?;
+    let mut undecided = undecided.into_inner().unwrap_or_else(PoisonError::into_inner);
+    undecided.sort_unstable();
+    Ok(undecided)
 }
 
 /// How many tokens exist; a `valid_vocab` that does not fit is refused when the problem is checked.
