@@ -68,7 +68,9 @@ impl Description {
         }
         let (major, minor) = (self.architecture / 10, self.architecture % 10);
         let given = format!("{}, of compute capability {major}.{minor}", self.name);
-        Err(backend("device", "a GPU of compute capability 8.0 or newer (A100, RTX 30 and later)", given))
+        let expected = "a GPU of compute capability 8.0 or newer (A100, RTX 30 and later; on others torch alone \
+                        computes, by farspan.reference and backend='reference')";
+        Err(backend("device", expected, given))
     }
 }
 
