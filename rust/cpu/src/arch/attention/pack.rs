@@ -168,24 +168,72 @@ unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L
     unsafe { if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) } }
 }
 
-/// Widens a row; zeros follow up to the next multiple of [`LANES`].
+/// Widens the first row; zeros follow up to the next multiple of [`LANES`].
 ///
 /// # Safety
 /// As [`Lanes`]; the row must exist and `out` be valid for its numbers rounded up to [`LANES`].
 #[inline(always)]
-pub(super) unsafe fn widen<L: Lanes>(rows: &Rows, row: usize, out: *mut f32) {
+pub(super) unsafe fn widen<L: Lanes>(rows: &Rows, out: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe { widen_rows::<L>(rows, 0..1, out, 0, &Ahead::NONE) }
+}
+
+/// Widens some rows, each to `width` numbers behind the one before. The rows of `ahead` are fetched meanwhile.
+///
+/// # Safety
+/// As [`Lanes`]; the rows must exist and `out` be valid for them, each rounded up to [`LANES`].
+#[inline(always)]
+pub(super) unsafe fn widen_rows<L: Lanes>(
+    rows: &Rows,
+    which: Range<usize>,
+    out: *mut f32,
+    width: usize,
+    ahead: &Ahead,
+) {
     // SAFETY: the caller's.
     unsafe {
-        let skip = rows.offset(row);
         match rows.start {
-            Start::F32(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
-            Start::Bf16(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
-            Start::F16(start) => widen_row::<L, _>(start.add(skip), rows.dim, out),
+            Start::F32(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
+            Start::Bf16(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
+            Start::F16(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
         }
     }
 }
 
-/// [`widen`] of one type.
+/// [`widen_rows`] of one type: a loop for rows that are evenly spaced, and one for those that are not.
+///
+/// # Safety
+/// As [`widen_rows`].
+#[inline(always)]
+unsafe fn widen_rows_of<L: Lanes, E: Element>(
+    start: *const E,
+    rows: &Rows,
+    which: Range<usize>,
+    out: *mut f32,
+    width: usize,
+    ahead: &Ahead,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match rows.place {
+            Place::Even(stride, _) => {
+                let start = start.add(which.start * stride);
+                for row in 0..which.len() {
+                    ahead.fetch::<L>(row);
+                    widen_row::<L, _>(start.add(row * stride), rows.dim, out.add(row * width));
+                }
+            }
+            Place::Spread(offsets) => {
+                for (row, offset) in offsets[which].iter().enumerate() {
+                    ahead.fetch::<L>(row);
+                    widen_row::<L, _>(start.add(*offset), rows.dim, out.add(row * width));
+                }
+            }
+        }
+    }
+}
+
+/// Widens one row of one type.
 ///
 /// # Safety
 /// As [`widen`].

@@ -1,6 +1,6 @@
 //! A few queries against one chunk of keys and values that are read once, from where the caller has them.
 
-use super::pack::{Ahead, Turns, panel, widen};
+use super::pack::{Ahead, Turns, panel, widen_rows};
 use super::product::{Columns, extend, is_row_spoilt, scores};
 use super::scores::{Chunk, State, weigh};
 use super::source::Rows;
@@ -214,11 +214,7 @@ unsafe fn pass<L: Machine>(
         unsafe {
             let behind = first + STEP;
             let ahead = if behind < keys.end { Ahead::new(values, behind) } else { next };
-            for row in 0..count {
-                ahead.fetch::<L>(row);
-                let place = room.values[row * width..].as_mut_ptr();
-                widen::<L>(values, first + row, place);
-            }
+            widen_rows::<L>(values, first..first + count, room.values.as_mut_ptr(), width, &ahead);
             let columns = Columns { start: room.values.as_ptr(), step: width, panel: LANES };
             let mut at = first;
             for (index, (tile, partial)) in tiles.iter().zip(out.iter_mut()).enumerate() {

@@ -153,7 +153,7 @@ macro_rules! compile {
             $(#[target_feature(enable = $feature)])?
             unsafe fn widen(rows: &Rows, out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { pack::widen::<$machine>(rows, 0, out.as_mut_ptr()) }
+                unsafe { pack::widen::<$machine>(rows, out.as_mut_ptr()) }
             }
 
             $(#[target_feature(enable = $feature)])?
