@@ -55,7 +55,8 @@ said! {
     a_driver_that_finds_no_gpu: [("FAKE_CUDA_FAIL", "cuInit=100")]
         => ["device: expected an NVIDIA GPU", "FAKE_ERROR_100"];
     no_gpu_is_visible: [("FAKE_CUDA_DEVICES", "0")] => ["CUDA_VISIBLE_DEVICES", "none visible"];
-    a_gpu_that_is_too_old: [("FAKE_CUDA_CAPABILITY", "75")] => ["8.0 or newer", "farspan.reference", "Fake 0, of compute capability 7.5"];
+    a_gpu_that_is_too_old: [("FAKE_CUDA_CAPABILITY", "75")]
+        => ["8.0 or newer", "farspan.reference", "Fake 0, of compute capability 7.5"];
     a_forked_process: [("FAKE_CUDA_FAIL", "cuDevicePrimaryCtxRetain=3")] => ["forked", "spawn"];
     no_memory_for_the_context: [("FAKE_CUDA_FAIL", "cuDevicePrimaryCtxRetain=2")]
         => ["device memory: expected", "smaller"];
