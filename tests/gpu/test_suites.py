@@ -10,7 +10,11 @@ from property.test_sampler_property import run, test_settings_are_their_definiti
 from property.test_unembed_property import test_unembedding_is_its_definition
 from support.on_gpu import gpu_kernels
 from support.sampler_cases import Case
-from unit.test_determinism import test_a_draw_does_not_change_with_its_batch, test_a_prefill_row_is_the_decode_step
+from unit.test_determinism import (
+    test_a_draw_does_not_change_with_its_batch,
+    test_a_prefill_row_is_the_decode_step,
+    test_keys_in_pages_change_no_bit,
+)
 from unit.test_noise import test_the_far_tail_has_64_bits, test_the_kernels_noise_is_the_reference
 
 import farspan
@@ -19,6 +23,7 @@ __all__ = [
     "test_a_draw_does_not_change_with_its_batch",
     "test_a_prefill_row_is_the_decode_step",
     "test_attention_is_its_definition",
+    "test_keys_in_pages_change_no_bit",
     "test_settings_are_their_definition",
     "test_the_far_tail_has_64_bits",
     "test_the_kernels_noise_is_the_reference",
