@@ -117,7 +117,7 @@ def lint_steps() -> list[Step]:
 
 def compiler() -> dict[str, str]:
     """Where NVRTC is, for the test that compiles every CUDA kernel; it comes with torch."""
-    from farspan._cuda_libs import find_nvrtc
+    from farspan._backend.nvrtc import find_nvrtc
 
     found = find_nvrtc()
     if found.path is None:

@@ -23,7 +23,7 @@ import torch
 from cases import Case, attention_cases, generate_cases, unembedding_cases
 
 import farspan
-from farspan._cuda_status import cuda_status
+from farspan._backend.compiler import cuda_status
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 

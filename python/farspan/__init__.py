@@ -9,18 +9,19 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from farspan._backend.threads import get_num_threads, set_num_threads
 from farspan._errors import ArgumentError, BackendError, CheckpointError, DtypeError, Error
-from farspan._threads import get_num_threads, set_num_threads
 from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
-from farspan.parallel import VocabularyShard, vocabulary_ranges
+from farspan.parallel.vocabulary import VocabularyShard, vocabulary_ranges
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
 from farspan.verify import Verified, verify
 
 if TYPE_CHECKING:
-    from farspan import positions, reference, reference_sampler
+    from farspan import positions, reference
     from farspan.embedded import load_embedded
     from farspan.model import Cache, Completion, Config, Transformer
+    from farspan.reference import sampler as reference_sampler
 
 try:
     __version__ = version("farspan")
@@ -33,11 +34,13 @@ _LAZY = {
     "Config": "farspan.model",
     "Transformer": "farspan.model",
     "load_embedded": "farspan.embedded",
-    "positions": "",
-    "reference": "",
-    "reference_sampler": "",
+    "positions": "farspan",
+    "reference": "farspan",
+    "reference_sampler": "farspan.reference",
 }
-"""Names that need torch, and the modules that have them; a name without a module is one itself."""
+"""Names that need torch, and the packages that have them."""
+_MODULES = {"positions": "positions", "reference": "reference", "reference_sampler": "sampler"}
+"""Those of them that are modules, and what these are called there."""
 
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
@@ -51,14 +54,16 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'farspan' has no attribute {name!r}")
     try:
-        module = importlib.import_module(_LAZY[name] or f"farspan.{name}")
+        if name in _MODULES:
+            value: Any = importlib.import_module(f"{_LAZY[name]}.{_MODULES[name]}")
+        else:
+            value = getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("farspan"):
             raise
         raise BackendError(
             f"farspan.{name}: expected {missing.name} to be installed, given no such module"
         ) from missing
-    value = getattr(module, name) if _LAZY[name] else module
     globals()[name] = value
     return value
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from farspan import _arrays, _kernels
+from farspan._backend import arrays, cpu
 from farspan._errors import ArgumentError, DtypeError, message
 
 
@@ -145,9 +145,9 @@ def attention(
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
     kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.
     """
-    dtype = _arrays.large("query", query)
-    _arrays.large_like("key", key, "query", query)
-    _arrays.large_like("value", value, "query", query)
+    dtype = arrays.large("query", query)
+    arrays.large_like("key", key, "query", query)
+    arrays.large_like("value", value, "query", query)
     hooks = hook_arguments(
         query, causal=causal, window=window, keep_first=keep_first, scale=scale, softcap=softcap, sink=sink,
         key_bias=key_bias, distance_bias=distance_bias, query_scale=query_scale, rotary=rotary,
@@ -155,7 +155,7 @@ def attention(
         query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
     if isinstance(query, np.ndarray):
-        output, lse = _kernels.attention(dtype, *(_kernels.bits(x) for x in (query, key, value)), *hooks)
+        output, lse = cpu.attention(dtype, *(cpu.bits(x) for x in (query, key, value)), *hooks)
         output = output.view(query.dtype)
     else:
         from farspan import ops
@@ -188,7 +188,7 @@ def hook_arguments(
     if block_table is not None:
         if key_offsets is not None:
             raise ArgumentError(
-                message("key_offsets", "None, as there is a block_table", _arrays.describe(key_offsets))
+                message("key_offsets", "None, as there is a block_table", arrays.describe(key_offsets))
             )
     elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
@@ -198,20 +198,20 @@ def hook_arguments(
         bool(causal),
         left,
         right,
-        _arrays.count("keep_first", keep_first),
-        None if scale is None else _arrays.number("scale", scale),
-        None if softcap is None else _arrays.number("softcap", softcap),
-        _arrays.small("sink", sink, query),
-        _arrays.small("key_bias", key_bias, query),
-        _arrays.small("query_scale", query_scale, query),
+        arrays.count("keep_first", keep_first),
+        None if scale is None else arrays.number("scale", scale),
+        None if softcap is None else arrays.number("softcap", softcap),
+        arrays.small("sink", sink, query),
+        arrays.small("key_bias", key_bias, query),
+        arrays.small("query_scale", query_scale, query),
         *((None, 0) if distance_bias is None else _distance_bias(distance_bias, query)),
         *(_NO_ROTARY if rotary is None else _rotary(rotary, query)),
-        _arrays.small("query_positions", query_positions, query),
-        _arrays.small("key_positions", key_positions, query),
-        _arrays.small("key_lengths", key_lengths, query),
-        _arrays.small("query_offsets", query_offsets, query),
-        _arrays.small("key_offsets", key_offsets, query),
-        _arrays.small("block_table", block_table, query),
+        arrays.small("query_positions", query_positions, query),
+        arrays.small("key_positions", key_positions, query),
+        arrays.small("key_lengths", key_lengths, query),
+        arrays.small("query_offsets", query_offsets, query),
+        arrays.small("key_offsets", key_offsets, query),
+        arrays.small("block_table", block_table, query),
     )
 
 
@@ -222,9 +222,9 @@ def _window(window: Any) -> tuple[int | None, int | None]:
     if isinstance(window, (tuple, list)):
         if len(window) != 2:
             raise ArgumentError(message("window", "an integer, or a pair (left, right)", window))
-        left, right = (None if bound is None else _arrays.count("window", bound) for bound in window)
+        left, right = (None if bound is None else arrays.count("window", bound) for bound in window)
         return left, right
-    length = _arrays.index("window", window)
+    length = arrays.index("window", window)
     if not 1 <= length <= 2**62:
         raise ArgumentError(message("window", "at least 1 key, the query's own", length))
     return length - 1, 0
@@ -232,26 +232,26 @@ def _window(window: Any) -> tuple[int | None, int | None]:
 
 def _distance_bias(bias: Any, query: Any) -> tuple[Any, ...]:
     if not isinstance(bias, DistanceBias):
-        raise DtypeError(message("distance_bias", "a farspan.DistanceBias", _arrays.describe(bias)))
-    minimum = _arrays.index("minimum", bias.minimum)
+        raise DtypeError(message("distance_bias", "a farspan.DistanceBias", arrays.describe(bias)))
+    minimum = arrays.index("minimum", bias.minimum)
     if not -(2**62) <= minimum <= 2**62:
         raise ArgumentError(message("minimum", "a distance of at most 2**62", minimum))
-    return _arrays.small("distance_bias", bias.table, query), minimum
+    return arrays.small("distance_bias", bias.table, query), minimum
 
 
 def _rotary(rotary: Any, query: Any) -> tuple[Any, ...]:
     if not isinstance(rotary, Rotary):
-        raise DtypeError(message("rotary", "a farspan.Rotary", _arrays.describe(rotary)))
-    border = None if rotary.border is None else _arrays.number("border", rotary.border)
+        raise DtypeError(message("rotary", "a farspan.Rotary", arrays.describe(rotary)))
+    border = None if rotary.border is None else arrays.number("border", rotary.border)
     if border is not None and math.isnan(border):
         raise ArgumentError(message("border", "a distance", border))
     return (
-        _arrays.small("inv_freq", rotary.inv_freq, query),
-        _arrays.number("magnitude", rotary.magnitude),
+        arrays.small("inv_freq", rotary.inv_freq, query),
+        arrays.number("magnitude", rotary.magnitude),
         bool(rotary.interleaved),
         border,
-        _arrays.small("far_query_positions", rotary.far_query_positions, query),
-        _arrays.small("far_key_positions", rotary.far_key_positions, query),
+        arrays.small("far_query_positions", rotary.far_query_positions, query),
+        arrays.small("far_key_positions", rotary.far_key_positions, query),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from farspan import _arrays, _kernels
+from farspan._backend import arrays, cpu
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -27,11 +27,11 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    dtype = _arrays.large("x", x)
-    weight_dtype = _arrays.large_like("weight", weight, "x", x, any_float=True)
-    bias = _arrays.small("bias", bias, x)
+    dtype = arrays.large("x", x)
+    weight_dtype = arrays.large_like("weight", weight, "x", x, any_float=True)
+    bias = arrays.small("bias", bias, x)
     if isinstance(x, np.ndarray):
-        return _kernels.linear(dtype, weight_dtype, _kernels.bits(x), _kernels.bits(weight), bias).view(x.dtype)
+        return cpu.linear(dtype, weight_dtype, cpu.bits(x), cpu.bits(weight), bias).view(x.dtype)
     from farspan import ops
 
     return ops.linear(x, weight, bias)

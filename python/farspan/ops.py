@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from farspan import _cuda, _kernels
-from farspan._arrays import dtype_name
-from farspan._cuda_status import warn_of_cache
-from farspan._device import GpuMemory
+from farspan._backend import cpu, gpu
+from farspan._backend.arrays import dtype_name
+from farspan._backend.compiler import warn_of_cache
+from farspan._backend.memory import GpuMemory
+from farspan._backend.settings import Settings
 from farspan._errors import BackendError, DtypeError, message
-from farspan._settings import Settings
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
 _HALVES = (torch.bfloat16, torch.float16)
 _RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
 _SAMPLE, _SCORE = (
-    "(" + ", ".join(f"Tensor {name}" for name in kinds) + ")" for kinds in (_kernels.SAMPLE_KINDS, _kernels.SCORE_KINDS)
+    "(" + ", ".join(f"Tensor {name}" for name in kinds) + ")" for kinds in (cpu.SAMPLE_KINDS, cpu.SCORE_KINDS)
 )
 _SETTINGS = (
     "str order='hf', Tensor? reals=None, Tensor? counts=None, Tensor? history_ids=None, Tensor? history_offsets=None, "
@@ -129,16 +129,16 @@ def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tu
     for i, name in _TENSOR_HOOKS:
         if arrays[i] is not None:
             arrays[i] = _small(name, arrays[i])
-    output, lse = _kernels.attention(dtype_name(query), _large(query), _large(key), _large(value), *arrays)
+    output, lse = cpu.attention(dtype_name(query), _large(query), _large(key), _large(value), *arrays)
     return _tensor(output, query), torch.from_numpy(lse)
 
 
 def _attention_cuda(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    return _cuda.attention(GpuMemory(query), dtype_name(query), query, key, value, *_completed(hooks))
+    return gpu.attention(GpuMemory(query), dtype_name(query), query, key, value, *_completed(hooks))
 
 
 def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    shape, lse_shape = _kernels.attention_shapes(query, key, value, _completed(hooks))
+    shape, lse_shape = cpu.attention_shapes(query, key, value, _completed(hooks))
     return query.new_empty(shape), query.new_empty(lse_shape, dtype=torch.float32)
 
 
@@ -155,7 +155,7 @@ attention = _register(
 
 def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     names = dtype_name(x), dtype_name(weight)
-    return _tensor(_kernels.linear(*names, _large(x), _large(weight), _small("bias", bias)), x)
+    return _tensor(cpu.linear(*names, _large(x), _large(weight), _small("bias", bias)), x)
 
 
 def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -181,12 +181,12 @@ def _rules(
 
 
 def _greedy_cpu(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    fields = _kernels.greedy(dtype_name(hidden), _large(hidden), _large(weight), _rules(*rules))
+    fields = cpu.greedy(dtype_name(hidden), _large(hidden), _large(weight), _rules(*rules))
     return tuple(map(torch.from_numpy, fields))
 
 
 def _greedy_cuda(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    return _cuda.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, _cuda_rules(rules))
+    return gpu.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, _cuda_rules(rules))
 
 
 def _cuda_rules(rules: tuple[Any, ...]) -> Any:
@@ -203,7 +203,7 @@ def _sample_cpu(
     hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
-    fields = _kernels.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, *_rules_and_settings(rest))
+    fields = cpu.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, *_rules_and_settings(rest))
     return tuple(map(torch.from_numpy, fields))
 
 
@@ -212,44 +212,44 @@ def _sample_cuda(
 ) -> tuple[Tensor, ...]:
     rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
     draws = (seed, position, stream, temperature)
-    return _cuda.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, rules, settings)
+    return gpu.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, rules, settings)
 
 
 def _ranks_cuda(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Any:
     rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
     drawn = (token, logit, known)
-    return _cuda.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, rules, settings)
+    return gpu.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, rules, settings)
 
 
 def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
     drawn = (token.numpy(), logit.numpy(), known.numpy())
     arrays = dtype_name(hidden), _large(hidden), _large(weight)
-    return torch.from_numpy(_kernels.ranks(*arrays, drawn, *_rules_and_settings(rest)))
+    return torch.from_numpy(cpu.ranks(*arrays, drawn, *_rules_and_settings(rest)))
 
 
 def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     rules, top = _rules(*rest[:_RULES_LENGTH]), _top_of(rest)
-    fields = _kernels.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), rules, top)
+    fields = cpu.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), rules, top)
     return tuple(map(torch.from_numpy, fields))
 
 
 def _score_cuda(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     rules, top = _cuda_rules(rest[:_RULES_LENGTH]), _top_of(rest)
-    return _cuda.score(GpuMemory(hidden), dtype_name(hidden), hidden, weight, targets, rules, top)
+    return gpu.score(GpuMemory(hidden), dtype_name(hidden), hidden, weight, targets, rules, top)
 
 
 def _top_cuda(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
-    return _cuda.top(GpuMemory(hidden), dtype_name(hidden), hidden, weight, k, _cuda_rules(rules))
+    return gpu.top(GpuMemory(hidden), dtype_name(hidden), hidden, weight, k, _cuda_rules(rules))
 
 
 def _top_cpu(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
-    fields = _kernels.top(dtype_name(hidden), _large(hidden), _large(weight), k, _rules(*rules))
+    fields = cpu.top(dtype_name(hidden), _large(hidden), _large(weight), k, _rules(*rules))
     return tuple(map(torch.from_numpy, fields))
 
 
 def _score_fake(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    shapes = _kernels.score_shapes(tuple(hidden.shape[:-1]), _top_of(rest))
-    return _new(hidden, shapes, _kernels.SCORE_KINDS)
+    shapes = cpu.score_shapes(tuple(hidden.shape[:-1]), _top_of(rest))
+    return _new(hidden, shapes, cpu.SCORE_KINDS)
 
 
 def _top_of(rest: tuple[Any, ...]) -> int:
@@ -270,8 +270,8 @@ def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tens
 
 def _sample_fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     settings = Settings(*arguments[_DRAWS_LENGTH + _RULES_LENGTH :])
-    shapes = _kernels.sample_shapes(tuple(hidden.shape[:-1]), settings.samples, settings.top)
-    return _new(hidden, shapes, _kernels.SAMPLE_KINDS)
+    shapes = cpu.sample_shapes(tuple(hidden.shape[:-1]), settings.samples, settings.top)
+    return _new(hidden, shapes, cpu.SAMPLE_KINDS)
 
 
 _DRAWS_LENGTH, _RULES_LENGTH = 4, 4

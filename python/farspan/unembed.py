@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from farspan import _arrays, _kernels, _shards
+from farspan._backend import arrays, cpu
+from farspan._backend.settings import collect
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
-from farspan._settings import collect
-from farspan.parallel import VocabularyShard
+from farspan.parallel import exchange
+from farspan.parallel.vocabulary import VocabularyShard
 
 __all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
 
@@ -59,7 +60,7 @@ def greedy(
             valid_vocab=valid_vocab, shard=shard,
         )  # fmt: skip
     if isinstance(hidden, np.ndarray):
-        return _sampled(_kernels.greedy(dtype, _kernels.bits(hidden), _kernels.bits(weight), rules))
+        return _sampled(cpu.greedy(dtype, cpu.bits(hidden), cpu.bits(weight), rules))
     from farspan import ops
 
     return _sampled(ops.greedy(hidden, weight, *rules))
@@ -151,10 +152,10 @@ def sample(
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
     draws = (
-        _arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
-        _arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
-        _arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
-        _arrays.per_row("temperature", temperature, hidden, rows, integer=False),
+        arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
+        arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
+        arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
+        arrays.per_row("temperature", temperature, hidden, rows, integer=False),
     )
     settings = collect(
         hidden, order=order, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical, epsilon=epsilon, eta=eta,
@@ -166,14 +167,14 @@ def sample(
     )  # fmt: skip
     if shard is not None:
         if not isinstance(shard, VocabularyShard):
-            raise DtypeError(message("shard", "a farspan.VocabularyShard", _arrays.describe(shard)))
-        sharded = _shards.Draw(dtype, hidden, weight, draws, rules, settings, shard)
-        fields = _shards.like(sharded.fields(), hidden)
-        return _sampled(fields, settings.top, lambda *drawn: _shards.like((sharded.ranks(*drawn),), hidden)[0])
+            raise DtypeError(message("shard", "a farspan.VocabularyShard", arrays.describe(shard)))
+        sharded = exchange.Draw(dtype, hidden, weight, draws, rules, settings, shard)
+        fields = exchange.like(sharded.fields(), hidden)
+        return _sampled(fields, settings.top, lambda *drawn: exchange.like((sharded.ranks(*drawn),), hidden)[0])
     if isinstance(hidden, np.ndarray):
-        problem = (dtype, _kernels.bits(hidden), _kernels.bits(weight))
-        fields = _kernels.sample(*problem, draws, rules, settings)
-        return _sampled(fields, settings.top, lambda *drawn: _kernels.ranks(*problem, drawn, rules, settings))
+        problem = (dtype, cpu.bits(hidden), cpu.bits(weight))
+        fields = cpu.sample(*problem, draws, rules, settings)
+        return _sampled(fields, settings.top, lambda *drawn: cpu.ranks(*problem, drawn, rules, settings))
     from farspan import ops
 
     fields = ops.sample(hidden, weight, *draws, *rules, *settings)
@@ -223,10 +224,10 @@ def score(
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     exist = weight.shape[0] if valid_vocab is None else rules[3]
-    targets = _arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
-    top = _arrays.count("top", top)
+    targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
+    top = arrays.count("top", top)
     if isinstance(hidden, np.ndarray):
-        fields = _kernels.score(dtype, _kernels.bits(hidden), _kernels.bits(weight), targets, rules, top)
+        fields = cpu.score(dtype, cpu.bits(hidden), cpu.bits(weight), targets, rules, top)
     else:
         from farspan import ops
 
@@ -260,11 +261,11 @@ def top(
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    k, exist = (_arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3])
+    k, exist = (arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3])
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
     if isinstance(hidden, np.ndarray):
-        return Top(*_kernels.top(dtype, _kernels.bits(hidden), _kernels.bits(weight), k, rules))
+        return Top(*cpu.top(dtype, cpu.bits(hidden), cpu.bits(weight), k, rules))
     from farspan import ops
 
     return Top(*ops.top(hidden, weight, k, *rules))
@@ -272,20 +273,20 @@ def top(
 
 def _check(hidden: Any, weight: Any) -> str:
     """The two large inputs; gives the name of their dtype."""
-    dtype = _arrays.large("hidden", hidden)
+    dtype = arrays.large("hidden", hidden)
     if hidden.ndim == 0:
-        _arrays.rank("hidden", hidden, "[..., dim]")
-    _arrays.large_like("weight", weight, "hidden", hidden)
-    _arrays.rank("weight", weight, "[vocab, dim]")
+        arrays.rank("hidden", hidden, "[..., dim]")
+    arrays.large_like("weight", weight, "hidden", hidden)
+    arrays.rank("weight", weight, "[vocab, dim]")
     return dtype
 
 
 def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Any:
     return (
-        _arrays.number("scale", scale),
-        None if softcap is None else _arrays.number("softcap", softcap),
-        _arrays.small("bias", bias, hidden),
-        None if valid_vocab is None else _arrays.count("valid_vocab", valid_vocab),
+        arrays.number("scale", scale),
+        None if softcap is None else arrays.number("softcap", softcap),
+        arrays.small("bias", bias, hidden),
+        None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
     )
 
 

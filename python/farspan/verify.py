@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from farspan import _arrays
+from farspan._backend import arrays
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan.unembed import sample
 
@@ -52,8 +52,8 @@ def verify(
 
     Source: coupling by Gumbel noise, Daliri, Musco and Suresh 2024 (arXiv 2408.07978).
     """
-    _arrays.large("hidden", hidden)
-    _arrays.rank("hidden", hidden, "[rows, drafts + 1, dim]")
+    arrays.large("hidden", hidden)
+    arrays.rank("hidden", hidden, "[rows, drafts + 1, dim]")
     for name in ("samples", "top"):
         if name in settings:
             raise ArgumentError(
@@ -61,11 +61,11 @@ def verify(
             )
     rows, places = hidden.shape[:2]
     draft = _draft(draft_tokens, hidden)
-    first = _arrays.per_row("position", position, hidden, (rows,), integer=True, high=2**32).reshape(-1, 1)
+    first = arrays.per_row("position", position, hidden, (rows,), integer=True, high=2**32).reshape(-1, 1)
     if isinstance(hidden, np.ndarray):
         positions = np.broadcast_to(first + np.arange(places), (rows, places))
     else:
-        positions = (first + _arrays.small("position", np.arange(places), hidden)).expand(rows, places)
+        positions = (first + arrays.small("position", np.arange(places), hidden)).expand(rows, places)
     spread = {name: _per_place(name, x, draft) for name, x in settings.items() if x is not None}
     seed, stream = _spread(seed, places), _spread(stream, places)
     own = sample(hidden, weight, seed=seed, position=positions, stream=stream, **spread).token
@@ -81,9 +81,9 @@ def agreement(own: Any, draft: Any) -> Any:
 
 
 def _draft(draft_tokens: Any, hidden: Any) -> Any:
-    draft = _arrays.small("draft_tokens", draft_tokens, hidden)
-    if _arrays.dtype_name(draft) not in ("int32", "int64") and 0 not in draft.shape:
-        raise DtypeError(message("draft_tokens", "int32 or int64", _arrays.describe(draft)))
+    draft = arrays.small("draft_tokens", draft_tokens, hidden)
+    if arrays.dtype_name(draft) not in ("int32", "int64") and 0 not in draft.shape:
+        raise DtypeError(message("draft_tokens", "int32 or int64", arrays.describe(draft)))
     expected = (hidden.shape[0], hidden.shape[1] - 1)
     if tuple(draft.shape) != expected:
         given = f"{list(draft.shape)} beside hidden {list(hidden.shape)}"
@@ -112,7 +112,7 @@ def _per_place(name: str, x: Any, draft: Any) -> Any:
 def _spans(name: str, lists: Any, rows: int) -> list[Any]:
     """The columns of ragged lists, then the span of each row."""
     if not isinstance(lists, (tuple, list)) or len(lists) < 2:
-        raise DtypeError(message(name, "(ids [total], offsets [rows + 1])", _arrays.describe(lists)))
+        raise DtypeError(message(name, "(ids [total], offsets [rows + 1])", arrays.describe(lists)))
     *columns, offsets = map(_numpy, lists)
     ends = offsets.tolist()
     total = len(columns[0])
@@ -129,7 +129,7 @@ def _spread(x: Any, places: int) -> Any:
 
 
 def _numpy(x: Any) -> np.ndarray:
-    return x.cpu().numpy() if _arrays.is_tensor(x) else np.asarray(x)
+    return x.cpu().numpy() if arrays.is_tensor(x) else np.asarray(x)
 
 
 for _public in (Verified, verify):

@@ -10,8 +10,9 @@ from support.models import VOCAB, ids, small_model
 
 import farspan
 from farspan import positions as P
-from farspan.model import Completion, graphs
-from farspan.model.graphs import CudaGraphs
+from farspan.model import Completion
+from farspan.model.generation import graphs
+from farspan.model.generation.graphs import CudaGraphs
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # how a capture that fails is told
 

@@ -10,8 +10,8 @@ from support.emulated import HostMemory, emulator, library
 from support.models import ids, small_model
 
 import farspan
-from farspan import _cuda
-from farspan._settings import NOTHING
+from farspan._backend import gpu
+from farspan._backend.settings import NOTHING
 from farspan.testing import assert_same_bits
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -68,7 +68,7 @@ def test_float32_draws_have_the_bits_of_the_emulator() -> None:
     draws = (*(torch.tensor(x) for x in (7, 1, 2)), torch.tensor(0.7))
     found = torch.ops.farspan.sample(hidden, weight, *(x.cuda() for x in draws))
     arrays = (hidden.cpu().numpy(), weight.cpu().numpy(), tuple(x.numpy() for x in draws), (1.0, None, None, None))
-    expected = _cuda.sample(HostMemory(emulator()), "float32", *arrays, NOTHING)
+    expected = gpu.sample(HostMemory(emulator()), "float32", *arrays, NOTHING)
     for one, other in zip(found, expected, strict=True):
         assert_same_bits(one.cpu(), other, "a field of the draw")
 

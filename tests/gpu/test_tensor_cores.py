@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from farspan import _core
-from farspan._device import GpuMemory
+from farspan._backend.memory import GpuMemory
 
 TILES, ROWS, COLUMNS, DEPTH = 64, 16, 8, 16
 

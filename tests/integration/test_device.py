@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import farspan
 from farspan import _core, ops
 from farspan import positions as P
-from farspan._settings import COUNTS, REALS, collect
+from farspan._backend.settings import COUNTS, REALS, collect
 from farspan.model import Transformer
 from farspan.model.kernels import DeviceKernels
 

@@ -13,8 +13,8 @@ from support.models import VOCAB, ids, small_model
 import farspan
 from farspan import positions as P
 from farspan.model import Completion, Transformer
-from farspan.model.draft import ModelDrafter
-from farspan.model.settings import Drawing
+from farspan.model.generation.draft import ModelDrafter
+from farspan.model.generation.drawing import Drawing
 
 PROMPTS = [ids(1, 11)[0].tolist(), [3, 1, 4, 1, 5] * 6, ids(1, 40, seed=2)[0].tolist(), [7]]
 SETTINGS: list[dict[str, Any]] = [

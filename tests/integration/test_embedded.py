@@ -9,8 +9,8 @@ import torch
 
 import farspan
 from farspan.embedded import FOLDER
-from farspan.lab import data
-from farspan.lab.embedded import CONFIG
+from farspan.lab.embedded import data
+from farspan.lab.embedded.make import CONFIG
 from farspan.lab.measure import measure
 
 CARD = (FOLDER / "CARD.md").read_text()

@@ -18,10 +18,11 @@ import farspan
 from farspan import ops
 from farspan import positions as P
 from farspan.attention import hook_arguments
-from farspan.model import Completion, Transformer, graphs, kernels, passes, staging
+from farspan.model import Completion, Transformer, kernels, passes, staging
+from farspan.model.generation import graphs
+from farspan.model.generation.drawing import Drawing
+from farspan.model.generation.steps import Steps
 from farspan.model.kernels import DeviceKernels
-from farspan.model.settings import Drawing
-from farspan.model.steps import Steps
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # how a capture that fails is told
 

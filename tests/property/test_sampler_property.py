@@ -21,12 +21,13 @@ from support.emulated import emulated_kernels
 from support.sampler_cases import Case, sampler_cases
 
 import farspan
-from farspan import _core, reference, reference_sampler
+from farspan import _core, reference
+from farspan.reference import sampler
 from farspan.testing import assert_close, assert_same_bits
 
 BORDER, LEAD, EQUAL = 2e-5, 1e-4, 1e-5
 THRESHOLDS = ("top_p", "min_p", "typical", "epsilon", "eta", "top_h", "top_n_sigma", "xtc_threshold")
-OFF = reference_sampler.RowSettings(xtc_threshold=-1.0)
+OFF = sampler.RowSettings(xtc_threshold=-1.0)
 
 
 def of_kind(value: Any, kind: str) -> Any:
@@ -72,25 +73,25 @@ class Truth:
         keys = [torch.as_tensor(settings.pop(name)) for name in ("seed", "position", "stream")]
         self.temperature = torch.as_tensor(settings["temperature"]).double().expand(rows)
         changes = {name: value for name, value in settings.items() if name != "temperature"}
-        self.logits = reference_sampler.changed_rows(torch.from_numpy(case.logits), changes)
+        self.logits = sampler.changed_rows(torch.from_numpy(case.logits), changes)
         self.clear = np.zeros((rows, self.samples), bool)
-        per_row = reference_sampler._row_settings(settings, rows)
+        per_row = sampler._row_settings(settings, rows)
         for row, own in enumerate(per_row):
             for i in range(self.samples):
                 key = [int(x[row]) for x in keys]
                 key[2] = (key[2] + i) % 2**32
                 self.clear[row, i] = self._clear(self.logits[row], own, *key)
 
-    def _clear(self, l: torch.Tensor, own: reference_sampler.RowSettings, *key: int) -> bool:
+    def _clear(self, l: torch.Tensor, own: sampler.RowSettings, *key: int) -> bool:
         if own.temperature == 0 or not l.isfinite().any():
             return True
         draw = dict(zip(("seed", "position", "stream"), key, strict=True))
-        kept = reference_sampler.kept(l, own, **draw)
+        kept = sampler.kept(l, own, **draw)
         for sign in (-1, 1):
             used = [(name, getattr(own, name)) for name in THRESHOLDS if getattr(own, name) != getattr(OFF, name)]
             moved = [replace(own, **{name: value * (1 + sign * BORDER)}) for name, value in used]
-            others = [reference_sampler.kept(l, other, **draw) for other in moved]
-            others.append(reference_sampler.kept(l * (1 + sign * BORDER / 20), own, **draw))
+            others = [sampler.kept(l, other, **draw) for other in moved]
+            others.append(sampler.kept(l * (1 + sign * BORDER / 20), own, **draw))
             if any(not torch.equal(kept, other) for other in others):
                 return False
         g = torch.from_numpy(reference.noise(*key[:2], key[2], np.arange(len(l))))

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from farspan import _core, _cuda, _kernels
-from farspan._device import GpuMemory
+from farspan import _core
+from farspan._backend import cpu, gpu
+from farspan._backend.memory import GpuMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libfarspan_cuda_emulator.so"
@@ -70,7 +71,7 @@ def guarded(x: np.ndarray) -> tuple[int, Any]:
 
 
 class HostMemory:
-    """A `farspan._device.Memory` of the emulator. A kernel that reads behind an input ends the process."""
+    """A `farspan._backend.memory.Memory` of the emulator. A kernel that reads behind an input ends the process."""
 
     def __init__(self, place: Any) -> None:
         self.place = place
@@ -133,9 +134,9 @@ def emulated_kernels() -> Iterator[None]:
         pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
 
     def on_emulator(name: str) -> Any:
-        operation = getattr(_cuda, name)
+        operation = getattr(gpu, name)
         return lambda *arguments: operation(HostMemory(emulator()), *arguments)
 
     names = ("attention", "greedy", "sample", "ranks", "score", "top")
-    with mock.patch.multiple(_kernels, **{name: on_emulator(name) for name in names}):
+    with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in names}):
         yield

@@ -10,8 +10,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from farspan import _cuda, _kernels
-from farspan._device import GpuMemory
+from farspan._backend import cpu, gpu
+from farspan._backend.memory import GpuMemory
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -20,7 +20,7 @@ def reason() -> str | None:
     """Why nothing runs on a GPU here, or None."""
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no GPU"
-    from farspan._cuda_status import cuda_status
+    from farspan._backend.compiler import cuda_status
 
     found: str | None = cuda_status()["reason"]
     return found
@@ -47,7 +47,7 @@ def gpu_kernels() -> Iterator[None]:
     """Every operation that has CUDA kernels runs on the first GPU."""
 
     def there(name: str) -> Any:
-        operation = getattr(_cuda, name)
+        operation = getattr(gpu, name)
 
         def call(dtype: str, *arguments: Any) -> Any:
             on_gpu = [_there(x, dtype) for x in arguments]
@@ -56,5 +56,5 @@ def gpu_kernels() -> Iterator[None]:
         return call
 
     names = ("attention", "greedy", "sample", "ranks", "score", "top")
-    with mock.patch.multiple(_kernels, **{name: there(name) for name in names}):
+    with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
         yield

@@ -36,7 +36,7 @@ def _refused(*arguments: Any) -> Any:
 
 
 class ReplayedPython:
-    """A `Recorder` of `farspan.model.graphs`. Results lie where the first lay until another is replayed."""
+    """A `Recorder` of `farspan.model.generation.graphs`. Results lie where the first lay until another is replayed."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from farspan import BackendError, _core, cache_command
-from farspan._cuda_libs import find_nvrtc
-from farspan._cuda_status import cuda_status
+from farspan import BackendError, _core
+from farspan._backend.compiler import cuda_status
+from farspan._backend.nvrtc import find_nvrtc
+from farspan.cli import cache
 
 
 @pytest.fixture
@@ -25,15 +26,15 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 def test_info_and_clear(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / ("0" * 64 + ".cubin")).write_bytes(b"x" * 1000)
     (folder / "mine.txt").write_text("mine")
-    cache_command.print_info(as_json=True)
+    cache.print_info(as_json=True)
     known = json.loads(printed(capsys))
     assert (known["folder"], known["kernels"], known["bytes"]) == (str(folder), 1, 1000)
-    cache_command.print_info(as_json=False)
+    cache.print_info(as_json=False)
     assert str(folder) in printed(capsys)
-    cache_command.clear(as_json=True)
+    cache.clear(as_json=True)
     assert json.loads(printed(capsys)) == {"removed": 1}
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
-    cache_command.clear(as_json=False)
+    cache.clear(as_json=False)
     assert printed(capsys) == "0 kernels removed\n"
 
 
@@ -50,7 +51,7 @@ def test_warm_without_a_gpu_asks_for_architectures(folder: Path) -> None:
     if cuda_status()["devices"]:
         pytest.skip("this machine has a GPU")
     with pytest.raises(BackendError, match=r"architectures: expected .* such as 90"):
-        cache_command.warm([], as_json=True)
+        cache.warm([], as_json=True)
 
 
 def test_status_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan import _cuda_libs
-from farspan._cuda_libs import find_nvrtc
+from farspan._backend import nvrtc
+from farspan._backend.nvrtc import find_nvrtc
 
 
 def library(folder: Path, name: str) -> str:
@@ -27,8 +27,8 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     packages = tmp_path / "site-packages"
     monkeypatch.setattr(sysconfig, "get_path", lambda kind: str(packages))
     monkeypatch.setattr(sys, "path", [])
-    monkeypatch.setattr(_cuda_libs, "_loaded", lambda: iter([]))
-    monkeypatch.setattr(_cuda_libs, "_LOADER_NAMES", ())
+    monkeypatch.setattr(nvrtc, "_loaded", lambda: iter([]))
+    monkeypatch.setattr(nvrtc, "_LOADER_NAMES", ())
     return packages
 
 
@@ -50,10 +50,10 @@ def test_the_order_of_the_places(nowhere: Path, monkeypatch: pytest.MonkeyPatch,
     for folder in (toolkit / "lib64", conda / "lib", nvidia / "cuda_nvrtc" / "lib", nvidia / "cu13" / "lib"):
         path = library(folder, "libnvrtc.so.12")
         assert find_nvrtc().path == path, "each comes before those above it"
-    monkeypatch.setattr(_cuda_libs, "_loaded", lambda: iter(["/torch/libnvrtc.so.12"]))
+    monkeypatch.setattr(nvrtc, "_loaded", lambda: iter(["/torch/libnvrtc.so.12"]))
     assert find_nvrtc().path == "/torch/libnvrtc.so.12"
     monkeypatch.setenv("FARSPAN_NVRTC", "/mine/libnvrtc.so")
-    assert find_nvrtc() == _cuda_libs.Search("/mine/libnvrtc.so", ("FARSPAN_NVRTC=/mine/libnvrtc.so",))
+    assert find_nvrtc() == nvrtc.Search("/mine/libnvrtc.so", ("FARSPAN_NVRTC=/mine/libnvrtc.so",))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_library_of_this_process_is_found(monkeypatch: pytest.MonkeyPatch, tmp
     path = tmp_path / "libnvrtc.so.13"
     source = "int nvrtc;"
     subprocess.run(["cc", "-shared", "-x", "c", "-", "-o", str(path)], input=source, text=True, check=True)
-    load, look = f"import ctypes; ctypes.CDLL({str(path)!r})", "from farspan._cuda_libs import find_nvrtc"
+    load, look = f"import ctypes; ctypes.CDLL({str(path)!r})", "from farspan._backend.nvrtc import find_nvrtc"
     code = f"{load}\n{look}\nprint(find_nvrtc().path)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(path)

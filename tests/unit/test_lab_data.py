@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan._errors import BackendError, CheckpointError, Error
-from farspan.lab import data
-from farspan.lab.byte_tokenizer import byte_tokenizer_json
+from farspan.lab.embedded import data
+from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
 from farspan.tokenizer import ByteTokenizer, FolderTokenizer, TextStream, load_tokenizer
 
 

@@ -13,9 +13,10 @@ import torch
 from farspan import reference
 from farspan._errors import ArgumentError
 from farspan.lab import measure as measuring
-from farspan.lab import report, schemes
+from farspan.lab import schemes
 from farspan.lab.measure import measure, window_ends
-from farspan.lab.report import Subject
+from farspan.lab.report import files
+from farspan.lab.report.files import Subject
 from farspan.lab.schemes import Reach
 from farspan.model import Config, Transformer
 from farspan.positions import RoPE, YaRN
@@ -176,7 +177,7 @@ def test_an_unknown_scheme_is_an_error_that_lists_the_known() -> None:
 
 
 def test_what_is_compared_is_known_and_has_a_look() -> None:
-    from farspan.lab import plot
+    from farspan.lab.report import plot
 
     assert set(schemes.COMPARED) <= set(schemes.NAMES) == set(plot._LOOKS)
     assert len(set(plot._LOOKS.values())) >= len(plot._LOOKS) - 1  # "own" may look like "rope"
@@ -189,7 +190,7 @@ def test_what_is_compared_is_known_and_has_a_look() -> None:
 def test_files(by: str, model: Transformer, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = measure(model, TOKENS, [16, 32], {"rope": RoPE(), "yarn": YaRN(4, 16)}, by=by, windows=3)
-    paths = report.write(result, SUBJECT, tmp_path / "deep" / "out")
+    paths = files.write(result, SUBJECT, tmp_path / "deep" / "out")
     assert [path.name for path in paths] == ["loss.json", "loss.csv", "loss.png"]
     document = json.loads(paths[0].read_text())
     assert (document["model"], document["trained_length"], document["by"]) == ("a model", 16, by)
@@ -203,7 +204,7 @@ def test_files(by: str, model: Transformer, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["nats_per_token"]) for row in rows] == [p["nats_per_token"] for p in document["points"]]
     assert paths[2].read_bytes().startswith(b"\x89PNG")
-    table = report.table(result, SUBJECT).splitlines()
+    table = files.table(result, SUBJECT).splitlines()
     assert len(table) == 3
     assert table[0].startswith("bits per byte")
 
@@ -211,7 +212,7 @@ def test_files(by: str, model: Transformer, tmp_path: Path) -> None:
 def test_json_has_no_nan(model: Transformer, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = measure(model, TOKENS, [16], {"rope": RoPE()}, windows=1)
-    path, *_ = report.write(result, SUBJECT, tmp_path)
+    path, *_ = files.write(result, SUBJECT, tmp_path)
     (point,) = json.loads(path.read_text(), parse_constant=pytest.fail)["points"]
     assert point["standard_error"] is None
 
@@ -219,6 +220,6 @@ def test_json_has_no_nan(model: Transformer, tmp_path: Path) -> None:
 def test_tokens_of_several_bytes_are_drawn_in_nats_and_also_told_in_bits_per_byte(model: Transformer) -> None:
     result = measure(model, TOKENS, [16], {"rope": RoPE()}, windows=2)
     subject = Subject("a model", "a text", 16, 4.0, {})
-    (point,) = report.as_dict(result, subject)["points"]
+    (point,) = files.as_dict(result, subject)["points"]
     assert subject.unit == "nats per token"
     assert point["bits_per_byte"] == pytest.approx(point["nats_per_token"] / math.log(2) / 4)

@@ -11,8 +11,8 @@ import torch
 
 from farspan import reference
 from farspan._errors import ArgumentError
-from farspan.lab import data, embedded
 from farspan.lab.eager import EagerLlama, weights_of
+from farspan.lab.embedded import data, make
 from farspan.lab.train import Progress, Recipe, draw_windows, held_out_loss, train
 from farspan.model import Config, Transformer, checkpoint
 
@@ -78,12 +78,12 @@ def test_held_out_loss_is_the_mean_over_consecutive_windows() -> None:
 
 
 def test_the_script_writes_a_folder_that_loads_and_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "CONFIG", CONFIG)
+    monkeypatch.setattr(make, "CONFIG", CONFIG)
     monkeypatch.setattr(data, "training_text", lambda: bytes(TEXT.tolist()))
     monkeypatch.setattr(data, "held_out_text", lambda: bytes(TEXT.tolist())[:100])
-    monkeypatch.setattr(embedded, "SAVE_EVERY_SECONDS", 0.0)  # a checkpoint after every step
+    monkeypatch.setattr(make, "SAVE_EVERY_SECONDS", 0.0)  # a checkpoint after every step
     threads = torch.get_num_threads()
-    embedded.main(["--out", str(tmp_path), "--steps", "3", "--threads", str(threads), "--seed", "5"])
+    make.main(["--out", str(tmp_path), "--steps", "3", "--threads", str(threads), "--seed", "5"])
     model = Transformer.from_pretrained(tmp_path, dtype="float32", backend="reference")
     assert model.config.max_position_embeddings == 32
     card = (tmp_path / "CARD.md").read_text()

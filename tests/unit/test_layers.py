@@ -13,24 +13,17 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("lab",),
-    ("sampler_options",),
-    ("option_values",),
-    ("info", "cache_command"),
     ("embedded",),
     ("model",),
     ("positions",),
     ("verify",),
     ("attention", "linear", "unembed"),
     ("ops", "reference"),
-    ("_shards", "_cuda"),
-    ("_kernels",),
-    ("_settings", "_device"),
-    ("_cuda_status",),
-    ("_threads", "parallel"),
-    ("_arrays", "_core", "_cuda_libs", "_results", "testing", "tokenizer"),
+    ("parallel",),
+    ("_backend",),
+    ("_core", "_results", "testing", "tokenizer"),
     ("_errors",),
 )
-TOGETHER = {"reference_sampler": "reference"}  # the definitions, in two files
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
@@ -47,13 +40,11 @@ def imported(path: Path) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        parts = (name.split(".")[1] for name in names if name.startswith("farspan."))
-        yield from (TOGETHER.get(part, part) for part in parts)
+        yield from (name.split(".")[1] for name in names if name.startswith("farspan."))
 
 
 def part_of(path: Path) -> str:
-    part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    return TOGETHER.get(part, part)
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def test_every_module_has_a_layer() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from farspan.embedded import load_embedded
-from farspan.lab import data
+from farspan.lab.embedded import data
 from farspan.model import Transformer
 from farspan.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 

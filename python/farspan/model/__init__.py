@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.model.cache import Cache
 from farspan.model.config import Config
-from farspan.model.generate import Completion
+from farspan.model.generation.generate import Completion
 from farspan.model.transformer import Transformer
 
 __all__ = ["Cache", "Completion", "Config", "Transformer"]

@@ -95,10 +95,10 @@ class ArrayKernels:
     an object serves one forward pass, or the passes of one `generate`, between which nobody changes weights."""
 
     def __init__(self) -> None:
-        from farspan import _kernels, _threads
+        from farspan._backend import cpu, threads
 
-        _threads.follow_torch()
-        self._backend = _kernels
+        threads.follow_torch()
+        self._backend = cpu
         self._weights: dict[nn.Module, tuple[Any, ...]] = {}
         self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from farspan import reference
-from farspan._cuda_status import cuda_status
+from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.arguments import check_ids, unknown_id
 from farspan.model.cache import Cache
 from farspan.model.config import DTYPES, Config
-from farspan.model.generate import Completion, Streamer, generate
+from farspan.model.generation.generate import Completion, Streamer, generate
 from farspan.model.kernels import ArrayKernels, DeviceKernels, TensorKernels, activation_dtype
 from farspan.model.layers import Block, Linear, Norm
 from farspan.model.passes import Pass, plan_pass

@@ -1,0 +1,132 @@
+"""The operations of `_kernels` over memory of a CUDA device: outputs are allocated, `_core.cuda_*` has them filled.
+
+Large inputs are arrays of the device. An address says nothing of who holds the memory: every array that is described
+stays in a variable until the call is made. Where nothing but seed, position, stream and temperature is set, nothing
+waits for the device; other settings are decided on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from farspan import _core
+from farspan._backend import cpu
+from farspan._backend.arrays import dtype_name
+from farspan._backend.memory import Memory
+from farspan._backend.settings import Settings
+
+Rules = tuple[float, float | None, Any, int | None]
+"""scale, softcap, bias, valid_vocab."""
+
+
+def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, *hooks: Any) -> tuple[Any, Any]:
+    """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
+    shape, lse_shape = cpu.attention_shapes(query, key, value, hooks)
+    output, lse = memory.empty(shape, dtype), memory.empty(lse_shape, "float32")
+    if cpu.is_ragged(hooks):  # offsets are not read here: a row that no sequence covers sees nothing
+        output[...], lse[...] = 0, -math.inf
+    large = (memory.describe(x) for x in (output, lse, query, key, value))
+    described = (_typed(memory, x) if hasattr(x, "shape") else x for x in hooks)
+    _core.cuda_attention(memory, dtype, *large, *described)
+    return output, lse
+
+
+def _typed(memory: Memory, x: Any) -> tuple[Any, ...]:
+    return (*memory.describe(x), dtype_name(x))
+
+
+def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
+    """The fields of `farspan.Sample`."""
+    return _drawn(memory, dtype, hidden, weight, None, rules)
+
+
+def sample(
+    memory: Memory, dtype: str, hidden: Any, weight: Any, draws: tuple[Any, ...], rules: Rules, settings: Settings
+) -> tuple[Any, ...]:
+    """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
+    if settings.reals is None:
+        return _drawn(memory, dtype, hidden, weight, draws, rules)
+    leading, rows = _rows(hidden)
+    kinds = ("int64", "int64", "int64", "float32")
+    on_device = [_spread(memory.take(x, kind), rows.shape[0]) for x, kind in zip(draws, kinds, strict=True)]
+    on_host = [cpu.column(memory.host(x), rows.shape[0]) for x in draws]
+    out = cpu.sample_fields(leading, settings.samples, settings.top)
+    _core.cuda_decide(
+        memory,
+        _problem(memory, dtype, rows, weight, rules),
+        [memory.describe(x) for x in on_device],
+        on_host,
+        Settings(*(memory.host(x) for x in settings)),
+        [x.reshape(-1) for x in out],
+    )
+    return tuple(memory.take(x, kind) for x, kind in zip(out, cpu.SAMPLE_KINDS.values(), strict=True))
+
+
+def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Any, rules: Rules) -> tuple[Any, ...]:
+    leading, rows = _rows(hidden)
+    shapes = zip(cpu.sample_shapes(leading, 1, 0), cpu.SAMPLE_KINDS.values(), strict=True)
+    out = tuple(memory.empty(shape, kind) for shape, kind in shapes)
+    spread = None if draws is None else [_spread(x, rows.shape[0]) for x in draws]
+    described = None if spread is None else [memory.describe(x) for x in spread]
+    _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
+    return out
+
+
+def ranks(
+    memory: Memory, dtype: str, hidden: Any, weight: Any, drawn: tuple[Any, ...], rules: Rules, settings: Settings
+) -> Any:
+    """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
+    _, rows = _rows(hidden)
+    token, logit, known = drawn
+    out = memory.empty(tuple(known.shape), "int64")
+    out[...] = known
+    given = Settings(*(memory.host(x) for x in settings)) if settings.reals is not None else None
+    addresses = _addresses(memory, (token, logit, out))
+    _core.cuda_rank(memory, _problem(memory, dtype, rows, weight, rules), given, addresses)
+    return out
+
+
+def score(
+    memory: Memory, dtype: str, hidden: Any, weight: Any, targets: Any, rules: Rules, top: int
+) -> tuple[Any, ...]:
+    """The fields of `farspan.Score`."""
+    leading, rows = _rows(hidden)
+    shapes = zip(cpu.score_shapes(leading, top), cpu.SCORE_KINDS.values(), strict=True)
+    out = tuple(memory.empty(shape, kind) for shape, kind in shapes)
+    spread = _spread(targets, rows.shape[0])
+    problem = _problem(memory, dtype, rows, weight, rules)
+    _core.cuda_score(memory, problem, memory.describe(spread), top, _addresses(memory, out))
+    return out
+
+
+def top(memory: Memory, dtype: str, hidden: Any, weight: Any, k: int, rules: Rules) -> tuple[Any, ...]:
+    """The fields of `farspan.Top`."""
+    leading, rows = _rows(hidden)
+    token, logit = memory.empty((*leading, k), "int64"), memory.empty((*leading, k), "float32")
+    out = (token, logit, memory.empty(leading, "float32"))
+    _core.cuda_top(memory, _problem(memory, dtype, rows, weight, rules), k, _addresses(memory, out))
+    return out
+
+
+def _rows(hidden: Any) -> tuple[tuple[int, ...], Any]:
+    leading = tuple(hidden.shape[:-1])
+    return leading, hidden.reshape(math.prod(leading), hidden.shape[-1])
+
+
+def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
+    scale, softcap, bias, valid_vocab = rules
+    described = None if bias is None else memory.describe(bias)
+    return dtype, memory.describe(rows), memory.describe(weight), scale, softcap, described, valid_vocab
+
+
+def _spread(x: Any, rows: int) -> Any:
+    """A setting of one entry or one per row as `[rows]`."""
+    flat = x.reshape(-1)
+    if x.ndim:
+        return flat
+    return flat[[0] * rows] if not hasattr(flat, "expand") else flat.expand(rows)
+
+
+def _addresses(memory: Memory, arrays: tuple[Any, ...]) -> list[int]:
+    return [memory.describe(x)[0] for x in arrays]

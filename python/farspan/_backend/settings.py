@@ -1,0 +1,161 @@
+"""The sampler settings of `farspan.sample` as the backends take them: a few arrays of one entry per row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from farspan._backend import arrays
+from farspan._errors import ArgumentError, DtypeError, message
+
+ORDERS = ("hf", "vllm", "sglang", "llamacpp")
+"""Whose chain of cuts is followed."""
+
+REALS = {
+    "top_p": 1.0, "min_p": 0.0, "typical": 1.0, "epsilon": 0.0, "eta": 0.0, "top_h": 1.0, "top_n_sigma": 0.0,
+    "xtc_probability": 0.0, "xtc_threshold": 0.1, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
+    "presence_penalty": 0.0, "dry_multiplier": 0.0, "dry_base": 1.75,
+}  # fmt: skip
+"""Real settings and what turns them off, in the order of the rows of `Settings.reals`."""
+
+COUNTS = {"top_k": 0, "min_keep": 1, "no_repeat_ngram": 0, "dry_allowed_length": 2}
+"""Whole-numbered settings, in the order of the rows of `Settings.counts`."""
+
+MAX_TOP = 128
+"""The longest list of most likely tokens."""
+
+
+class Settings(NamedTuple):
+    """Arrays of the kind of `hidden`; None where a list is not given. The order is that of the torch operators."""
+
+    order: str = "hf"
+    reals: Any = None
+    """float32 `[len(REALS), rows]`; None when no setting does anything."""
+    counts: Any = None
+    """int64 `[len(COUNTS), rows]`"""
+    history_ids: Any = None
+    history_offsets: Any = None
+    prompt_lengths: Any = None
+    bias_ids: Any = None
+    bias_values: Any = None
+    bias_offsets: Any = None
+    banned_ids: Any = None
+    banned_offsets: Any = None
+    allowed_ids: Any = None
+    allowed_offsets: Any = None
+    mask: Any = None
+    """int32 `[rows, words]`"""
+    top: int = 0
+    samples: int = 1
+
+
+NOTHING = Settings()
+"""One draw of the whole distribution."""
+
+
+def collect(
+    hidden: Any, *, order: Any, history: Any, prompt_lengths: Any, logit_bias: Any, banned: Any, allowed: Any,
+    mask: Any, top: Any, samples: Any, **per_row: Any,
+) -> Settings:  # fmt: skip
+    """The settings of a call, `NOTHING` when none of them does anything. They lie on the host, where those of rows on
+    a GPU are decided, wherever they came from."""
+    if order not in ORDERS:
+        wrong = ArgumentError if isinstance(order, str) else DtypeError
+        raise wrong(message("order", " or ".join(map(repr, ORDERS)), repr(order)))
+    top, samples = arrays.count("top", top), arrays.count("samples", samples)
+    if top > MAX_TOP:
+        raise ArgumentError(message("top", f"0 to {MAX_TOP}", top))
+    given = (history, prompt_lengths, logit_bias, banned, allowed, mask)
+    off = all(type(x) in (int, float) and x == (REALS | COUNTS)[name] for name, x in per_row.items())
+    if off and top == 0 and samples == 1 and all(x is None for x in given):
+        return NOTHING
+    if _on_gpu(hidden):
+        history, prompt_lengths, logit_bias, banned, allowed, mask = map(_to_host, given)
+        per_row = {name: _to_host(x) for name, x in per_row.items()}
+        hidden = hidden.new_empty((*hidden.shape[:-1], 0), device="cpu")  # of its kind and rows
+    rows = hidden.shape[:-1]
+    reals = [arrays.per_row(name, per_row[name], hidden, rows, integer=False) for name in REALS]
+    counts = [arrays.per_row(name, per_row[name], hidden, rows, integer=True, high=2**63) for name in COUNTS]
+    return Settings(
+        order,
+        _table(hidden, reals),
+        _table(hidden, counts),
+        *_lists("history", history, hidden),
+        _integers("prompt_lengths", prompt_lengths, hidden),
+        *_biases(logit_bias, hidden),
+        *_lists("banned", banned, hidden),
+        *_lists("allowed", allowed, hidden),
+        _mask(mask, hidden, math.prod(rows)),
+        top,
+        samples,
+    )
+
+
+def _on_gpu(x: Any) -> bool:
+    return arrays.is_tensor(x) and x.device.type == "cuda"
+
+
+def _to_host(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(map(_to_host, x))
+    return x.cpu() if _on_gpu(x) else x
+
+
+def _table(hidden: Any, settings: list[Any]) -> Any:
+    """One row for each setting."""
+    rows = math.prod(hidden.shape[:-1])
+    if isinstance(hidden, np.ndarray):
+        return np.stack([np.broadcast_to(x.reshape(-1), (rows,)) for x in settings])
+    import torch
+
+    return torch.stack([x.reshape(-1).expand(rows) for x in settings])
+
+
+def _lists(name: str, lists: Any, hidden: Any) -> tuple[Any, Any]:
+    if lists is None:
+        return None, None
+    if not (isinstance(lists, (tuple, list)) and len(lists) == 2):
+        raise DtypeError(message(name, "(ids [total], offsets [rows + 1])", arrays.describe(lists)))
+    ids, offsets = (_integers(name, x, hidden) for x in lists)
+    return ids, offsets
+
+
+def _biases(logit_bias: Any, hidden: Any) -> tuple[Any, Any, Any]:
+    if logit_bias is None:
+        return None, None, None
+    if not (isinstance(logit_bias, (tuple, list)) and len(logit_bias) == 3):
+        expected = "(ids [total], values [total], offsets [rows + 1])"
+        raise DtypeError(message("logit_bias", expected, arrays.describe(logit_bias)))
+    ids, values, offsets = logit_bias
+    values = arrays.small("logit_bias", values, hidden)
+    if arrays.dtype_name(values) not in ("float32", "float64", "int32", "int64") or values.ndim != 1:
+        raise DtypeError(message("logit_bias", "float32 values [total]", arrays.describe(values)))
+    values = values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()
+    return _integers("logit_bias", ids, hidden), values, _integers("logit_bias", offsets, hidden)
+
+
+def _integers(name: str, x: Any, hidden: Any) -> Any:
+    """int64 `[n]`."""
+    if x is None:
+        return None
+    x = arrays.small(name, x, hidden)
+    if arrays.dtype_name(x) not in ("int32", "int64") and 0 not in x.shape:
+        raise DtypeError(message(name, "int32 or int64", arrays.describe(x)))
+    x = x.reshape(-1) if x.ndim == 0 else x
+    arrays.rank(name, x, "[n]")
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x, np.int64)
+    return x.long().contiguous()
+
+
+def _mask(mask: Any, hidden: Any, rows: int) -> Any:
+    if mask is None:
+        return None
+    mask = arrays.small("mask", mask, hidden)
+    if arrays.dtype_name(mask) != "int32":
+        raise DtypeError(message("mask", "packed int32 words", arrays.describe(mask)))
+    if mask.ndim != 2 or mask.shape[0] != rows:
+        raise ArgumentError(message("mask", f"shape [{rows}, words], one row of words per row", list(mask.shape)))
+    return np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask.contiguous()

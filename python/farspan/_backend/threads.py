@@ -1,0 +1,44 @@
+"""How many threads an operation uses: what the caller set, else torch's number, else what the CPU offers."""
+
+from __future__ import annotations
+
+import sys
+
+from farspan import _core
+from farspan._backend.arrays import index
+from farspan._errors import ArgumentError, message
+
+MAX_THREADS = 1024
+
+_chosen = False  # by set_num_threads: from then on torch's number no longer counts
+_followed = 0  # torch's number at the last call
+
+
+def set_num_threads(n: int) -> None:
+    """Use n threads in every following call of any operation. Results never change with n.
+
+    Without it farspan follows `torch.get_num_threads()` where torch is imported, else uses the CPUs that it may run on.
+    """
+    global _chosen
+    n = index("n", n)
+    if not 1 <= n <= MAX_THREADS:
+        raise ArgumentError(message("n", f"1 to {MAX_THREADS} threads", n))
+    _core.set_num_threads(n)
+    _chosen = True
+
+
+def get_num_threads() -> int:
+    """The number of threads that the next call uses."""
+    follow_torch()
+    return _core.num_threads()
+
+
+def follow_torch() -> None:
+    """Take over torch's thread count, unless the caller has set one."""
+    global _followed
+    if _chosen:
+        return
+    current = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if current is not None and (n := min(current(), MAX_THREADS)) != _followed:
+        _core.set_num_threads(n)
+        _followed = n

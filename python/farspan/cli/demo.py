@@ -1,0 +1,119 @@
+"""`farspan demo`: what farspan is about, on the model that comes with it, in under two minutes on two cores.
+
+1. Text streams from the model. 2. The same seed gives the same text alone and in a batch. 3. Tokens per second, beside
+an eager torch loop over the same weights. 4. How far the model reaches past its trained length, as a picture.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from farspan.cli.generate import prompt_ids, stream_completion
+from farspan.cli.measure import measure_schemes
+from farspan.lab import schemes
+from farspan.lab.eager import EagerLlama, weights_of
+from farspan.lab.report import files
+from farspan.lab.subject import LoadedModel, load_model, load_text
+from farspan.model import checkpoint
+
+PROMPT = 'class Stack:\n    """A last-in, first-out container."""\n\n    def '
+OTHER_PROMPTS = ("import os\n", "def main(", "#")
+TEMPERATURE = 0.55
+SEED = 5
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+WINDOWS = 24
+SPEED_TOKENS, ROUNDS = 128, 5
+
+
+def demo(out: Path) -> None:
+    """Run the four parts, print what they show, and write the measurement to `out`."""
+    started = time.monotonic()
+    loaded = load_model(None)
+    _show_text(loaded)
+    _show_seeds(loaded)
+    _show_speed(loaded)
+    _show_reach(loaded, out)
+    print(f"\nthe whole demo took {time.monotonic() - started:.0f} s")
+
+
+def _show_text(loaded: LoadedModel) -> None:
+    count = sum(weight.numel() for weight in loaded.model.parameters())
+    _headline("1", f"text, byte by byte, from the embedded model ({count / 1e6:.1f} million parameters)")
+    _print_now(PROMPT)
+    stream_completion(loaded, PROMPT, 240, TEMPERATURE, SEED, _print_now)
+    print()
+
+
+def _show_seeds(loaded: LoadedModel) -> None:
+    _headline("2", "a seed's text does not depend on the batch it is drawn in")
+    prompts = [prompt_ids(loaded, text) for text in (*OTHER_PROMPTS[:2], PROMPT, *OTHER_PROMPTS[2:])]
+    draw = partial(loaded.model.generate, max_new_tokens=64, temperature=TEMPERATURE, stop=())
+    (alone,) = draw([prompts[2]], seed=[SEED])
+    together = draw(prompts, seed=[101, 102, SEED, 103])[2]
+    same = alone.tokens == together.tokens
+    print(f"alone:             {_excerpt(loaded, alone.tokens)}")
+    print(f"third of a batch:  {_excerpt(loaded, together.tokens)}")
+    print("all 64 tokens are the same" if same else "THE TEXTS DIFFER: please report this")
+
+
+def _show_speed(loaded: LoadedModel) -> None:
+    tokens, rounds = SPEED_TOKENS, ROUNDS
+    _headline(
+        "3", f"speed: one sequence, {tokens} tokens, {torch.get_num_threads()} threads, median of {rounds} rounds"
+    )
+    ids = prompt_ids(loaded, PROMPT)
+    eager = EagerLlama(weights_of(checkpoint.named_tensors(loaded.model), loaded.model.dtype), loaded.model.config)
+
+    def ours(count: int) -> None:
+        loaded.model.generate([ids], max_new_tokens=count, temperature=TEMPERATURE, seed=SEED, stop=())
+
+    def plain(count: int) -> None:
+        eager.generate(torch.tensor([ids]), count, TEMPERATURE, SEED)
+
+    speeds: dict[str, list[float]] = {"farspan": [], "eager torch": []}
+    for warm_up in (ours, plain):
+        warm_up(8)
+    for _ in range(rounds):
+        for name, run in (("farspan", ours), ("eager torch", plain)):
+            speeds[name].append(tokens / _seconds(run, tokens))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, value in medians.items():
+        print(f"{name:<14}{value:8.0f} tokens/s")
+    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
+    print(f"farspan is {statistics.median(ratios):.2f} times as fast as eager torch with a key-value cache")
+
+
+def _show_reach(loaded: LoadedModel, out: Path) -> None:
+    _headline("4", f"held-out loss up to {LENGTHS[-1] // loaded.trained_length} times the trained length")
+    print(f"reading {WINDOWS} windows of each length under {len(schemes.COMPARED)} position schemes ...", flush=True)
+    text = load_text((), loaded.tokenizer)
+    measurement, subject = measure_schemes(loaded, text, schemes.COMPARED, LENGTHS, windows=WINDOWS, targets=32)
+    paths = files.write(measurement, subject, out)
+    print(files.table(measurement, subject))
+    print(f"the picture: {paths[-1]}")
+
+
+def _seconds(run: Callable[[int], None], tokens: int) -> float:
+    started = time.perf_counter()
+    run(tokens)
+    return time.perf_counter() - started
+
+
+def _excerpt(loaded: LoadedModel, tokens: list[int], width: int = 60) -> str:
+    return repr(loaded.tokenizer.decode(tokens))[:width] + " ..."
+
+
+def _headline(number: str, text: str) -> None:
+    print(f"\n{number}. {text}\n" + "-" * 78)
+
+
+def _print_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,104 @@
+"""`farspan info`: versions, processor, threads, and which backend each operation uses and why not the others."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from farspan.lab.machine import processor_name
+
+OPERATIONS = {
+    "attention": "attention",
+    "linear": "linear",
+    "greedy, sample": "sample",
+    "score": "score",
+    "top": "top",
+}
+"""What the operations are called for people, and the function of `farspan._core` that computes them."""
+
+OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplotlib")
+
+
+def info() -> dict[str, Any]:
+    """Everything `farspan info` knows, as one JSON document. Needs numpy alone."""
+    import numpy
+
+    from farspan import __version__
+
+    return {
+        "farspan": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "numpy": numpy.__version__,
+        "packages": {name: _version(name) for name in OPTIONAL_PACKAGES},
+        **_backends(),
+    }
+
+
+def print_info(*, as_json: bool) -> None:
+    """Print what `info` gives, as JSON or in lines for people."""
+    known = info()
+    if as_json:
+        print(json.dumps(known))
+        return
+    print(f"farspan {known['farspan']}, Python {known['python']}, {known['platform']}, numpy {known['numpy']}")
+    found = [f"{name} {number}" for name, number in known["packages"].items() if number]
+    print("packages: " + (", ".join(found) or "none of the optional ones"))
+    absent = [name for name, number in known["packages"].items() if not number]
+    if absent:
+        print("not installed: " + ", ".join(absent))
+    cpu = known["cpu"]
+    print(f"processor: {cpu['name']}, {cpu['threads']} threads in use")
+    for name, state in cpu["instruction_sets"].items():
+        print(f"  {name:<10}{state}")
+    print("operations:")
+    for name, operation in known["operations"].items():
+        print(f"  {name:<16}{operation['backend']}")
+    for device in known["cuda"]["devices"]:
+        print(f"GPU {device['ordinal']}: {device['name']}, {device['memory'] / 2**30:.0f} GiB")
+    print("other backends:")
+    for name, reason in _other_backends(known["cuda"]).items():
+        print(f"  {name:<10}{reason}")
+
+
+def _backends() -> dict[str, Any]:
+    from farspan import _core
+    from farspan._backend.compiler import cuda_status
+
+    used, sets = _core.cpu_info()
+    cuda = cuda_status()
+    states = {name: _state(name, used, available) for name, available in sets}
+    return {
+        "cpu": {"name": processor_name(), "threads": _core.num_threads(), "instruction_sets": states},
+        "operations": {name: {"backend": used} for name, core in OPERATIONS.items() if hasattr(_core, core)},
+        "cuda": cuda,
+        "not_used": {name: state for name, state in states.items() if name != used} | _other_backends(cuda),
+    }
+
+
+def _state(name: str, used: str, available: bool) -> str:
+    if name == used:
+        return "in use"
+    if not available:
+        return "this processor lacks it"
+    return f"FARSPAN_CPU asks for {used}" if os.environ.get("FARSPAN_CPU") else f"{used} is faster here"
+
+
+def _other_backends(cuda: dict[str, Any]) -> dict[str, str]:
+    torch = "torch is installed" if importlib.util.find_spec("torch") else "torch is not installed"
+    return {
+        "cuda": cuda["reason"]
+        or f"for tensors on a GPU: attention and unembedding, by NVRTC {cuda['nvrtc']['version']}",
+        "reference": f"eager torch, for tests and training: Transformer(config, backend='reference'); {torch}",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

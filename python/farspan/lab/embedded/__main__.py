@@ -1,0 +1,4 @@
+from farspan.lab.embedded.make import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measurements as files: JSON, CSV, a picture."""

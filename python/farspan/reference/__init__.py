@@ -1,0 +1,11 @@
+"""The definition of every operation: short eager torch programs, differentiable, in any floating dtype.
+
+Every backend must agree with these under the tolerance table of `farspan.testing`. Here `[T, T]` scores and
+`[rows, vocab]` logits do exist: these programs are for reading, for tests, and for training small models.
+"""
+
+from farspan.reference.attention import attention
+from farspan.reference.noise import noise, philox, unsigned
+from farspan.reference.unembed import greedy, linear, logits, sample, score, top
+
+__all__ = ["attention", "greedy", "linear", "logits", "noise", "philox", "sample", "score", "top", "unsigned"]
