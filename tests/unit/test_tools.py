@@ -1,4 +1,4 @@
-"""The scripts behind `make`: what they count, what they complain about, and that the documents' figures are generated."""
+"""The scripts behind `make`: what they count and complain about, and that the documents' figures are generated."""
 
 from __future__ import annotations
 
