@@ -5,6 +5,7 @@ use crate::arch::unembed::{Kernels, Out, Rule, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::{block_rows, for_each_chunk};
 use crate::{dispatch, threads};
+use farspan_core::array::{Array, FloatArray};
 use farspan_core::{Error, Result};
 use ndarray::ArrayViewMut2;
 use rayon::prelude::*;

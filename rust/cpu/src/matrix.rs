@@ -1,6 +1,7 @@
 //! Matrices of any of the three float types.
 
 use farspan_core::Dtype;
+use farspan_core::array::{Array, FloatArray};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 /// A read-only `[rows, columns]`: columns side by side, rows at any distance (0 where they are all the same).
@@ -25,18 +26,19 @@ pub enum MatrixMut<'a> {
     F16(ArrayViewMut2<'a, u16>),
 }
 
-impl Matrix<'_> {
+impl Array<2> for Matrix<'_> {
     /// `[rows, columns]`.
-    pub fn shape(&self) -> [usize; 2] {
+    fn shape(&self) -> [usize; 2] {
         let (rows, columns) = match self {
             Matrix::F32(array) => array.dim(),
             Matrix::Bf16(array) | Matrix::F16(array) => array.dim(),
         };
         [rows, columns]
     }
+}
 
-    /// The element type.
-    pub fn dtype(&self) -> Dtype {
+impl FloatArray<2> for Matrix<'_> {
+    fn dtype(&self) -> Dtype {
         match self {
             Matrix::F32(_) => Dtype::F32,
             Matrix::Bf16(_) => Dtype::Bf16,

@@ -10,6 +10,7 @@ use crate::arch::element::{Bf16, Element, F16};
 use crate::arch::lanes::{LANES, Lanes};
 use crate::arch::view::View;
 use crate::matrix::Matrix;
+use farspan_core::array::Array;
 use farspan_core::{Error, Result};
 use std::marker::PhantomData;
 
