@@ -42,6 +42,11 @@ pub struct ScoreOut<'a> {
     pub top_logprob: &'a mut [f32],
 }
 
+impl ScoreOut<'_> {
+    /// The fields' names.
+    pub const NAMES: &'static [&'static str] = &["logprob", "rank", "entropy", "lse", "top_token", "top_logprob"];
+}
+
 /// Where [`top`] writes.
 #[derive(Debug)]
 pub struct TopOut<'a> {

@@ -3,9 +3,11 @@
 use crate::failure::{borrow, dtype};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cpu::View;
+use farspan_cpu::matrix::Matrix;
 use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, Ix2, IxDyn};
 use numpy::{
-    Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadwriteArray, PyUntypedArray, PyUntypedArrayMethods,
+    Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1, PyReadwriteArray, PyReadwriteArray1,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 
@@ -234,4 +236,35 @@ impl<'py, D: Dimension> LargeMut<'py, D> {
             Dtype::F16 => LargeMut::F16(readwrite(argument, object)?),
         })
     }
+}
+
+/// A large input of two dimensions, as the backend takes it.
+pub(crate) fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
+    match array {
+        Large::F32(x) => Matrix::F32(x.as_array()),
+        Large::Bf16(x) => Matrix::Bf16(x.as_array()),
+        Large::F16(x) => Matrix::F16(x.as_array()),
+    }
+}
+
+/// float32 `[n]`, or none.
+pub(crate) fn optional_row<'py>(
+    argument: &'static str,
+    object: Option<&Bound<'py, PyAny>>,
+) -> Result<Option<PyReadonlyArray1<'py, f32>>> {
+    object.map(|object| readonly(argument, object)).transpose()
+}
+
+/// int64 numbers that fit 32 bits.
+/// The numbers of a row.
+pub(crate) fn slice<'a, T: Element>(argument: &'static str, row: &'a PyReadonlyArray1<'_, T>) -> Result<&'a [T]> {
+    row.as_slice().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
+
+/// The same, to be written.
+pub(crate) fn slice_mut<'a, T: Element>(
+    argument: &'static str,
+    row: &'a mut PyReadwriteArray1<'_, T>,
+) -> Result<&'a mut [T]> {
+    row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
 }

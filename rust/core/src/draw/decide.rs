@@ -104,7 +104,12 @@ impl Rows<'_> {
 }
 
 /// Draws every row of a call, of which `plans` say how, and writes the results.
-pub fn decide<R: Read>(reader: &mut R, plans: &[Plan], results: &mut Results, valid_vocab: usize) -> Result<(), R::Failure> {
+pub fn decide<R: Read>(
+    reader: &mut R,
+    plans: &[Plan],
+    results: &mut Results,
+    valid_vocab: usize,
+) -> Result<(), R::Failure> {
     let undecided = Mutex::new(Vec::new());
     reader.read_and_decide(Rows { plans, results: results.borrow(), first: 0, undecided: &undecided })?;
     let mut undecided = undecided.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -72,13 +72,7 @@ pub struct Shards<'p, R, F> {
 
 impl<'p, R, F> Shards<'p, R, F> {
     /// `reader` reads `tokens` of rows with these plans, from each of which `samples` tokens are drawn.
-    pub fn new(
-        reader: R,
-        plans: &'p [Plan],
-        samples: usize,
-        tokens: Tokens,
-        gather: &'p mut Gather<'p, F>,
-    ) -> Self {
+    pub fn new(reader: R, plans: &'p [Plan], samples: usize, tokens: Tokens, gather: &'p mut Gather<'p, F>) -> Self {
         Shards { reader, plans, samples, tokens, gather }
     }
 }
@@ -125,13 +119,7 @@ pub fn sum_ranks(known: &mut [i64], counted: &[impl AsRef<[u8]>]) -> Result<()> 
 }
 
 /// One `Found` per row of the whole vocabulary, checked: what arrives from elsewhere is not to be trusted blindly.
-fn join(
-    mut parts: Vec<Part>,
-    plans: &[&Plan],
-    whole: bool,
-    exist: u64,
-    samples: usize,
-) -> Result<Vec<Found>> {
+fn join(mut parts: Vec<Part>, plans: &[&Plan], whole: bool, exist: u64, samples: usize) -> Result<Vec<Found>> {
     parts.sort_by_key(|part| (part.tokens.start, part.tokens.end));
     let mut next = 0;
     let mut joined: Vec<Found> = plans.iter().map(|_| Found::default()).collect();

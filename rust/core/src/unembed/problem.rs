@@ -83,9 +83,10 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The ids of the weight's valid tokens.
+    /// The ids of the weight's valid tokens. Of padding alone there are none, behind the last valid one.
     pub fn range(&self) -> Range<usize> {
-        self.first..self.first + self.count
+        let start = self.first.min(self.valid_vocab);
+        start..start + self.count
     }
 }
 

@@ -4,8 +4,8 @@
 //! order and then segment by segment. Threads take (segment, block of rows) pairs in any order, so neither they nor the
 //! batch have a part in any result.
 
-use crate::arch::unembed::dot::Rows;
 use super::Problem;
+use crate::arch::unembed::dot::Rows;
 use crate::arch::unembed::{Kernels, Rule, kernels};
 use crate::dispatch;
 use crate::product::{CHUNK, block_rows, for_each_chunk};
