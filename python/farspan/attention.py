@@ -127,7 +127,7 @@ def attention(
         key_lengths: `[batch]` integers: how many first keys of each sequence exist.
         query_offsets: `[batch + 1]` integers rising from 0 to total: where the sequences of a ragged batch begin.
         key_offsets: the same for keys.
-        block_table: `[sequences, blocks]` integers, for keys in pages. `key` is `[pages, kv_heads, page_size, dim]` then,
+        block_table: `[sequences, blocks]` integers, for keys in pages: `key` is `[pages, kv_heads, page_size, dim]`,
             and `value` has the same layout. Key j of sequence b is key `j % page_size` of page
             `block_table[b, j // page_size]`. `key_lengths` says how many first keys of each sequence exist; without it
             all `blocks * page_size` do. The table's entries for other keys, and what lies there, have no influence.

@@ -1,7 +1,7 @@
 """The unembedding operations: `greedy`, `sample`, `score` and `top`, one streaming pass over the vocabulary each.
 
-In all of them the logits are `l = softcap * tanh(scale * (hidden @ weight.T) / softcap) + bias`. They are accumulated in
-float32 and never rounded to the inputs' dtype. Ids at or past `valid_vocab` do not exist. Nothing of size rows x
+In all of them the logits are `l = softcap * tanh(scale * (hidden @ weight.T) / softcap) + bias`. They are accumulated
+in float32 and never rounded to the inputs' dtype. Ids at or past `valid_vocab` do not exist. Nothing of size rows x
 vocabulary is written.
 """
 
