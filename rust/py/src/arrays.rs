@@ -2,8 +2,8 @@
 
 use crate::failure::{borrow, dtype};
 use farspan_core::{Dtype, Error, Result};
-use farspan_cpu::View;
 use farspan_cpu::matrix::Matrix;
+use farspan_cpu::{Typed, View, map, of_dtype};
 use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, Ix2, IxDyn};
 use numpy::{
     Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1, PyReadwriteArray, PyReadwriteArray1,
@@ -205,46 +205,30 @@ fn kind(object: &Bound<'_, PyAny>) -> String {
 }
 
 /// One of the large inputs; half types by their bits.
-pub(crate) enum Large<'py, D: Dimension> {
-    F32(PyReadonlyArray<'py, f32, D>),
-    Bf16(PyReadonlyArray<'py, u16, D>),
-    F16(PyReadonlyArray<'py, u16, D>),
-}
-
-impl<'py, D: Dimension> Large<'py, D> {
-    pub(crate) fn new(argument: &'static str, dtype: Dtype, object: &Bound<'py, PyAny>) -> Result<Self> {
-        Ok(match dtype {
-            Dtype::F32 => Large::F32(readonly(argument, object)?),
-            Dtype::Bf16 => Large::Bf16(readonly(argument, object)?),
-            Dtype::F16 => Large::F16(readonly(argument, object)?),
-        })
-    }
-}
+pub(crate) type Large<'py, D> = Typed<PyReadonlyArray<'py, f32, D>, PyReadonlyArray<'py, u16, D>>;
 
 /// An output of the large inputs' element type.
-pub(crate) enum LargeMut<'py, D: Dimension> {
-    F32(PyReadwriteArray<'py, f32, D>),
-    Bf16(PyReadwriteArray<'py, u16, D>),
-    F16(PyReadwriteArray<'py, u16, D>),
+pub(crate) type LargeMut<'py, D> = Typed<PyReadwriteArray<'py, f32, D>, PyReadwriteArray<'py, u16, D>>;
+
+pub(crate) fn large<'py, D: Dimension>(
+    argument: &'static str,
+    dtype: Dtype,
+    object: &Bound<'py, PyAny>,
+) -> Result<Large<'py, D>> {
+    Ok(of_dtype!(dtype => readonly(argument, object)?))
 }
 
-impl<'py, D: Dimension> LargeMut<'py, D> {
-    pub(crate) fn new(argument: &'static str, dtype: Dtype, object: &Bound<'py, PyAny>) -> Result<Self> {
-        Ok(match dtype {
-            Dtype::F32 => LargeMut::F32(readwrite(argument, object)?),
-            Dtype::Bf16 => LargeMut::Bf16(readwrite(argument, object)?),
-            Dtype::F16 => LargeMut::F16(readwrite(argument, object)?),
-        })
-    }
+pub(crate) fn large_mut<'py, D: Dimension>(
+    argument: &'static str,
+    dtype: Dtype,
+    object: &Bound<'py, PyAny>,
+) -> Result<LargeMut<'py, D>> {
+    Ok(of_dtype!(dtype => readwrite(argument, object)?))
 }
 
 /// A large input of two dimensions, as the backend takes it.
 pub(crate) fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
-    match array {
-        Large::F32(x) => Matrix::F32(x.as_array()),
-        Large::Bf16(x) => Matrix::Bf16(x.as_array()),
-        Large::F16(x) => Matrix::F16(x.as_array()),
-    }
+    map!(x in array => x.as_array())
 }
 
 /// float32 `[n]`, or none.
@@ -255,7 +239,6 @@ pub(crate) fn optional_row<'py>(
     object.map(|object| readonly(argument, object)).transpose()
 }
 
-/// int64 numbers that fit 32 bits.
 /// The numbers of a row.
 pub(crate) fn slice<'a, T: Element>(argument: &'static str, row: &'a PyReadonlyArray1<'_, T>) -> Result<&'a [T]> {
     row.as_slice().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))

@@ -1,8 +1,8 @@
 //! `_core.linear`: matrices of two dimensions.
 
-use crate::arrays::{Large, LargeMut, matrix, named_dtype, optional_row, slice};
+use crate::arrays::{large, large_mut, matrix, named_dtype, optional_row, slice};
 use crate::failure::{Outcome, detached};
-use farspan_cpu::matrix::MatrixMut;
+use farspan_cpu::map;
 use pyo3::prelude::*;
 
 /// `out = x @ weight.T + bias`; `weight` may be of another element type.
@@ -18,15 +18,11 @@ pub(crate) fn linear(
     bias: Option<&Bound<'_, PyAny>>,
 ) -> Outcome {
     let (dtype, weight_dtype) = (named_dtype("x", dtype)?, named_dtype("weight", weight_dtype)?);
-    let (x, weight) = (Large::new("x", dtype, x)?, Large::new("weight", weight_dtype, weight)?);
+    let (x, weight) = (large("x", dtype, x)?, large("weight", weight_dtype, weight)?);
     let (x, weight) = (matrix(&x), matrix(&weight));
     let bias = optional_row("bias", bias)?;
     let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
-    let mut out = LargeMut::new("out", dtype, out)?;
-    let out = match &mut out {
-        LargeMut::F32(x) => MatrixMut::F32(x.as_array_mut()),
-        LargeMut::Bf16(x) => MatrixMut::Bf16(x.as_array_mut()),
-        LargeMut::F16(x) => MatrixMut::F16(x.as_array_mut()),
-    };
+    let mut out = large_mut("out", dtype, out)?;
+    let out = map!(x in &mut out => x.as_array_mut());
     detached(py, || farspan_cpu::linear::linear(x, weight, bias, out))
 }

@@ -1,6 +1,6 @@
 //! `_core.greedy`, `sample`, `score` and `top`: matrices of two dimensions, per-row settings of one.
 
-use crate::arrays::{Large, integers, matrix, named_dtype, optional_row, readonly, readwrite, slice, slice_mut};
+use crate::arrays::{Large, integers, large, matrix, named_dtype, optional_row, readonly, readwrite, slice, slice_mut};
 use crate::failure::{Outcome, detached, guarded};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
 use crate::shard::Holder;
@@ -29,8 +29,8 @@ impl<'py> Problem<'py> {
         let GivenRules { scale, softcap, bias, valid_vocab } = rules;
         let dtype = named_dtype("hidden", dtype)?;
         Ok(Problem {
-            hidden: Large::new("hidden", dtype, &hidden)?,
-            weight: Large::new("weight", dtype, &weight)?,
+            hidden: large("hidden", dtype, &hidden)?,
+            weight: large("weight", dtype, &weight)?,
             bias: optional_row("bias", bias.as_ref())?,
             scale,
             softcap,
@@ -217,6 +217,7 @@ pub(crate) fn top<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, k: usize, o
     detached(py, || unembed::top(&problem, k, out))
 }
 
+/// int64 numbers that fit 32 bits.
 fn words(argument: &'static str, object: &Bound<'_, PyAny>) -> Result<Vec<u32>> {
     let narrow = |x: i64| u32::try_from(x).map_err(|_| Error::argument(argument, "0 to 2**32 - 1", x));
     integers(argument, object)?.into_iter().map(narrow).collect()
