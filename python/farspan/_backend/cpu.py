@@ -96,7 +96,7 @@ def sample(
     follow_torch()
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = sample_fields(leading, settings.samples, settings.top)
-    columns = Draws(*(column(x, rows.shape[0]) for x in draws))
+    columns = Draws(*[column(x, rows.shape[0]) for x in draws])
     _core.sample((dtype, rows, weight, rules), columns, given(settings), shard, [x.reshape(-1) for x in out])
     return out
 

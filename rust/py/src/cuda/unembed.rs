@@ -159,7 +159,6 @@ impl Read for Reader<'_, '_> {
 /// Draws that the host decides, of rows with settings and from shards: waits for the device, writes on the host.
 /// `drawn` are those of `draws` on the device.
 #[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "those of `sample`, and its draws in both memories")]
 #[pyo3(signature = (memory, arguments, drawn, draws, settings, shard, out, /))]
 pub(crate) fn cuda_sample_on_host<'py>(
     memory: &Bound<'py, PyAny>,
