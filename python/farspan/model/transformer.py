@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -54,7 +55,8 @@ class Transformer(nn.Module):
     def _prepare(self, config: Config, backend: str, dtype: torch.dtype, device: torch.device) -> None:
         if backend not in BACKENDS:
             raise ArgumentError(message("backend", f"one of {', '.join(BACKENDS)}", repr(backend)))
-        self.config, self.backend = config, backend
+        self.backend = backend
+        self.config = dataclasses.replace(config, dtype=str(dtype).removeprefix("torch."))
         with torch.device(device):
             self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
             self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -92,16 +94,15 @@ class Transformer(nn.Module):
         """
         from farspan.model import checkpoint
 
-        config = Config.from_pretrained(folder)
-        wanted = torch_dtype(config.dtype if dtype is None else dtype)
-        weights = checkpoint.open_weights(folder)
+        opened = checkpoint.Checkpoint(folder)
+        wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
         with torch.device("meta"):
             shape = cls.__new__(cls)
             nn.Module.__init__(shape)
-            shape._prepare(config, backend, wanted, torch.device("meta"))
-        checkpoint.check_weights(shape, weights)
+            shape._prepare(opened.config, backend, wanted, torch.device("meta"))
+        opened.check(shape)
         model = shape.to_empty(device=torch_device(device))
-        checkpoint.load_weights(model, weights)
+        opened.load(model)
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -109,6 +110,18 @@ class Transformer(nn.Module):
         from farspan.model import checkpoint
 
         checkpoint.save(self, folder)
+
+    @property
+    def config(self) -> Config:
+        """The shape; its dtype is the one that the weights have now, whatever has been done to them."""
+        name = str(self.embedding.dtype).removeprefix("torch.")
+        if self._config.dtype != name and name in DTYPES:
+            self._config = dataclasses.replace(self._config, dtype=name)
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = config
 
     @property
     def unembedding(self) -> Tensor:
@@ -252,7 +265,7 @@ class Transformer(nn.Module):
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating dtype of farspan from its name or itself."""
     name = str(dtype).removeprefix("torch.")
-    if name not in (*DTYPES, "float64"):
+    if name not in DTYPES:
         raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
     found: torch.dtype = getattr(torch, name)
     return found

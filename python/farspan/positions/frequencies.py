@@ -34,6 +34,10 @@ class RotaryScheme(Scheme):
     def magnitude(self) -> float:
         return 1.0
 
+    @property
+    def rotates(self) -> bool:
+        return True
+
     def rotary(self, span: Span) -> Rotary:
         """The rotation for every sequence of `span`, each by its own length."""
         switches = tuple(self.switch(length) for length in span.lengths)
