@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ from torch import Tensor
 from farspan._errors import CheckpointError, message
 from farspan.model import safetensors
 from farspan.model.config import Config, read_settings
+from farspan.model.decoder import Decoder
 from farspan.model.families import Names, names_of
 from farspan.model.files import read_json, replaced
 from farspan.model.kinds import shown
 from farspan.model.safetensors import StoredTensor
 from farspan.positions.frequencies import RotaryScheme, rope_frequencies
-
-if TYPE_CHECKING:
-    from farspan.model.transformer import Transformer
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,14 +32,14 @@ INDEX = "model.safetensors.index.json"
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def named_tensors(model: Transformer, names: Names | None = None) -> dict[str, Tensor]:
+def named_tensors(model: Decoder, names: Names | None = None) -> dict[str, Tensor]:
     """The model's parameters under the names of the files it is written to, or under these; the parts of a stacked
     projection are views of it."""
     names = names or names_of(model.config.to_dict()["model_type"])
     return {name: tensor.detach() for name, tensor in _named(model, names)}
 
 
-def _named(model: Transformer, names: Names) -> Iterator[tuple[str, Tensor]]:
+def _named(model: Decoder, names: Names) -> Iterator[tuple[str, Tensor]]:
     whole = {"embedding": names.embedding, "head": names.head}
     stacks = _stacks(model.config)
     for path, parameter in model.named_parameters():
@@ -85,7 +82,7 @@ class Checkpoint:
         self._drop_angles()
         self._settle_tie()
 
-    def check(self, model: Transformer) -> None:
+    def check(self, model: Decoder) -> None:
         """CheckpointError unless the tensors are exactly the model's, by name and shape."""
         slots = named_tensors(model, self.names)
         missing = [name for name in slots if name not in self._stored]
@@ -98,7 +95,7 @@ class Checkpoint:
             self._stored[name].require(tuple(slot.shape), "as config.json says")
 
     @torch.no_grad()
-    def load(self, model: Transformer) -> None:
+    def load(self, model: Decoder) -> None:
         """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
         for name, slot in named_tensors(model, self.names).items():
             slot.copy_(self._stored[name].read())
@@ -214,7 +211,7 @@ def _follows(stored: Tensor, config: Config, layer: int) -> bool:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def save(model: Transformer, folder: str | os.PathLike[str]) -> None:
+def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Writes what `from_pretrained` reads, and transformers too where it knows the family. The dtype in config.json is
     the one that holds all weights. Each file is replaced as a whole: a crash leaves the old one."""
     folder = Path(folder)

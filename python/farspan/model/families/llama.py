@@ -177,5 +177,3 @@ class Llama(Family):
 def without(keys: Mapping[str, Setting], *names: str) -> dict[str, Setting]:
     """A family's keys less those that another one does not have."""
     return {name: setting for name, setting in keys.items() if name not in names}
-
-
