@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
     "head_dim": optional(HEADS),
     "max_position_embeddings": LENGTH,
     "norm": one_of(*NORMS),
-    "norm_eps": number(least=0),
+    "norm_eps": number(least=0, most=1),
     "hidden_act": one_of(*ACTIVATIONS),
     "gated_mlp": FLAG,
     "qk_norm": FLAG,
@@ -125,6 +125,8 @@ class Config:
         settle("rope_bases", self._trained_bases() if self.rope_bases is None else self._per_layer("rope_bases"))
         settle("rope_theta", next((base for base in self.rope_bases or () if base is not None), self.rope_theta))
         settle("positions", tuple(map(_based, self.positions, self.rope_bases or ())))
+        if self.dim_per_head % 2 and any(scheme.rotates for scheme in self.positions):
+            raise ArgumentError(message("head_dim", "an even number, since heads turn in pairs", self.head_dim))
         pairs = list(zip(self.positions, self.windows, strict=True))
         kinds = list(dict.fromkeys(pairs))
         settle("attention_kinds", kinds)

@@ -131,7 +131,6 @@ FLAG = Kind("true or false", lambda x: isinstance(x, bool))
 TEXT = Kind("a string", lambda x: isinstance(x, str))
 OBJECT = Kind("an object of settings", lambda x: isinstance(x, dict))
 TOKEN = Kind("a token id, an integer from 0 on", lambda x: _is_integer(x) and x >= 0)
-NUMBER = number()
 
 # Bounds that keep products of sizes within 64 bits, far above any model there is.
 VOCABULARY = count(2**31 - 1)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from farspan.model.kinds import FLAG, NUMBER, TOKEN, Kind, Setting, count, number, one_of, optional
+from farspan.model.kinds import FLAG, TOKEN, Kind, Setting, count, number, one_of, optional
 
 Settings = Mapping[str, Any]
 """The content of a `config.json`."""
@@ -70,7 +70,7 @@ DTYPE = optional(one_of(*DTYPES, *(f"torch.{name}" for name in DTYPES)))
 # What transformers writes into every file and what makes no difference here: a wrong type is an error all the same.
 WITHOUT_EFFECT = {
     "attention_dropout": Setting(optional(number(least=0, most=1)), 0.0),
-    "initializer_range": Setting(NUMBER, 0.02),
+    "initializer_range": Setting(number(least=0, most=1), 0.02),
     "pad_token_id": Setting(optional(count(2**63, least=-(2**63))), None),
     "use_cache": Setting(FLAG, True),
 }

@@ -54,7 +54,7 @@ class Llama(Family):
         "num_key_value_heads": Setting(optional(HEADS), None),
         "head_dim": Setting(optional(HEADS), None),
         "max_position_embeddings": Setting(LENGTH, 2048),
-        "rms_norm_eps": Setting(number(least=0), 1e-6),
+        "rms_norm_eps": Setting(number(least=0, most=1), 1e-6),
         "hidden_act": Setting(one_of(*ACTIVATIONS), "silu"),
         "attention_bias": Setting(FLAG, False),
         "mlp_bias": Setting(FLAG, False),

@@ -155,8 +155,6 @@ ROPE_TYPES = {
 
 def read_rope(settings: Mapping[str, Any], *, theta: float, longest: int, head_dim: int) -> Scheme:
     """The scheme of settings that the `KEYS` have passed. `theta`: the family's own, where none is given."""
-    if head_dim % 2:
-        raise ArgumentError(message("head_dim", "an even number, since heads turn in pairs", head_dim))
     section = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
     rope = settings[section] or {}
     if any(isinstance(value, dict) for value in rope.values()):
@@ -178,9 +176,10 @@ def _rope_type(rope: Mapping[str, Any], where: str) -> RopeType:
     """`rope_type`, or `type` as it was called."""
     keys = {name: Setting(optional(TEXT), None) for name in ("rope_type", "type")}
     named = read(keys, rope, where)
-    kind = named["rope_type"] or named["type"] or "default"
-    one_of(*ROPE_TYPES).check(where + "rope_type", kind)
-    return ROPE_TYPES[kind]
+    for name, kind in named.items():
+        if kind is not None:
+            return ROPE_TYPES[one_of(*ROPE_TYPES).check(where + name, kind)]
+    return ROPE_TYPES["default"]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
