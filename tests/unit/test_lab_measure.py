@@ -132,6 +132,8 @@ def test_progress_counts_up_to_the_whole(model: Transformer) -> None:
     [
         ({"lengths": []}, "lengths"), ({"lengths": [1]}, "lengths"), ({"lengths": [900]}, "lengths"),
         ({"by": "token"}, "by"), ({"windows": 0}, "windows"), ({"targets": 0}, "targets"),
+        ({"windows": 2.5}, "windows"), ({"trained_length": 0}, "trained_length"), ({"lengths": [16.5]}, "lengths"),
+        ({"lengths": 16.5}, "lengths"),
         ({"first_tokens": [1] * 9}, "first_tokens"), ({"schemes": []}, "schemes"), ({"schemes": ["rotary"]}, "schemes"),
         ({"schemes": {"mine": 3}}, "mine"),
     ],
@@ -142,10 +144,15 @@ def test_wrong_arguments_are_named(changes: dict[str, object], named: str, model
         measure(model, TOKENS, lengths, **{"schemes": {"rope": None}, **changes})
 
 
-@pytest.mark.parametrize("tokens", [TOKENS.float(), TOKENS.bool(), [*TOKENS.tolist(), 0.5]])
+@pytest.mark.parametrize("tokens", [TOKENS.float(), TOKENS.bool(), [*TOKENS.tolist(), 0.5], "text", ["a", "b"], 3])
 def test_tokens_are_integers(tokens: object, model: Transformer) -> None:
-    with pytest.raises(DtypeError, match=r"tokens: expected .* given torch\.(float|bool)"):
+    with pytest.raises(DtypeError, match=r"tokens: expected token ids, integers .* given"):
         measure(model, tokens, [16], "own")
+
+
+def test_a_model_of_another_library_is_named() -> None:
+    with pytest.raises(DtypeError, match=r"model: expected a farspan\.Transformer, given Linear"):
+        measure(torch.nn.Linear(2, 2), TOKENS, [16])
 
 
 @pytest.mark.parametrize("kind", [np.array, list, lambda ids: torch.tensor(ids, dtype=torch.uint8)])
