@@ -135,9 +135,14 @@ def trained_length_of(config: Config) -> int:
     return min((n for n in lengths if n is not None), default=config.max_position_embeddings)
 
 
+def _own_schemes(config: Config) -> tuple[Scheme, ...]:
+    """The model's different schemes where another one would take their place: in the layers that rotate."""
+    return tuple(dict.fromkeys(config.positions[layer] for layer in config.rotating_layers))
+
+
 def default_schemes(config: Config) -> tuple[str, ...]:
     """The model's own scheme, then those that can help; plain RoPE only where it is not the model's own."""
-    plain = all(isinstance(scheme, RoPE) for scheme in config.positions)
+    plain = all(isinstance(scheme, RoPE) for scheme in _own_schemes(config))
     return tuple(name for name in named.COMPARED if name != "rope" or not plain)
 
 
@@ -207,12 +212,15 @@ def _notes(
     """What a reader of the figures should know."""
     if start:
         yield f"every window begins with {', '.join(map(str, start))}, the token for the beginning of a text"
-    own = dict.fromkeys(config.positions)
+    own = _own_schemes(config)
+    kept = config.num_hidden_layers - len(config.rotating_layers)
+    if kept and any(chosen.values()):
+        yield f"{kept} of the model's {config.num_hidden_layers} layers rotate nothing and stay so under every scheme"
     scaled = [type(scheme).__name__ for scheme in own if not isinstance(scheme, RoPE)]
     if scaled and any(chosen.values()):
         yield f"the model's own positions have {', '.join(scaled)}, which the other schemes put out of use"
     if by == "position":
-        used = {name: tuple(own) if scheme is None else (scheme,) for name, scheme in chosen.items()}
+        used = {name: own if scheme is None else (scheme,) for name, scheme in chosen.items()}
         dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]
         if dynamic:
             yield (
