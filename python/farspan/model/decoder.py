@@ -12,7 +12,7 @@ from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.arguments import check_ids, unknown_id
-from farspan.model.cache import Cache
+from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
 from farspan.model.layers import Block, Linear, Norm
 from farspan.model.operations import (
@@ -106,15 +106,22 @@ class Decoder(nn.Module):
         for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
+        return Cache(self._cache_form(), batch, capacity)
+
+    def _cache_form(self) -> CacheForm:
         c = self.config
-        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, self.activations, self.device, capacity)
+        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device)
 
     def check_cache(self, cache: Any, batch: int) -> None:
-        """ArgumentError unless this is a cache for `batch` sequences."""
+        """ArgumentError unless this model could have made the cache, for `batch` sequences."""
         if not isinstance(cache, Cache):
             raise ArgumentError(message("cache", "a farspan.Cache of model.new_cache", repr(cache)))
         if cache.batch != batch:
-            raise ArgumentError(message("cache", f"{batch} sequences, as ids has", f"{cache.batch} sequences"))
+            raise ArgumentError(message("cache", f"one for {batch} sequences", f"one for {cache.batch}"))
+        needed = self._cache_form()
+        for name, own, given in zip(needed._fields, needed, cache.form, strict=True):
+            if given != own:
+                raise ArgumentError(message("cache", f"one of this model, {name} {own}", f"one with {name} {given}"))
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
