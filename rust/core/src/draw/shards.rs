@@ -207,7 +207,6 @@ mod tests {
         };
         let mut shards = Shards::<_, Error>::new(Reader, &plans, 1, TOKENS, &mut gather);
         decide(&mut shards, &plans, &mut results, 6)?;
-        drop(results);
         Ok(samples)
     }
 

@@ -424,11 +424,12 @@ fn exchanges(count: usize) -> Vec<Exchange> {
     });
     let mut receivers: Vec<_> = receivers.collect();
     receivers.iter_mut().enumerate().for_each(|(at, receivers)| receivers.rotate_left(at));
-    let exchange = |(senders, receivers): (Vec<Sender<Vec<u8>>>, Vec<Receiver<Vec<u8>>>)| -> Exchange {
-        Box::new(move |own| {
-            senders.iter().for_each(|sender| sender.send(own.clone()).unwrap());
-            Ok(receivers.iter().map(|receiver| receiver.recv().unwrap()).collect())
-        })
-    };
-    senders.into_iter().zip(receivers).map(exchange).collect()
+    senders.into_iter().zip(receivers).map(|(senders, receivers)| exchange(senders, receivers)).collect()
+}
+
+fn exchange(senders: Vec<Sender<Vec<u8>>>, receivers: Vec<Receiver<Vec<u8>>>) -> Exchange {
+    Box::new(move |own| {
+        senders.iter().for_each(|sender| sender.send(own.clone()).unwrap());
+        Ok(receivers.iter().map(|receiver| receiver.recv().unwrap()).collect())
+    })
 }

@@ -2,7 +2,6 @@
 
 use super::unembed_case::{Case, Chosen, Results, Stored};
 use farspan_core::Dtype;
-use farspan_core::array::Array;
 use farspan_core::draw::Samples;
 use farspan_core::unembed::{Draws as HostDraws, Rules};
 use farspan_cpu::matrix::Matrix as HostMatrix;
