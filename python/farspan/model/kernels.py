@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farspan._backend.hooks import Hooks
 from farspan.attention import hook_arguments
 from farspan.unembed import greedy, sample
 
@@ -100,7 +101,7 @@ class ArrayKernels:
         threads.follow_torch()
         self._backend = cpu
         self._weights: dict[nn.Module, tuple[Any, ...]] = {}
-        self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
 
     def embed(self, tokens: np.ndarray, embedding: Tensor) -> np.ndarray:
         rows: np.ndarray = F.embedding(torch.from_numpy(tokens), embedding.detach()).float().numpy()
@@ -129,7 +130,7 @@ class ArrayKernels:
     def attention(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any]) -> np.ndarray:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        return self._backend.attention("float32", query, key, value, *self._hooks[1])[0]
+        return self._backend.attention("float32", query, key, value, self._hooks[1])[0]
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)

@@ -9,16 +9,19 @@ mod cuda;
 mod failure;
 mod layout;
 mod machine;
+mod named;
 mod rowwise;
 mod settings;
 mod shards;
 mod unembed;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
+    module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
