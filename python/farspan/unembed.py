@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from farspan._backend import arrays, cpu
-from farspan._backend.settings import collect
+from farspan._backend.settings import Draws, Rules, collect
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
 from farspan.parallel import exchange
@@ -151,7 +151,7 @@ def sample(
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
-    draws = (
+    draws = Draws(
         arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
         arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
         arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
@@ -223,7 +223,7 @@ def score(
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    exist = weight.shape[0] if valid_vocab is None else rules[3]
+    exist = _exist(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
     if isinstance(hidden, np.ndarray):
@@ -261,7 +261,7 @@ def top(
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    k, exist = (arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3])
+    k, exist = arrays.count("k", k), _exist(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
     if isinstance(hidden, np.ndarray):
@@ -281,13 +281,18 @@ def _check(hidden: Any, weight: Any) -> str:
     return dtype
 
 
-def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Any:
-    return (
+def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
+    return Rules(
         arrays.number("scale", scale),
         None if softcap is None else arrays.number("softcap", softcap),
         arrays.small("bias", bias, hidden),
         None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
     )
+
+
+def _exist(weight: Any, rules: Rules) -> int:
+    """How many tokens exist."""
+    return weight.shape[0] if rules.valid_vocab is None else rules.valid_vocab
 
 
 for _function in (greedy, sample, score, top):

@@ -10,7 +10,7 @@ import torch
 import farspan
 from farspan import _core, ops, reference
 from farspan._backend.hooks import Hooks
-from farspan._backend.schema import array_fields, schema
+from farspan._backend.schema import array_fields, map_arrays, schema
 from farspan.attention import hook_arguments
 
 QUERY = np.zeros((1, 1, 2, 4), np.float32)
@@ -52,7 +52,7 @@ def test_arrays_are_mapped_by_name() -> None:
     sink, lengths = np.zeros(1, np.float32), np.array([2])
     hooks = hook_arguments(QUERY, sink=sink, key_lengths=lengths, causal=True)
     seen = {}
-    mapped = hooks.map_arrays(lambda name, x: seen.setdefault(name, x).size)
+    mapped = map_arrays(lambda name, x: seen.setdefault(name, x).size, hooks)
     assert seen.keys() == {"sink", "key_lengths"}
     assert seen["sink"] is sink
     assert mapped == Hooks(causal=True, sink=1, key_lengths=1)

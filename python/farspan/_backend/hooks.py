@@ -7,10 +7,9 @@ makes it of the public arguments, whose documentation says what each hook does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from farspan._backend.schema import Array, array_fields
+from farspan._backend.schema import Array
 
 
 class Hooks(NamedTuple):
@@ -53,14 +52,3 @@ class Hooks(NamedTuple):
     def paged(self) -> bool:
         """Whether key and value are `[pages, heads, page_size, dim]`."""
         return self.block_table is not None
-
-    def map_arrays(self, change: Callable[[str, Any], Any]) -> Hooks:
-        """The same with each given array x of a hook replaced by `change(hook, x)`."""
-        fields = list(self)
-        for i, name in _ARRAYS:
-            if fields[i] is not None:
-                fields[i] = change(name, fields[i])
-        return Hooks._make(fields)
-
-
-_ARRAYS = tuple((Hooks._fields.index(name), name) for name in array_fields(Hooks))

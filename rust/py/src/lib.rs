@@ -25,6 +25,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
+    for (list, names) in settings::lists() {
+        module.add(list, PyTuple::new(module.py(), names)?)?;
+    }
     module.add_function(wrap_pyfunction!(unembed::greedy, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
     module.add("SHARD_UNIT", farspan_core::unembed::SHARD_UNIT)?;
