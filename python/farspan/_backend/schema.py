@@ -33,11 +33,13 @@ def array_fields(arguments: Any) -> tuple[str, ...]:
 
 def map_arrays(change: Callable[[str, Any], Any], arguments: _Arguments) -> _Arguments:
     """The same arguments with each array x that is given replaced by `change(name, x)`."""
-    fields = list(arguments)
+    changed: list[Any] | None = None
     for i, name in _places_of_arrays(type(arguments)):
-        if fields[i] is not None:
-            fields[i] = change(name, fields[i])
-    return arguments._make(fields)  # type: ignore[attr-defined]
+        x = arguments[i]
+        if x is not None:
+            changed = list(arguments) if changed is None else changed
+            changed[i] = change(name, x)
+    return arguments if changed is None else arguments._make(changed)  # type: ignore[attr-defined]
 
 
 @cache
