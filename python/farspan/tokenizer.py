@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan._errors import BackendError, CheckpointError, message
+from farspan._errors import CheckpointError, message, missing_package
 
 
 class Tokenizer(Protocol):
@@ -37,7 +37,7 @@ class FolderTokenizer:
         try:
             import tokenizers
         except ImportError:
-            raise BackendError("reading tokenizer.json needs the package tokenizers: pip install farspan[hf]") from None
+            raise missing_package("reading tokenizer.json", "tokenizers") from None
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare Exception
