@@ -42,6 +42,9 @@ class FolderTokenizer:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare Exception
             raise CheckpointError(message(str(path), "a tokenizer the package tokenizers reads", error)) from error
+        # What a training run left in the file must neither cut a text nor fill it up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
