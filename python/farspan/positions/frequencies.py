@@ -142,6 +142,8 @@ class DynamicNTK(ScaledRoPE):
 
     The base grows by `(factor * n / original_length - (factor - 1)) ** (dim / (dim - 2))` once n > original_length.
     Keys are cached un-rotated, so those computed earlier turn by the new base too; with rotated keys they could not.
+    The hidden states that they came from were computed with the base of their time: only reading the text again in one
+    pass computes those with the new one.
     """
 
     factor: float
@@ -239,7 +241,8 @@ class Llama3(ScaledRoPE):
 @dataclasses.dataclass(frozen=True)
 class LongRoPE(ScaledRoPE):
     """LongRoPE (arXiv 2402.13753): each pair's frequency divided by its entry of `short_factor`, or of `long_factor`
-    once the sequence's own length, keys in the cache included, exceeds `original_length`.
+    once the sequence's own length, keys in the cache included, exceeds `original_length`. Keys in the cache turn by the
+    new frequencies from then on; the hidden states that they came from stay those of their time.
 
     `attention_factor` None: `sqrt(1 + ln(max_length / original_length) / ln(original_length))`.
     """
