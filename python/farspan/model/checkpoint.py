@@ -182,7 +182,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(files, dict) or not files:
         raise CheckpointError(message(str(path), "a weight_map of tensor names to files", shown(files)))
     for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
             raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", shown(file)))
     return files
 
