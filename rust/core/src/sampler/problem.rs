@@ -85,22 +85,22 @@ pub fn check_top(top: usize, valid_vocab: usize) -> Result<()> {
 pub struct Settings<'a> {
     pub order: Order,
     pub top_k: &'a [i64],
-    pub top_p: &'a [f32],
-    pub min_p: &'a [f32],
-    pub typical: &'a [f32],
-    pub epsilon: &'a [f32],
-    pub eta: &'a [f32],
-    pub top_h: &'a [f32],
-    pub top_n_sigma: &'a [f32],
-    pub xtc_probability: &'a [f32],
-    pub xtc_threshold: &'a [f32],
+    pub top_p: &'a [f64],
+    pub min_p: &'a [f64],
+    pub typical: &'a [f64],
+    pub epsilon: &'a [f64],
+    pub eta: &'a [f64],
+    pub top_h: &'a [f64],
+    pub top_n_sigma: &'a [f64],
+    pub xtc_probability: &'a [f64],
+    pub xtc_threshold: &'a [f64],
     pub min_keep: &'a [i64],
-    pub repetition_penalty: &'a [f32],
-    pub frequency_penalty: &'a [f32],
-    pub presence_penalty: &'a [f32],
+    pub repetition_penalty: &'a [f64],
+    pub frequency_penalty: &'a [f64],
+    pub presence_penalty: &'a [f64],
     pub no_repeat_ngram: &'a [i64],
-    pub dry_multiplier: &'a [f32],
-    pub dry_base: &'a [f32],
+    pub dry_multiplier: &'a [f64],
+    pub dry_base: &'a [f64],
     pub dry_allowed_length: &'a [i64],
     pub history: Option<Ragged<'a>>,
     pub prompt_lengths: Option<&'a [i64]>,
@@ -162,7 +162,22 @@ impl<'a> Settings<'a> {
     }
 
     fn check_penalties(&self, rows: usize) -> Result<()> {
-        let above = |argument, values: &[f32], least: f32, open: bool| {
+        // A penalty meets the logits, which are float32; 0 has a meaning of its own.
+        let held = [
+            ("repetition_penalty", self.repetition_penalty, f32::from_bits(1)),
+            ("frequency_penalty", self.frequency_penalty, 0.0),
+            ("presence_penalty", self.presence_penalty, 0.0),
+            ("dry_multiplier", self.dry_multiplier, 0.0),
+            ("dry_base", self.dry_base, 0.0),
+        ];
+        for (argument, values, least) in held {
+            let fits = |value: f64| (value as f32).is_finite() && (value <= 0.0 || value as f32 >= least);
+            if let Some(row) = values.iter().position(|&value| !fits(value)) {
+                let given = format!("{:?} in row {row}", values[row]);
+                return Err(Error::argument(argument, "numbers that float32 can hold", given));
+            }
+        }
+        let above = |argument, values: &[f64], least: f64, open: bool| {
             let wrong = values.iter().position(|&value| if open { value <= least } else { value < least });
             wrong.map_or(Ok(()), |row| {
                 let expected = format!("numbers {} {least}", if open { "above" } else { "from" });
@@ -241,15 +256,15 @@ impl<'a> Settings<'a> {
         Cuts {
             order: self.order,
             top_k: self.top_k[row] as usize,
-            top_p: f64::from(self.top_p[row]),
-            min_p: f64::from(self.min_p[row]),
-            typical: f64::from(self.typical[row]),
-            epsilon: f64::from(self.epsilon[row]),
-            eta: f64::from(self.eta[row]),
-            top_h: f64::from(self.top_h[row]),
-            top_n_sigma: f64::from(self.top_n_sigma[row]),
-            xtc_probability: f64::from(self.xtc_probability[row]),
-            xtc_threshold: f64::from(self.xtc_threshold[row]),
+            top_p: self.top_p[row],
+            min_p: self.min_p[row],
+            typical: self.typical[row],
+            epsilon: self.epsilon[row],
+            eta: self.eta[row],
+            top_h: self.top_h[row],
+            top_n_sigma: self.top_n_sigma[row],
+            xtc_probability: self.xtc_probability[row],
+            xtc_threshold: self.xtc_threshold[row],
             min_keep: self.min_keep[row] as usize,
         }
     }
@@ -267,12 +282,12 @@ impl<'a> Settings<'a> {
             banned: &banned,
         };
         let penalties = Penalties {
-            repetition: self.repetition_penalty[row],
-            frequency: self.frequency_penalty[row],
-            presence: self.presence_penalty[row],
+            repetition: self.repetition_penalty[row] as f32,
+            frequency: self.frequency_penalty[row] as f32,
+            presence: self.presence_penalty[row] as f32,
             no_repeat_ngram: self.no_repeat_ngram[row] as usize,
-            dry_multiplier: self.dry_multiplier[row],
-            dry_base: self.dry_base[row],
+            dry_multiplier: self.dry_multiplier[row] as f32,
+            dry_base: self.dry_base[row] as f32,
             dry_allowed_length: self.dry_allowed_length[row] as usize,
         };
         changes(&lists, &penalties)
