@@ -44,7 +44,7 @@ test-deep: $(BUILT) ## the emulated CUDA kernels under AddressSanitizer, with mo
 lint: $(READY) ## formatting, lints, types and the shape of the tree only
 	@$(RUN) $(BIN)/python tools/checks.py lint
 
-bench: $(BUILT) ## criterion benches, then the comparison with torch, then the README's table
+bench: $(BUILT) ## criterion benches, then the comparison with torch, then the documents' tables
 	@$(RUN) cargo bench
 	@$(RUN) $(BIN)/python benches/peers/run.py --full
 	@$(RUN) $(BIN)/python tools/readme_table.py

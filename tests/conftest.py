@@ -38,6 +38,13 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+@pytest.fixture
+def emulated() -> Iterator[None]:
+    """The test runs on the emulated CUDA kernels."""
+    with emulated_kernels():
+        yield
+
+
 @contextmanager
 def instructions(name: str) -> Iterator[None]:
     if not dict(_core.cpu_info()[1])[name]:

@@ -111,7 +111,7 @@ def lint_steps() -> list[Step]:
         Step("ruff", [python, "-m", "ruff", "check", "."]),
         Step("mypy", [python, "-m", "mypy", "python/farspan"]),
         Step("tree", [python, "tools/tree_check.py"]),
-        Step("README table", [python, "tools/readme_table.py", "--check"]),
+        Step("figures", [python, "tools/readme_table.py", "--check"]),
     ]
 
 

@@ -1,7 +1,9 @@
-"""Write the README's performance table from benches/results/*.json, so that no figure in it was ever typed by hand.
+"""Write every measured figure in the documents from benches/results/*.json, so that none was ever typed by hand.
 
-python tools/readme_table.py            rewrite the table in README.md
-python tools/readme_table.py --check    exit 1 if README.md does not hold exactly what would be written
+All of them go to docs/benchmarks.md, and a few, from the newest measurement, to README.md.
+
+python tools/readme_table.py            rewrite the tables
+python tools/readme_table.py --check    exit 1 if a document does not hold exactly what would be written
 """
 
 from __future__ import annotations
@@ -12,9 +14,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benches" / "results"
-BEGIN = "<!-- performance: written by tools/readme_table.py -->"
-END = "<!-- end of performance -->"
+BEGIN = "<!-- figures: written by tools/readme_table.py -->"
+END = "<!-- end of figures -->"
+
+# What the README shows: wins, draws and losses of each operation, at one size. (operation, case, against).
+README_ROWS = (
+    ("attention, prefill", "f32 8 heads T 4096 D 128 causal", "torch SDPA"),
+    ("attention, prefill", "bf16 8 heads T 4096 D 128 causal", "torch SDPA"),
+    ("attention, decode", "bf16 32/8 heads, 8192 keys D 128", "torch SDPA"),
+    ("sample", "bf16 B 1 V 151936 D 896", "torch linear, softmax, exponential race"),
+    ("sample", "bf16 B 64 V 151936 D 896", "torch linear, softmax, exponential race"),
+    ("greedy", "bf16 B 64 V 151936 D 896", "torch linear, argmax"),
+    ("sample with settings", "bf16 B 64 V 151936 D 896", "transformers' processors"),
+    ("generate, one step", "embedded model, B 8, 128 new tokens", "eager torch with a cache"),
+)
 
 
 def machine_line(report: dict) -> str:
@@ -27,10 +42,10 @@ def machine_line(report: dict) -> str:
     )
 
 
-def table(report: dict) -> list[str]:
+def table(rows: list[dict]) -> list[str]:
     """A row per case: least (and median) milliseconds of one operation, and the ratio of the least ones."""
     lines = ["| operation | case | against | farspan ms | other ms | ratio |", "|---|---|---|---:|---:|---:|"]
-    for row in report["results"]:
+    for row in rows:
         ours, other = (f"{row[side]['min_ms']:.3g} ({row[side]['median_ms']:.3g})" for side in ("farspan", "peer"))
         lines.append(
             f"| {row['operation']} | {row['case']} | {row['peer']['name']} | {ours} | {other} | {row['ratio']:.2f}x |"
@@ -42,16 +57,23 @@ def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
-        parts += ["", machine_line(report), "", *table(report)]
+        parts += ["", machine_line(report), "", *table(report["results"])]
     return "\n".join([*parts, "", END])
 
 
-def replaced(readme: str, new: str) -> str:
-    """The README with everything from the first marker to the last replaced."""
-    before, begin, rest = readme.partition(BEGIN)
+def chosen(reports: list[dict]) -> list[dict]:
+    """The newest measurement that holds neither side back, with the README's rows alone."""
+    newest = max((report for report in reports if not report["isa"]), key=lambda report: report["date"])
+    rows = {(row["operation"], row["case"], row["peer"]["name"]): row for row in newest["results"]}
+    return [newest | {"results": [rows[wanted] for wanted in README_ROWS]}]
+
+
+def replaced(document: str, new: str) -> str:
+    """The document with everything from the first marker to the last replaced."""
+    before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md must hold the lines {BEGIN!r} and {END!r}")
+        raise SystemExit(f"the document must hold the lines {BEGIN!r} and {END!r}")
     return before + new + after
 
 
@@ -61,15 +83,23 @@ def committed() -> list[dict]:
     return [report for report in reports if "isa" in report]
 
 
+def wanted() -> dict[Path, str]:
+    """What each document with figures must hold."""
+    reports = committed()
+    sections = {README: section(chosen(reports)), BENCHMARKS: section(reports)}
+    return {path: replaced(path.read_text(), text) for path, text in sections.items()}
+
+
 def main() -> int:
-    readme = README.read_text()
-    wanted = replaced(readme, section(committed()))
-    if wanted == readme:
-        return 0
+    stale = {path: text for path, text in wanted().items() if text != path.read_text()}
     if "--check" in sys.argv[1:]:
-        print("README.md's performance table is not what benches/results says: run python tools/readme_table.py")
-        return 1
-    README.write_text(wanted)
+        for path in stale:
+            print(
+                f"{path.relative_to(ROOT)} shows other figures than benches/results: run python tools/readme_table.py"
+            )
+        return 1 if stale else 0
+    for path, text in stale.items():
+        path.write_text(text)
     return 0
 
 

@@ -16,14 +16,14 @@ from farspan import _core, ops
 from farspan import positions as P
 from farspan._backend.settings import COUNTS, REALS, collect
 from farspan.model import Transformer
-from farspan.model.kernels import DeviceKernels
+from farspan.model.operations import DeviceOperations
 
 
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models compute as they do on a GPU."""
     monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
-    monkeypatch.setattr(Transformer, "kernels", property(lambda model: DeviceKernels(model.activations)))
+    monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
     with emulated_kernels():
         yield
 

@@ -18,11 +18,11 @@ import farspan
 from farspan import ops
 from farspan import positions as P
 from farspan.attention import hook_arguments
-from farspan.model import Completion, Transformer, kernels, passes, staging
+from farspan.model import Completion, Transformer, operations, passes, staging
 from farspan.model.generation import graphs
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.steps import Steps
-from farspan.model.kernels import DeviceKernels
+from farspan.model.operations import DeviceOperations
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # how a capture that fails is told
 
@@ -41,7 +41,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
     if library() is None:
         pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
     monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
-    monkeypatch.setattr(Transformer, "kernels", property(lambda model: DeviceKernels(model.activations)))
+    monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
     for name in ("attention", "linear", "greedy", "sample"):
         monkeypatch.setattr(ops, name, getattr(ops, f"_{name}_cuda"))
     monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
@@ -69,15 +69,15 @@ def numbers(completions: list[Completion]) -> Any:
 class Plain:
     """In the place of `RepeatedPasses`: one after the other, as `model(ids)` does it."""
 
-    def __init__(self, model: Transformer, kernels: DeviceKernels, graphs: bool) -> None:
-        self.model, self.kernels = model, kernels
+    def __init__(self, model: Transformer, operations: DeviceOperations, graphs: bool) -> None:
+        self.model, self.operations = model, operations
 
-    def hidden(self, tokens: np.ndarray, now: passes.Pass, last: Any) -> torch.Tensor:
-        hidden = self.model.run(tokens, now, self.kernels)
+    def hidden(self, tokens: np.ndarray, plan: passes.PassPlan, last: Any) -> torch.Tensor:
+        hidden = self.model.run(tokens, plan, self.operations)
         return hidden if last is None else hidden[last]
 
-    def drawn(self, tokens: np.ndarray, now: passes.Pass, last: Any, draws: Any) -> farspan.Sample:
-        return self.kernels.draw(self.hidden(tokens, now, last), self.model.unembedding, draws)
+    def drawn(self, tokens: np.ndarray, plan: passes.PassPlan, last: Any, draws: Any) -> farspan.Sample:
+        return self.operations.draw(self.hidden(tokens, plan, last), self.model.unembedding, draws)
 
 
 @contextmanager
@@ -346,7 +346,7 @@ def asserting(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             raise SystemError("device-side assert triggered")
         return weight[tokens]
 
-    monkeypatch.setattr(kernels.F, "embedding", embedding)
+    monkeypatch.setattr(operations.F, "embedding", embedding)
 
 
 @pytest.mark.parametrize("wrong", [VOCAB, -1, 2**40])
@@ -365,8 +365,8 @@ def test_ids_in_a_captured_pass_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
     """That would wait for the device, which no capture may."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from farspan.model.transformer import _check_before_device
+    from farspan.model.decoder import check_before_device
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with FakeTensorMode():
-        _check_before_device(torch.empty(3, dtype=torch.int64, device="cuda"), VOCAB)
+        check_before_device(torch.empty(3, dtype=torch.int64, device="cuda"), VOCAB)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from farspan import reference
+from farspan import positions, reference
 from farspan._errors import ArgumentError
 from farspan.lab import measure as measuring
 from farspan.lab import schemes
@@ -128,7 +128,7 @@ def test_one_window_has_no_standard_error(model: Transformer) -> None:
 def test_progress_counts_up_to_the_whole(model: Transformer) -> None:
     seen: list[tuple[int, int]] = []
     measure(model, TOKENS, [16, 32], {"rope": None, "yarn": YaRN(2, 16)}, windows=3,
-            told=lambda done, whole, what: seen.append((done, whole)))  # fmt: skip
+            progress=lambda done, total, next_step: seen.append((done, total)))  # fmt: skip
     assert [done for done, _ in seen] == [0, 48, 144, 192, 288]
     assert {whole for _, whole in seen} == {288}
 
@@ -151,8 +151,9 @@ def test_wrong_arguments_are_named(changes: dict[str, object], named: str, model
 
 @pytest.mark.parametrize(("trained", "longest"), [(256, 2048), (256, 300), (256, 100), (4096, 131072), (2, 64)])
 def test_every_name_makes_a_scheme_for_every_reach(trained: int, longest: int) -> None:
-    made = schemes.make(schemes.NAMES, Reach(trained, longest, 10000.0))
-    assert list(made) == list(schemes.NAMES)
+    names = [entry.name for entry in schemes.TABLE]
+    made = schemes.make(names, Reach(trained, longest, 10000.0))
+    assert list(made) == names
     assert [name for name, scheme in made.items() if scheme is None] == ["own"]
 
 
@@ -173,14 +174,20 @@ def test_names_may_be_written_in_several_ways_and_each_counts_once() -> None:
 
 def test_an_unknown_scheme_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(ArgumentError, match=r"yarn.*'rotary'"):
-        schemes.canonical("rotary")
+        schemes.find("rotary")
 
 
-def test_what_is_compared_is_known_and_has_a_look() -> None:
-    from farspan.lab.report import plot
+def test_every_scheme_has_a_look_of_its_own_and_a_line_in_the_help() -> None:
+    looks = [(entry.colour, entry.marker) for entry in schemes.TABLE]
+    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(schemes.TABLE)
+    assert set(schemes.COMPARED) <= {entry.name for entry in schemes.TABLE}
+    told = [line.split()[0] for line in schemes.command_line_help().splitlines()]
+    assert told == [entry.name for entry in schemes.TABLE]
 
-    assert set(schemes.COMPARED) <= set(schemes.NAMES) == set(plot._LOOKS)
-    assert len(set(plot._LOOKS.values())) >= len(plot._LOOKS) - 1  # "own" may look like "rope"
+
+def test_every_class_of_positions_has_a_name_but_the_one_that_needs_searched_factors() -> None:
+    made = schemes.make([entry.name for entry in schemes.TABLE], Reach(256, 2048, 10000.0))
+    assert {type(scheme) for scheme in made.values() if scheme} == set(positions.SCHEMES) - {positions.LongRoPE}
 
 
 # -------------------------------------------------------------------------------------------------------------- report

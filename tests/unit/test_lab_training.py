@@ -13,7 +13,7 @@ from farspan import reference
 from farspan._errors import ArgumentError
 from farspan.lab.eager import EagerLlama, weights_of
 from farspan.lab.embedded import data, make
-from farspan.lab.train import Progress, Recipe, draw_windows, held_out_loss, train
+from farspan.lab.train import Recipe, State, draw_windows, held_out_loss, train
 from farspan.model import Config, Transformer, checkpoint
 
 CONFIG = Config(
@@ -29,8 +29,8 @@ def new_model() -> Transformer:
     return Transformer(CONFIG, backend="reference")
 
 
-def run(model: Transformer, recipe: Recipe, minutes: float | None = None) -> list[Progress]:
-    seen: list[Progress] = []
+def run(model: Transformer, recipe: Recipe, minutes: float | None = None) -> list[State]:
+    seen: list[State] = []
     train(model, lambda: model.unembedding, TEXT, recipe, minutes=minutes, each_step=seen.append)
     return seen
 

@@ -1,4 +1,4 @@
-"""The scripts behind `make`: what they count, what they complain about, and that the README's figures are generated."""
+"""The scripts behind `make`: what they count and complain about, and that the documents' figures are generated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from checks import Outcome, Step, cargo_outcomes, junit_outcomes, summary
 from machine import slug
-from readme_table import BEGIN, END, README, committed, replaced, section
+from readme_table import BEGIN, END, README_ROWS, chosen, committed, replaced, section, wanted
 from setup_venv import requirements
 from timing import Case, Effort, measure
 from tree_check import UNSAFE_FOLDERS, complaints
@@ -127,10 +127,16 @@ def test_only_the_marked_section_is_replaced() -> None:
         replaced("a README without markers", section([]))
 
 
-def test_readme_shows_the_committed_results() -> None:
-    reports = committed()
-    assert reports, "benches/results holds the figures of at least one machine"
-    assert section(reports) in README.read_text()
+def test_documents_show_the_committed_results() -> None:
+    assert committed(), "benches/results holds the figures of at least one machine"
+    assert [path.name for path, text in wanted().items() if text != path.read_text()] == []
+
+
+def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:
+    rows = [{"operation": operation, "case": case, "peer": {"name": peer}} for operation, case, peer in README_ROWS]
+    reports = [REPORT | {"date": date, "isa": isa, "results": [*rows, *REPORT["results"]]}
+               for date, isa in (("2026-01-01", None), ("2026-03-01", "avx2"), ("2026-02-01", None))]  # fmt: skip
+    assert chosen(reports) == [reports[2] | {"results": rows}]
 
 
 def test_measured_rows_have_the_fields_of_a_results_file() -> None:

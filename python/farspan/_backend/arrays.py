@@ -88,19 +88,43 @@ def small(name: str, x: Any, first: Any) -> Any:
     if x is None:
         return None
     if isinstance(first, np.ndarray):
-        return x if isinstance(x, np.ndarray) else _numbers(name, x)
+        return _ordinary(name, x if isinstance(x, np.ndarray) else _numbers(name, x))
     if not is_tensor(x):
-        import torch
-
-        return torch.from_numpy(x if isinstance(x, np.ndarray) else _numbers(name, x)).to(first.device)
+        return _tensor(name, x if isinstance(x, np.ndarray) else _numbers(name, x)).to(first.device)
     if x.device != first.device:
         raise ArgumentError(message(name, f"a tensor on {first.device}", f"one on {x.device}"))
     return x
 
 
+def _ordinary(name: str, x: np.ndarray) -> np.ndarray:
+    """The same small array, checked for what both torch and the core refuse."""
+    if x.flags.c_contiguous and x.dtype.isnative and x.dtype.kind in "fiu":
+        return x  # nearly every call
+    if x.dtype.kind not in "fiu" or not x.dtype.isnative:
+        raise DtypeError(message(name, "an array of numbers in this machine's byte order", describe(x)))
+    if any(stride < 0 or stride % x.itemsize for stride in x.strides):
+        expected = f"strides of whole {x.itemsize}-byte elements, none negative"
+        raise ArgumentError(message(name, expected, f"strides {x.strides} in bytes"))
+    return x
+
+
+def _tensor(name: str, x: np.ndarray) -> Any:
+    """A small array as a tensor; the memory is shared where torch can write to it."""
+    import torch
+
+    x = _ordinary(name, x)
+    try:
+        return torch.from_numpy(x if x.flags.writeable else x.copy())
+    except TypeError:  # torch has no such element type
+        raise DtypeError(message(name, "an array of numbers", describe(x))) from None
+
+
 def _numbers(name: str, x: Any) -> np.ndarray:
     if is_tensor(x):
-        return x.detach().cpu().numpy()
+        if dtype_name(x) == "bfloat16":  # which NumPy does not have
+            raise DtypeError(message(name, "an array of numbers", describe(x)))
+        array: np.ndarray = x.detach().cpu().numpy()
+        return array
     try:
         array = np.asarray(x)
     except ValueError:
@@ -135,14 +159,11 @@ def per_row(name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool
         raise ArgumentError(
             message(name, f"a scalar or shape {list(rows)}, one per row of the first argument", list(x.shape))
         )
-    if isinstance(first, np.ndarray):
-        x = _numbers(name, x) if is_tensor(x) else x
-        return x.view(np.int64) if dtype == "uint64" else x.astype(np.int64 if integer else np.float32, copy=False)
-    import torch
-
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x.view(np.int64) if dtype == "uint64" else x)
-    return x.to(first.device, torch.int64 if integer else torch.float32)
+    kind = "int64" if integer else "float32"  # uint64 becomes the int64 of its bits
+    if not is_tensor(x):
+        return small(name, np.ascontiguousarray(x, kind).reshape(x.shape), first)
+    x = x.detach().to(getattr(sys.modules["torch"], kind))
+    return _numbers(name, x) if isinstance(first, np.ndarray) else x.to(first.device)
 
 
 def _scalar(value: float, first: Any, integer: bool) -> Any:

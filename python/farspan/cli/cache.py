@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -11,6 +11,29 @@ from typing import Any
 from farspan import _core
 from farspan._backend.compiler import cuda_status, open_compiler
 from farspan._errors import BackendError, message
+from farspan.cli.options import add_json
+from farspan.cli.output import print_json
+from farspan.cli.values import whole
+
+SUMMARY = "The compiled CUDA kernels on this machine; none of it needs a GPU."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "info: where the kernels are and how many; clear: remove them; warm: compile all of them now"
+    add("action", choices=("info", "clear", "warm"), help=what)
+    what = "for warm: compute capabilities such as 90 for 9.0 (default: those of the GPUs here)"
+    add("architectures", type=whole(80), nargs="*", metavar="ARCH", help=what)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.action == "warm":
+        warm(options.architectures, as_json=options.json)
+        return
+    if options.architectures:
+        options.parser.error("architectures are for warm")
+    {"info": print_info, "clear": clear}[options.action](as_json=options.json)
 
 
 def print_info(*, as_json: bool) -> None:
@@ -19,7 +42,7 @@ def print_info(*, as_json: bool) -> None:
     status = cuda_status()
     if as_json:
         known = {"folder": folder, "kernels": entries, "bytes": size, "nvrtc": status["nvrtc"]}
-        print(json.dumps(known))
+        print_json(known)
         return
     print(f"folder:   {folder}")
     print(f"kernels:  {entries}, {size / 1e6:.1f} MB")
@@ -29,7 +52,10 @@ def print_info(*, as_json: bool) -> None:
 def clear(*, as_json: bool) -> None:
     """Remove the compiled kernels, and nothing else that the folder holds."""
     removed = _core.cuda_clear_cache()
-    print(json.dumps({"removed": removed}) if as_json else f"{removed} kernels removed")
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        print(f"{removed} kernels removed")
 
 
 def warm(architectures: Sequence[int], *, as_json: bool) -> None:
@@ -49,7 +75,7 @@ def warm(architectures: Sequence[int], *, as_json: bool) -> None:
             print(f"{architecture}: {compiled} kernels compiled, {kept} were there, {seconds:.1f} s", flush=True)
     warning = _core.cuda_warning()
     if as_json:
-        print(json.dumps({"architectures": done, "warning": warning}))
+        print_json({"architectures": done, "warning": warning})
     elif warning:
         print(f"warning: {warning}")
 

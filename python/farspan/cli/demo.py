@@ -6,22 +6,24 @@ an eager torch loop over the same weights. 4. How far the model reaches past its
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from farspan.cli.generate import prompt_ids, stream_completion
-from farspan.cli.measure import measure_schemes
+from farspan.cli.measure import stderr_progress
+from farspan.cli.options import add_out
+from farspan.cli.output import print_now
 from farspan.lab import schemes
-from farspan.lab.eager import EagerLlama, weights_of
-from farspan.lab.report import files
-from farspan.lab.subject import LoadedModel, load_model, load_text
-from farspan.model import checkpoint
+
+if TYPE_CHECKING:
+    from farspan.lab.subject import LoadedModel
+
+SUMMARY = "Text, reproducible seeds, speed and reach of the embedded model, in two minutes."
 
 PROMPT = 'class Stack:\n    """A last-in, first-out container."""\n\n    def '
 OTHER_PROMPTS = ("import os\n", "def main(", "#")
@@ -32,22 +34,28 @@ WINDOWS = 24
 SPEED_TOKENS, ROUNDS = 128, 5
 
 
-def demo(out: Path) -> None:
-    """Run the four parts, print what they show, and write the measurement to `out`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_out(parser, "out/demo")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the four parts, print what they show, and write the measurement."""
+    from farspan.lab.subject import load_model
+
     started = time.monotonic()
     loaded = load_model(None)
     _show_text(loaded)
     _show_seeds(loaded)
     _show_speed(loaded)
-    _show_reach(loaded, out)
+    _show_reach(loaded, options.out)
     print(f"\nthe whole demo took {time.monotonic() - started:.0f} s")
 
 
 def _show_text(loaded: LoadedModel) -> None:
     count = sum(weight.numel() for weight in loaded.model.parameters())
     _headline("1", f"text, byte by byte, from the embedded model ({count / 1e6:.1f} million parameters)")
-    _print_now(PROMPT)
-    stream_completion(loaded, PROMPT, 240, TEMPERATURE, SEED, _print_now)
+    print_now(PROMPT)
+    stream_completion(loaded, PROMPT, 240, TEMPERATURE, SEED, print_now)
     print()
 
 
@@ -64,6 +72,11 @@ def _show_seeds(loaded: LoadedModel) -> None:
 
 
 def _show_speed(loaded: LoadedModel) -> None:
+    import torch
+
+    from farspan.lab.eager import EagerLlama, weights_of
+    from farspan.model import checkpoint
+
     tokens, rounds = SPEED_TOKENS, ROUNDS
     _headline(
         "3", f"speed: one sequence, {tokens} tokens, {torch.get_num_threads()} threads, median of {rounds} rounds"
@@ -91,10 +104,15 @@ def _show_speed(loaded: LoadedModel) -> None:
 
 
 def _show_reach(loaded: LoadedModel, out: Path) -> None:
+    from farspan.lab.report import files
+    from farspan.lab.subject import load_text, measure_schemes
+
     _headline("4", f"held-out loss up to {LENGTHS[-1] // loaded.trained_length} times the trained length")
     print(f"reading {WINDOWS} windows of each length under {len(schemes.COMPARED)} position schemes ...", flush=True)
     text = load_text((), loaded.tokenizer)
-    measurement, subject = measure_schemes(loaded, text, schemes.COMPARED, LENGTHS, windows=WINDOWS, targets=32)
+    measurement, subject = measure_schemes(
+        loaded, text, schemes.COMPARED, LENGTHS, windows=WINDOWS, targets=32, progress=stderr_progress()
+    )
     paths = files.write(measurement, subject, out)
     print(files.table(measurement, subject))
     print(f"the picture: {paths[-1]}")
@@ -112,8 +130,3 @@ def _excerpt(loaded: LoadedModel, tokens: list[int], width: int = 60) -> str:
 
 def _headline(number: str, text: str) -> None:
     print(f"\n{number}. {text}\n" + "-" * 78)
-
-
-def _print_now(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import math
+import argparse
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
-from farspan.lab.subject import LoadedModel, load_model
-from farspan.model import Completion, Transformer
-from farspan.model.generation.draft import PROMPT_LOOKUP
+from farspan.cli.options import add_json, add_model
+from farspan.cli.output import print_json, print_now
+from farspan.cli.sampling import add_sampler_options, sampler_settings
+from farspan.cli.values import real, whole
 from farspan.tokenizer import TextStream
+
+if TYPE_CHECKING:
+    from farspan.lab.subject import LoadedModel
+    from farspan.model import Completion, Transformer
+
+SUMMARY = "Continue a prompt, streaming the text as it is drawn."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_argument
+    add("--prompt", default="def ", metavar="TEXT", help="what to continue (default: %(default)r)")
+    add("--max-new-tokens", type=whole(0), default=256, metavar="N", help="at most (default: %(default)s)")
+    add("--temperature", type=real(0), default=0.8, metavar="T", help="0 is greedy (default: %(default)s)")
+    add("--seed", type=whole(-(2**63), 2**63), default=0, metavar="S", help="of the draws (default: %(default)s)")
+    add_json(parser)
+    add_sampler_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    write_completion(
+        options.model, options.prompt, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
+        seed=options.seed, as_json=options.json, settings=sampler_settings(options), device=options.device,
+    )  # fmt: skip
 
 
 def write_completion(
@@ -23,10 +47,12 @@ def write_completion(
 ) -> None:  # fmt: skip
     """Print the prompt and its completion, or one JSON document about them. `settings`: further arguments of
     `model.generate`, bad words as texts and a model that drafts as its folder."""
+    from farspan.lab.subject import load_model
+
     loaded = load_model(folder, device)
     options = settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
     started = time.perf_counter()
-    show = (lambda text: None) if as_json else _print_now
+    show = (lambda text: None) if as_json else print_now
     show(prompt)
     completion, text = stream_completion(loaded, prompt, max_new_tokens, temperature, seed, show, **options)
     seconds = time.perf_counter() - started
@@ -47,7 +73,7 @@ def write_completion(
             document |= {"drafted": completion.drafted, "accepted": completion.accepted}
         if "top" in settings:
             document |= {"top_tokens": completion.top_tokens, "top_logprobs": completion.top_logprobs}
-        print(json.dumps(_without_infinities(document), allow_nan=False))
+        print_json(document)
         return
     print()
     if sys.stderr.isatty():
@@ -97,22 +123,11 @@ def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
 
 
 def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:
+    from farspan.model import Transformer
+    from farspan.model.generation.draft import PROMPT_LOOKUP
+
     return name if name == PROMPT_LOOKUP else Transformer.from_pretrained(name, device=loaded.model.device)
 
 
 _READ: dict[str, Callable[[LoadedModel, Any], Any]] = {"bad_words": _bad_words, "draft": _drafter}
 """Settings that need the model or its tokenizer to be read."""
-
-
-def _without_infinities(x: Any) -> Any:
-    """What JSON can hold: a banned token's -inf by its name."""
-    if isinstance(x, dict):
-        return {name: _without_infinities(value) for name, value in x.items()}
-    if isinstance(x, list):
-        return [_without_infinities(value) for value in x]
-    return str(x) if isinstance(x, float) and math.isinf(x) else x
-
-
-def _print_now(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from farspan.cli.options import add_json
+from farspan.cli.output import print_json
 from farspan.lab.machine import processor_name
+
+SUMMARY = "Versions, processor, and which backend each operation uses and why."
 
 OPERATIONS = {
     "attention": "attention",
@@ -21,6 +25,14 @@ OPERATIONS = {
 """What the operations are called for people, and the function of `farspan._core` that computes them."""
 
 OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplotlib")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    print_info(as_json=options.json)
 
 
 def info() -> dict[str, Any]:
@@ -43,7 +55,7 @@ def print_info(*, as_json: bool) -> None:
     """Print what `info` gives, as JSON or in lines for people."""
     known = info()
     if as_json:
-        print(json.dumps(known))
+        print_json(known)
         return
     print(f"farspan {known['farspan']}, Python {known['python']}, {known['platform']}, numpy {known['numpy']}")
     found = [f"{name} {number}" for name, number in known["packages"].items() if number]

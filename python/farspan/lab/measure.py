@@ -8,8 +8,9 @@ Curves compare like with like: at every length and under every scheme the very s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +22,16 @@ from farspan.unembed import score
 
 TOKENS_AT_ONCE = 8192
 
-Told = Callable[[int, int, str], None]
-"""Called with (done, in all, what comes next) while measuring; done and in all count tokens read."""
+
+class Progress(Protocol):
+    """What a long computation calls on its way."""
+
+    def __call__(self, done: int, total: int, next_step: str) -> object:
+        """`done` of `total` tokens are read; `next_step` says in words what comes now."""
+
+
+def no_progress(done: int, total: int, next_step: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def measure(
     by: str = "length",
     windows: int = 32,
     targets: int = 64,
-    told: Told = lambda done, whole, what: None,
+    progress: Progress = no_progress,
 ) -> Measurement:
     """The losses of `model` over `tokens` `[n]`; a scheme of None is the model's own.
 
@@ -79,12 +88,12 @@ def measure(
     targets = min(targets, max(1, lengths[0] // 2))
     ends, stride = window_ends(len(tokens), lengths[-1], windows, targets)
     read = lengths if by == "length" else lengths[-1:]
-    whole, done = len(schemes) * len(ends) * sum(read), 0
+    total, done = len(schemes) * len(ends) * sum(read), 0
     points: list[Point] = []
     for name, scheme in schemes.items():
         switched = model if scheme is None else model.with_positions(scheme)
         for length in read:
-            told(done, whole, f"{name} at {length}")
+            progress(done, total, f"{name} at {length}")
             keep = targets if by == "length" else length
             losses = torch.cat([_losses(switched, part, keep) for part in _batches(tokens, ends, length)])
             if by == "length":
@@ -93,7 +102,7 @@ def measure(
                 spans = zip((0, *lengths), lengths, strict=False)
                 points += [_point(name, last, first + 1, losses[:, first:last]) for first, last in spans]
             done += len(ends) * length
-    told(done, whole, "done")
+    progress(done, total, "done")
     return Measurement(by, lengths, len(ends), stride, targets, tuple(points))
 
 

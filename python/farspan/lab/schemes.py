@@ -1,4 +1,6 @@
-"""Position schemes by name, with defaults that follow from what a model was trained on and how far it is to reach."""
+"""Position schemes by name. `TABLE` is the one place that knows a name: what it is called and how it looks in pictures,
+what the command line says of it, and the settings that follow from what a model was trained on and how far it is to
+reach."""
 
 from __future__ import annotations
 
@@ -24,6 +26,22 @@ class Reach:
         return max(1.0, self.longest / self.trained)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What there is to know of a named scheme."""
+
+    name: str
+    label: str
+    """in a picture"""
+    what: str
+    """on the command line"""
+    colour: str
+    marker: str
+    make: Callable[[Reach], Scheme | None]
+    """None is the scheme that the model comes with."""
+    aliases: tuple[str, ...] = ()
+
+
 def _self_extend(reach: Reach) -> Scheme:
     """Half the trained length stays as it was; the group is the smallest that folds the rest into the other half."""
     window = max(1, reach.trained // 2)
@@ -37,47 +55,74 @@ def _self_extend(reach: Reach) -> Scheme:
     return positions.SelfExtend(group, window, inner=positions.RoPE(reach.base))
 
 
-_SCHEMES: dict[str, tuple[str, Callable[[Reach], Scheme | None]]] = {
-    "own": ("as the model says", lambda r: None),
-    "rope": ("RoPE", lambda r: positions.RoPE(r.base)),
-    "linear": ("linear interpolation", lambda r: positions.LinearInterpolation(r.factor)),
-    "ntk": ("NTK-aware", lambda r: positions.NTK(r.factor)),
-    "dynamic-ntk": ("dynamic NTK", lambda r: positions.DynamicNTK(r.factor, r.trained)),
-    "yarn": ("YaRN", lambda r: positions.YaRN(r.factor, r.trained)),
-    "llama3": ("Llama 3", lambda r: positions.Llama3(r.factor, 1.0, 4.0, r.trained)),
-    "logn": ("log-n", lambda r: positions.LogN(r.trained, inner=positions.RoPE(r.base))),
-    "rerope": ("ReRoPE", lambda r: positions.ReRoPE(max(1, r.trained // 2), inner=positions.RoPE(r.base))),
-    "self-extend": ("Self-Extend", _self_extend),
-    "streaming": (
-        "Streaming",
-        lambda r: positions.Streaming(min(4, r.trained - 1), max(1, r.trained - 4), inner=positions.RoPE(r.base)),
-    ),
-    "alibi": ("ALiBi", lambda r: positions.ALiBi()),
-    "nope": ("NoPE", lambda r: positions.NoPE()),
-}
-_ALIASES = {"pi": "linear", "dynamic": "dynamic-ntk", "log-n": "logn", "selfextend": "self-extend"}
+def _streaming(reach: Reach) -> Scheme:
+    sinks, window = min(4, reach.trained - 1), max(1, reach.trained - 4)
+    return positions.Streaming(sinks, window, inner=positions.RoPE(reach.base))
 
-NAMES = tuple(_SCHEMES)
-"""Every name that `make` knows."""
+
+# The colours mix Paul Tol's "bright" and "vibrant" sets for contrast under the common colour-vision deficiencies. The
+# marker says the same as the colour, so that a picture can be read in grey too. A scheme has one look in all pictures.
+TABLE: tuple[Entry, ...] = (
+    Entry("own", "the model's own", "as the model says", "#000000", "o", lambda r: None),
+    Entry("rope", "RoPE", "plain RoPE of the model's base", "#777777", "d", lambda r: positions.RoPE(r.base)),
+    Entry(
+        "linear", "linear interpolation", "positions divided by the factor", "#EE7733", "s",
+        lambda r: positions.LinearInterpolation(r.factor), aliases=("pi",),
+    ),
+    Entry("ntk", "NTK-aware", "the base grown once", "#0077BB", "^", lambda r: positions.NTK(r.factor)),
+    Entry(
+        "dynamic-ntk", "dynamic NTK", "the base grown with the sequence", "#33BBEE", "v",
+        lambda r: positions.DynamicNTK(r.factor, r.trained), aliases=("dynamic",),
+    ),
+    Entry(
+        "yarn", "YaRN", "NTK by parts, and sharper attention", "#CC3311", "D",
+        lambda r: positions.YaRN(r.factor, r.trained),
+    ),
+    Entry(
+        "llama3", "Llama 3", "long wavelengths divided by the factor", "#BBBBBB", "h",
+        lambda r: positions.Llama3(r.factor, 1.0, 4.0, r.trained),
+    ),
+    Entry(
+        "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
+        lambda r: positions.LogN(r.trained, inner=positions.RoPE(r.base)), aliases=("log-n",),
+    ),
+    Entry(
+        "rerope", "ReRoPE", "one distance for all that is far", "#009988", "X",
+        lambda r: positions.ReRoPE(max(1, r.trained // 2), inner=positions.RoPE(r.base)),
+    ),
+    Entry(
+        "self-extend", "Self-Extend", "far positions in groups", "#DDAA33", "p", _self_extend, aliases=("selfextend",)
+    ),
+    Entry("streaming", "Streaming", "four first keys and a window", "#6633AA", "*", _streaming),
+    Entry("alibi", "ALiBi", "a bias that falls with the distance", "#117733", "<", lambda r: positions.ALiBi()),
+    Entry("nope", "NoPE", "no positions at all", "#882255", ">", lambda r: positions.NoPE()),
+)  # fmt: skip
+
+_BY_NAME = {name: entry for entry in TABLE for name in (entry.name, *entry.aliases)}
 
 COMPARED = ("rope", "linear", "ntk", "dynamic-ntk", "yarn", "logn", "rerope", "self-extend", "streaming")
 """What `farspan measure` and `farspan demo` compare unless told otherwise: what can help a model trained with RoPE."""
 
 
-def canonical(name: str) -> str:
-    """The name under which results are kept. ArgumentError: no such scheme."""
-    wanted = name.strip().lower().replace("_", "-")
-    wanted = _ALIASES.get(wanted, wanted)
-    if wanted not in _SCHEMES:
-        raise ArgumentError(message("schemes", f"names among {', '.join(NAMES)}", repr(name)))
-    return wanted
-
-
-def label(name: str) -> str:
-    """How a picture's legend calls the scheme."""
-    return _SCHEMES[name][0]
+def find(name: str) -> Entry:
+    """The entry of a name, however it is written. ArgumentError: no such scheme."""
+    entry = _BY_NAME.get(name.strip().lower().replace("_", "-"))
+    if entry is None:
+        raise ArgumentError(message("schemes", f"names among {', '.join(e.name for e in TABLE)}", repr(name)))
+    return entry
 
 
 def make(names: Iterable[str], reach: Reach) -> dict[str, Scheme | None]:
     """The schemes of these names, in this order, each named once; None for "own", the scheme the model comes with."""
-    return {name: _SCHEMES[name][1](reach) for name in dict.fromkeys(map(canonical, names))}
+    return {entry.name: entry.make(reach) for entry in dict.fromkeys(map(find, names))}
+
+
+def command_line_help() -> str:
+    """Every name with what it is, a line each."""
+    width = max(len(entry.name) for entry in TABLE) + 2
+    lines = (f"  {entry.name:<{width}}{entry.what}{_written(entry.aliases)}" for entry in TABLE)
+    return "\n".join(lines)
+
+
+def _written(aliases: tuple[str, ...]) -> str:
+    return f" (or {', '.join(aliases)})" if aliases else ""

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from farspan.embedded import load_embedded
+from farspan.lab import schemes
 from farspan.lab.embedded import data
+from farspan.lab.measure import Measurement, Progress, measure, no_progress
+from farspan.lab.report.files import Subject
+from farspan.lab.schemes import Reach
 from farspan.model import Transformer
 from farspan.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
@@ -60,3 +64,18 @@ def load_text(files: Sequence[Path], tokenizer: Tokenizer) -> Text:
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
     ids = torch.tensor([token for text in texts for token in tokenizer.encode(text)], dtype=torch.int64)
     return Text(name, ids, sum(len(text.encode()) for text in texts) / max(1, len(ids)))
+
+
+def measure_schemes(
+    loaded: LoadedModel, text: Text, names: Sequence[str], lengths: Sequence[int], *, trained: int | None = None,
+    by: str = "length", windows: int = 32, targets: int = 64, progress: Progress = no_progress,
+) -> tuple[Measurement, Subject]:  # fmt: skip
+    """The measurement, and what it is about."""
+    trained = trained or loaded.trained_length
+    base = loaded.model.config.rope_theta or 10000.0
+    chosen = schemes.make(names, Reach(trained, max(lengths), base))
+    measurement = measure(
+        loaded.model, text.tokens, lengths, chosen, by=by, windows=windows, targets=targets, progress=progress
+    )
+    settings = {name: None if scheme is None else scheme.to_dict() for name, scheme in chosen.items()}
+    return measurement, Subject(loaded.name, text.name, trained, text.bytes_per_token, settings)

@@ -34,8 +34,8 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is known after a step: losses in nats per byte, `train_loss` a running mean over about 50 steps."""
+class State:
+    """Where a training run stands after a step: losses in nats per byte, `train_loss` a mean over about 50 steps."""
 
     step: int
     steps: int
@@ -51,8 +51,8 @@ def train(
     recipe: Recipe,
     *,
     minutes: float | None = None,
-    each_step: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:
+    each_step: Callable[[State], None] = lambda state: None,
+) -> State:
     """Fit `model` to `text`, a vector of token ids, in `recipe.steps`, or fewer where `minutes` ask for that."""
     optimizer = _optimizer(model, recipe)
     windows = torch.Generator().manual_seed(recipe.seed + 1)
@@ -71,14 +71,14 @@ def train(
 
         mean += (loss.item() - mean) / min(step, 50)
         seconds = time.monotonic() - started
-        progress = Progress(step, steps, mean, seconds, rate)
-        each_step(progress)
+        state = State(step, steps, mean, seconds, rate)
+        each_step(state)
         if step == steps:
             break
         if minutes is not None and step < decay_from and seconds > 0.8 * 60 * minutes:
             decay_from, steps = step, step + max(1, step // 4)  # of the whole, the decay is then a fifth as well
     model.eval()
-    return progress
+    return state
 
 
 def draw_windows(text: Tensor, batch: int, context: int, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,9 @@ from torch import Tensor
 from farspan._errors import CheckpointError, message
 from farspan.model import safetensors
 from farspan.model.config import read_json
+from farspan.model.decoder import Decoder
+from farspan.model.layers import Attention, Linear, Norm
 from farspan.model.safetensors import StoredTensor
-
-if TYPE_CHECKING:
-    from farspan.model.layers import Attention, Linear, Norm
-    from farspan.model.transformer import Transformer
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,12 +24,12 @@ INDEX = "model.safetensors.index.json"
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def named_tensors(model: Transformer) -> dict[str, Tensor]:
+def named_tensors(model: Decoder) -> dict[str, Tensor]:
     """The model's parameters under Hugging Face's names; the parts of a stacked projection are views of it."""
     return {name: tensor.detach() for name, tensor in _named(model)}
 
 
-def _named(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+def _named(model: Decoder) -> Iterator[tuple[str, Tensor]]:
     yield "model.embed_tokens.weight", model.embedding
     for index, block in enumerate(model.layers):
         at = f"model.layers.{index}"
@@ -110,7 +107,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return files
 
 
-def check_weights(model: Transformer, weights: Mapping[str, StoredTensor]) -> None:
+def check_weights(model: Decoder, weights: Mapping[str, StoredTensor]) -> None:
     """CheckpointError unless the weights are exactly the model's, by name and shape."""
     slots = named_tensors(model)
     missing = [name for name in slots if name not in weights]
@@ -129,13 +126,13 @@ def _others(names: list[str], none: str) -> str:
     return f"{none} (and {len(names) - 1} more like it)" if len(names) > 1 else none
 
 
-def _dispensable(model: Transformer, name: str) -> bool:
+def _dispensable(model: Decoder, name: str) -> bool:
     """What old checkpoints carry beside the model: tables of angles, and a tied unembedding for a second time."""
     return name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and model.config.tie_word_embeddings)
 
 
 @torch.no_grad()
-def load_weights(model: Transformer, weights: Mapping[str, StoredTensor]) -> None:
+def load_weights(model: Decoder, weights: Mapping[str, StoredTensor]) -> None:
     """Copies the weights, which `check_weights` has passed, into the model, in its dtype."""
     for name, slot in named_tensors(model).items():
         slot.copy_(weights[name].read())
@@ -144,7 +141,7 @@ def load_weights(model: Transformer, weights: Mapping[str, StoredTensor]) -> Non
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def save(model: Transformer, folder: str | os.PathLike[str]) -> None:
+def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Writes what `from_pretrained` reads, and transformers too where it knows the family."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import ArgumentError, CheckpointError, message
+from farspan.model import huggingface
 from farspan.positions import RoPE, Scheme, scheme_from_dict
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu")
@@ -138,13 +139,11 @@ class Config:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:
         """From what `to_dict` gave, or from the content of a Hugging Face `config.json`."""
-        from farspan.model import huggingface
-
         if not isinstance(settings, dict):
             raise CheckpointError(message("config.json", "an object of settings", type(settings).__name__))
         try:
             if settings.get("model_type") != OWN_MODEL_TYPE:
-                return huggingface.read_config(settings)
+                return cls(**huggingface.read_config(settings))
             own = {name: value for name, value in settings.items() if name != "model_type"}
             own["positions"] = [scheme_from_dict(scheme) for scheme in own.get("positions", ())]
             return cls(**own)
@@ -153,8 +152,6 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a `config.json`: Hugging Face's where one of its families is this model, else our own."""
-        from farspan.model import huggingface
-
         return huggingface.write_config(self) or self._own_dict()
 
     def _own_dict(self) -> dict[str, Any]:

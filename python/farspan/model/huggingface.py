@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from farspan._errors import ArgumentError, CheckpointError, message
-from farspan.model.config import Config
 from farspan.positions import (
     DynamicNTK,
     LinearInterpolation,
@@ -67,8 +66,8 @@ ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh", "swish": "silu"}
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_config(settings: Settings) -> Config:
-    """The Config that a family's `config.json` describes. CheckpointError for what farspan does not know."""
+def read_config(settings: Settings) -> dict[str, Any]:
+    """The arguments of `Config` that a family's `config.json` means. CheckpointError for what farspan does not know."""
     family = _family(settings)
     layers = _required(settings, "num_hidden_layers")
     heads = _required(settings, "num_attention_heads")
@@ -76,7 +75,7 @@ def read_config(settings: Settings) -> Config:
     act = str(settings.get("hidden_act", "silu"))
     eos = settings.get("eos_token_id", family.eos_token_id)
     dtype = settings.get("dtype", settings.get("torch_dtype"))
-    return Config(
+    return dict(
         vocab_size=_required(settings, "vocab_size"),
         hidden_size=_required(settings, "hidden_size"),
         intermediate_size=_required(settings, "intermediate_size"),
@@ -213,19 +212,19 @@ ROPE_TYPES: dict[str, Callable[[_Rope, float, int, int], Scheme]] = {
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_config(config: Config) -> dict[str, Any] | None:
-    """A `config.json` that its reader turns back into exactly this Config, or None where no family can say it."""
+def write_config(config: Any) -> dict[str, Any] | None:
+    """A `config.json` that its reader turns back into exactly this `Config`, or None where no family can say it."""
     for kind in FAMILIES:
         settings = _written(config, kind)
         try:
-            if settings is not None and read_config(settings) == config:
+            if settings is not None and type(config)(**read_config(settings)) == config:
                 return settings
         except (ArgumentError, CheckpointError):
             continue
     return None
 
 
-def _written(config: Config, kind: str) -> dict[str, Any] | None:
+def _written(config: Any, kind: str) -> dict[str, Any] | None:
     family = FAMILIES[kind]
     rotary = next((scheme for scheme in config.positions if not isinstance(scheme, NoPE)), None)
     rope = None if rotary is None else _write_rope(rotary)

@@ -1,6 +1,6 @@
 """The parts of a decoder layer. Tokens of all sequences lie packed, `[tokens, width]`; only attention knows sequences.
 
-`forward` takes the numbers as torch tensors or as NumPy arrays: what differs between them is in `kernels`.
+`forward` takes the numbers as torch tensors or as NumPy arrays: what differs between them is in `operations`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import nn
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
-    from farspan.model.passes import Pass
+    from farspan.model.operations import Operations
+    from farspan.model.passes import PassPlan
 
 
 class Linear(nn.Module):
@@ -46,24 +47,25 @@ class Attention(nn.Module):
         self.q_norm = Norm("rms", self.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = Norm("rms", self.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Any, layer: int, now: Pass, kernels: Any) -> Any:
+    def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
-        heads = kernels.linear(x, self.qkv).reshape(len(x), -1, self.head_dim)
+        heads = operations.linear(x, self.qkv).reshape(len(x), -1, self.head_dim)
         if self.q_norm is not None:
-            query, key = kernels.norm(heads[:, :keys], self.q_norm), kernels.norm(heads[:, keys:values], self.k_norm)
-            heads = kernels.concatenate([query, key, heads[:, values:]], 1)
-        if now.cache is not None:
-            now.cache.write(layer, heads[:, keys:], now.slots)
+            query = operations.norm(heads[:, :keys], self.q_norm)
+            key = operations.norm(heads[:, keys:values], self.k_norm)
+            heads = operations.concatenate([query, key, heads[:, values:]], 1)
+        if plan.cache is not None:
+            plan.cache.write(layer, heads[:, keys:], plan.slots)
         outputs = []
-        for part in now.parts:
-            own = heads[part.tokens].reshape(-1, part.span.time, *heads.shape[1:]).swapaxes(1, 2)
-            if now.cache is None:
+        for call in plan.calls:
+            own = heads[call.tokens].reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
+            if plan.cache is None:
                 key, value = own[:, keys:values], own[:, values:]
             else:
-                key, value = now.cache.read(layer, part.rows, part.span.keys, like=own)
-            mixed = kernels.attention(own[:, :keys], key, value, part.hooks[layer])
+                key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
+            mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer])
             outputs.append(mixed.swapaxes(1, 2).reshape(-1, self.heads * self.head_dim))
-        return kernels.linear(outputs[0] if len(outputs) == 1 else kernels.concatenate(outputs, 0), self.out)
+        return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
 
 
 class MLP(nn.Module):
@@ -75,8 +77,9 @@ class MLP(nn.Module):
         self.up = Linear(config.hidden_size, config.intermediate_size * (1 + self.gated), config.mlp_bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
-    def forward(self, x: Any, kernels: Any) -> Any:
-        return kernels.linear(kernels.activate(kernels.linear(x, self.up), self.activation, self.gated), self.down)
+    def forward(self, x: Any, operations: Operations) -> Any:
+        inner = operations.activate(operations.linear(x, self.up), self.activation, self.gated)
+        return operations.linear(inner, self.down)
 
 
 class Block(nn.Module):
@@ -89,6 +92,6 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config.norm, config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Any, layer: int, now: Pass, kernels: Any) -> Any:
-        x = x + self.attention(kernels.norm(x, self.attention_norm), layer, now, kernels)
-        return x + self.mlp(kernels.norm(x, self.mlp_norm), kernels)
+    def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
+        x = x + self.attention(operations.norm(x, self.attention_norm), layer, plan, operations)
+        return x + self.mlp(operations.norm(x, self.mlp_norm), operations)

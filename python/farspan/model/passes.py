@@ -19,8 +19,8 @@ LEAST_BUCKET = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Sequences with equally many new tokens: one call of attention per layer."""
+class AttentionCall:
+    """Neighbouring sequences with equally many new tokens: in each layer they share one call of attention."""
 
     tokens: slice
     rows: slice
@@ -30,27 +30,27 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass:
+class PassPlan:
     """All new tokens of a batch, packed sequence after sequence."""
 
-    parts: list[Part]
+    calls: list[AttentionCall]
     cache: Cache | None
     slots: Any
     """Where in the cache the new keys and values go."""
     lengths: tuple[int, ...]
     """How many tokens each sequence has afterwards."""
 
-    def take_in(self) -> None:
+    def commit(self) -> None:
         """The cache, where there is one, holds the new tokens from now on."""
         if self.cache is not None:
             self.cache.advance(self.lengths)
 
 
-def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False) -> Pass:
-    """The pass that appends `new[b]` tokens to sequence b, after the tokens that the cache holds of it.
+def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False) -> PassPlan:
+    """A pass that appends `new[b]` tokens to sequence b, after the tokens that the cache holds of it.
 
-    Nothing is padded: neighbours with equally many new tokens make a part, and everything but attention runs on the
-    packed tokens of all. A sequence without new tokens has no part in the pass.
+    Nothing is padded: neighbours with equally many new tokens share a call, and everything but attention runs on the
+    packed tokens of all. A sequence without new tokens is in no call.
 
     With `buckets` attention is given a rounded number of the cache's keys, and the lengths, so that the passes of many
     lengths have the same shapes. That changes no bit of what it gives.
@@ -59,7 +59,7 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
     lengths = tuple(old + more for old, more in zip(held, new, strict=True))
     if cache is not None:
         cache.reserve(lengths)
-    parts, row, token = [], 0, 0
+    calls, row, token = [], 0, 0
     for time, neighbours in itertools.groupby(new):
         batch = len(list(neighbours))
         rows, tokens = slice(row, row + batch), slice(token, token + batch * time)
@@ -67,12 +67,12 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
         if time:
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
             span = Span(time, lengths[rows], config.num_attention_heads, config.dim_per_head, slots)
-            parts.append(Part(tokens, rows, span, layer_hooks(config, span)))
+            calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
     if cache is None:
-        return Pass(parts, None, np.empty(0, np.int64), lengths)
+        return PassPlan(calls, None, np.empty(0, np.int64), lengths)
     rows_of = np.repeat(np.arange(len(new)), new)
     positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    return Pass(parts, cache, cache.slots(rows_of, positions), lengths)
+    return PassPlan(calls, cache, cache.slots(rows_of, positions), lengths)
 
 
 def bucket(length: int, capacity: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from farspan.attention import hook_arguments
-from farspan.model.passes import Pass
+from farspan.model.passes import PassPlan
 
 ALIGNMENT = 16
 LARGE = 1 << 14
@@ -22,7 +22,7 @@ LARGE = 1 << 14
 _ON_HOST = np.empty(0, np.float32)
 
 
-class Slot(NamedTuple):
+class ArraySpec(NamedTuple):
     """An array without its numbers."""
 
     dtype: np.dtype[Any]
@@ -34,24 +34,24 @@ class Slot(NamedTuple):
 
 
 def form_of(tree: Any, arrays: list[np.ndarray]) -> Any:
-    """The tuples and lists of `tree` as tuples, arrays replaced by slots: what two passes have in common that differ in
-    numbers alone. The arrays are appended to `arrays`."""
+    """The tuples and lists of `tree` as tuples, arrays replaced by their specs: what two passes have in common that
+    differ in numbers alone. The arrays are appended to `arrays`."""
     if isinstance(tree, np.ndarray):
         arrays.append(tree)
-        return Slot(tree.dtype, tree.shape)
+        return ArraySpec(tree.dtype, tree.shape)
     return tuple(form_of(x, arrays) for x in tree) if isinstance(tree, (tuple, list)) else tree
 
 
-def _slots(form: Any) -> Iterator[Slot]:
-    if isinstance(form, Slot):
+def _specs(form: Any) -> Iterator[ArraySpec]:
+    if isinstance(form, ArraySpec):
         yield form
     elif isinstance(form, tuple):
         for x in form:
-            yield from _slots(x)
+            yield from _specs(x)
 
 
 def _filled(form: Any, tensors: Iterator[Tensor]) -> Any:
-    if isinstance(form, Slot):
+    if isinstance(form, ArraySpec):
         return next(tensors)
     return tuple(_filled(x, tensors) for x in form) if isinstance(form, tuple) else form
 
@@ -60,12 +60,12 @@ class Staged:
     """Memory of a device for all arrays of one form. `tree` is the form, with tensors that are views of it."""
 
     def __init__(self, form: Any, device: torch.device) -> None:
-        slots = list(_slots(form))
-        small = [i for i, slot in enumerate(slots) if slot.size < LARGE]
-        large = [[i] for i, slot in enumerate(slots) if slot.size >= LARGE]
-        self._blocks = [(which, _Block([slots[i] for i in which], device)) for which in (small, *large) if which]
+        specs = list(_specs(form))
+        small = [i for i, spec in enumerate(specs) if spec.size < LARGE]
+        large = [[i] for i, spec in enumerate(specs) if spec.size >= LARGE]
+        self._blocks = [(which, _Block([specs[i] for i in which], device)) for which in (small, *large) if which]
         tensors = {i: x for which, block in self._blocks for i, x in zip(which, block.tensors, strict=True)}
-        self.tree = _filled(form, iter([tensors[i] for i in range(len(slots))]))
+        self.tree = _filled(form, iter([tensors[i] for i in range(len(specs))]))
 
     def send(self, arrays: list[np.ndarray]) -> None:
         """What is launched from now on reads these. Nothing waits."""
@@ -76,14 +76,14 @@ class Staged:
 class _Block:
     """Arrays one behind the other."""
 
-    def __init__(self, slots: list[Slot], device: torch.device) -> None:
-        ends = list(itertools.accumulate(-(-slot.size // ALIGNMENT) * ALIGNMENT for slot in slots))
+    def __init__(self, specs: list[ArraySpec], device: torch.device) -> None:
+        ends = list(itertools.accumulate(-(-spec.size // ALIGNMENT) * ALIGNMENT for spec in specs))
         self._starts = [0, *ends[:-1]]
         self._memory = torch.empty(ends[-1], dtype=torch.uint8, device=device)
         self._sent: list[np.ndarray] = []
         self.tensors = [
-            self._memory[start : start + slot.size].view(_torch_dtype(slot.dtype)).view(slot.shape)
-            for start, slot in zip(self._starts, slots, strict=True)
+            self._memory[start : start + spec.size].view(_torch_dtype(spec.dtype)).view(spec.shape)
+            for start, spec in zip(self._starts, specs, strict=True)
         ]
 
     def send(self, arrays: list[np.ndarray]) -> None:
@@ -103,24 +103,24 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def arrays_of(now: Pass) -> tuple[Any, ...]:
-    """The tree of all that a pass is beside its cache: slots, and of each part its shape and the hooks of each kind of
+def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
+    """The tree of all that a plan is beside its cache: slots, and of each call its shape and the hooks of each kind of
     layer as `torch.ops.farspan.attention` takes them."""
-    parts = []
-    for part in now.parts:
-        shape = (part.tokens.start, part.tokens.stop, part.rows.start, part.rows.stop, part.span.time, part.span.keys)
-        parts.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(part.hooks).values())))
-    return now.slots, tuple(parts)
+    calls = []
+    for call in plan.calls:
+        shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, call.span.time, call.span.keys)
+        calls.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())))
+    return plan.slots, tuple(calls)
 
 
-def with_tensors(now: Pass, tree: tuple[Any, ...]) -> Pass:
-    """The pass on what a `Staged` made of its tree."""
-    slots, parts = tree
+def with_tensors(plan: PassPlan, tree: tuple[Any, ...]) -> PassPlan:
+    """The plan on what a `Staged` made of its tree."""
+    slots, calls = tree
     ready = []
-    for part, (_, kinds) in zip(now.parts, parts, strict=True):
-        found = dict(zip(_kinds(part.hooks), kinds, strict=True))
-        ready.append(dataclasses.replace(part, hooks=[found[id(hooks)] for hooks in part.hooks]))
-    return dataclasses.replace(now, parts=ready, slots=slots)
+    for call, (_, kinds) in zip(plan.calls, calls, strict=True):
+        found = dict(zip(_kinds(call.hooks), kinds, strict=True))
+        ready.append(dataclasses.replace(call, hooks=[found[id(hooks)] for hooks in call.hooks]))
+    return dataclasses.replace(plan, calls=ready, slots=slots)
 
 
 def _kinds(hooks: list[Any]) -> dict[int, Any]:
@@ -128,9 +128,9 @@ def _kinds(hooks: list[Any]) -> dict[int, Any]:
     return {id(x): x for x in hooks}
 
 
-def on_device(now: Pass, device: torch.device) -> Pass:
-    """A pass for `DeviceKernels`, its arrays sent."""
+def on_device(plan: PassPlan, device: torch.device) -> PassPlan:
+    """A plan for `DeviceOperations`, its arrays sent."""
     arrays: list[np.ndarray] = []
-    staged = Staged(form_of(arrays_of(now), arrays), device)
+    staged = Staged(form_of(arrays_of(plan), arrays), device)
     staged.send(arrays)
-    return with_tensors(now, staged.tree)
+    return with_tensors(plan, staged.tree)

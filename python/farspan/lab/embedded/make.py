@@ -20,7 +20,7 @@ from torch import Tensor
 
 from farspan.lab.embedded import card, data
 from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
-from farspan.lab.train import Progress, Recipe, held_out_loss, train
+from farspan.lab.train import Recipe, State, held_out_loss, train
 from farspan.model import Config, Transformer, checkpoint
 
 CONFIG = Config(
@@ -67,34 +67,34 @@ class _Run:
         self.parameters, self.trained_bytes = parameters, trained_bytes
         self.saved = time.monotonic()
 
-    def after_step(self, progress: Progress) -> None:
-        if progress.step % 25 == 0 or progress.step == 1:
+    def after_step(self, state: State) -> None:
+        if state.step % 25 == 0 or state.step == 1:
             print(
-                f"step {progress.step}/{progress.steps}  loss {progress.train_loss:.4f} nats/byte  "
-                f"rate {progress.learning_rate:.2e}  {progress.seconds:.0f} s",
+                f"step {state.step}/{state.steps}  loss {state.train_loss:.4f} nats/byte  "
+                f"rate {state.learning_rate:.2e}  {state.seconds:.0f} s",
                 flush=True,
             )
         if time.monotonic() - self.saved > SAVE_EVERY_SECONDS:
-            self.save(progress, whole=False)
+            self.save(state, whole=False)
             self.saved = time.monotonic()
 
-    def save(self, progress: Progress, whole: bool) -> None:
+    def save(self, state: State, whole: bool) -> None:
         """Weights, config and card; on the whole held-out text at the end, on 64 windows of it on the way."""
         loss = held_out_loss(
             self.model, self.model.unembedding, self.held_out, self.recipe.context, most=None if whole else 64
         )
-        print(f"held-out loss after step {progress.step}: {loss:.4f} nats/byte", flush=True)
+        print(f"held-out loss after step {state.step}: {loss:.4f} nats/byte", flush=True)
         checkpoint.save(copy.deepcopy(self.model).to(torch.float16), self.out)
         (self.out / "tokenizer.json").write_text(json.dumps(byte_tokenizer_json(), indent=0) + "\n")
         facts = card.Facts(
-            recipe=dataclasses.replace(self.recipe, steps=progress.step),
+            recipe=dataclasses.replace(self.recipe, steps=state.step),
             parameters=self.parameters,
             trained_bytes=self.trained_bytes,
             held_out_bytes=len(self.held_out),
-            train_loss=progress.train_loss,
+            train_loss=state.train_loss,
             held_out_loss=loss,
-            finished=progress.step == progress.steps,
-            minutes=progress.seconds / 60,
+            finished=state.step == state.steps,
+            minutes=state.seconds / 60,
             threads=torch.get_num_threads(),
             python=platform.python_version(),
             torch=torch.__version__,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farspan.lab import strict_json
 from farspan.lab.measure import Measurement
 
 
@@ -51,7 +51,7 @@ def write(measurement: Measurement, subject: Subject, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     document = as_dict(measurement, subject)
     paths = [out / f"loss.{kind}" for kind in ("json", "csv", "png")]
-    paths[0].write_text(json.dumps(_finite(document), indent=2) + "\n", encoding="utf-8")
+    paths[0].write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     with paths[1].open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(document["points"][0]))
         writer.writeheader()
@@ -72,12 +72,3 @@ def table(measurement: Measurement, subject: Subject) -> str:
 
 def _row(point: dict[str, Any], subject: Subject) -> dict[str, Any]:
     return {**point, "bits_per_byte": point["nats_per_token"] / math.log(2) / subject.bytes_per_token}
-
-
-def _finite(document: Any) -> Any:
-    """JSON has no NaN: null stands for it (the standard error of a single window)."""
-    if isinstance(document, dict):
-        return {name: _finite(value) for name, value in document.items()}
-    if isinstance(document, (list, tuple)):
-        return [_finite(value) for value in document]
-    return None if isinstance(document, float) and not math.isfinite(document) else document

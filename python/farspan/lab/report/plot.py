@@ -10,24 +10,6 @@ from farspan.lab import schemes
 from farspan.lab.measure import Measurement, Point
 from farspan.lab.report.files import Subject
 
-# Paul Tol's "bright" and "vibrant" sets mixed for contrast under the common colour-vision deficiencies; the marker says
-# the same as the colour, so the picture can be read in grey too. A scheme has one look in all pictures.
-_LOOKS = {
-    "own": ("#000000", "o"),
-    "rope": ("#222222", "o"),
-    "linear": ("#EE7733", "s"),
-    "ntk": ("#0077BB", "^"),
-    "dynamic-ntk": ("#33BBEE", "v"),
-    "yarn": ("#CC3311", "D"),
-    "llama3": ("#BBBBBB", "h"),
-    "logn": ("#AA3377", "P"),
-    "rerope": ("#009988", "X"),
-    "self-extend": ("#DDAA33", "p"),
-    "streaming": ("#6633AA", "*"),
-    "alibi": ("#117733", "<"),
-    "nope": ("#882255", ">"),
-}
-
 
 def draw(measurement: Measurement, subject: Subject, path: Path) -> None:
     """Write the picture as PNG. BackendError: matplotlib is not installed."""
@@ -60,12 +42,13 @@ def _lines(measurement: Measurement, subject: Subject) -> dict[str, list[Point]]
 
 
 def _draw_line(axes: Any, name: str, points: list[Point], subject: Subject) -> None:
-    colour, marker = _LOOKS[name]
+    entry = schemes.find(name)
+    marker = entry.marker
     x = [point.length for point in points]
     y = [subject.in_unit(point.nats_per_token) for point in points]
     axes.plot(
-        x, y, color=colour, marker=marker, markersize=6.5 if marker == "*" else 5, markeredgecolor="white",
-        markeredgewidth=0.6, linewidth=2.2 if name == "rope" else 1.6, label=schemes.label(name),
+        x, y, color=entry.colour, marker=marker, markersize=6.5 if marker == "*" else 5, markeredgecolor="white",
+        markeredgewidth=0.6, linewidth=2.2 if name == "rope" else 1.6, label=entry.label,
         zorder=4 if name == "rope" else 3,
     )  # fmt: skip
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from farspan._errors import ArgumentError, message
+from farspan.model.decoder import Decoder
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.restrictions import Text
 from farspan.model.generation.steps import Steps, lacking
-
-if TYPE_CHECKING:
-    from farspan.model.transformer import Transformer
 
 PROMPT_LOOKUP = "prompt-lookup"
 
@@ -30,14 +28,14 @@ class Drafter(Protocol):
 
 
 def make_drafter(
-    draft: Any, model: Transformer, batch: int, drawing: Drawing, stops: frozenset[int], graphs: bool
+    draft: Any, model: Decoder, batch: int, drawing: Drawing, stops: frozenset[int], graphs: bool
 ) -> Drafter | None:
     """The drafter that `draft` names: another model of the same vocabulary, "prompt-lookup", or None."""
     if draft is None:
         return None
     if draft == PROMPT_LOOKUP:
         return PromptLookup(batch, drawing, stops)
-    if not isinstance(draft, type(model)):
+    if not isinstance(draft, Decoder):
         raise ArgumentError(message("draft", f"a farspan.Transformer, {PROMPT_LOOKUP!r} or None", repr(draft)))
     ours, theirs = model.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
@@ -49,9 +47,7 @@ class ModelDrafter:
     """Another model, that draws with the same noise under the same settings: where the two give a token similar
     probabilities they mostly draw the same one (Daliri, Musco and Suresh 2024, arXiv 2408.07978)."""
 
-    def __init__(
-        self, model: Transformer, batch: int, drawing: Drawing, stops: Iterable[int], graphs: bool = True
-    ) -> None:
+    def __init__(self, model: Decoder, batch: int, drawing: Drawing, stops: Iterable[int], graphs: bool = True) -> None:
         self._steps, self._cache = Steps(model, drawing, graphs), model.new_cache(batch)
         self._ends = {-1, *stops}  # -1: nothing could be drawn
 

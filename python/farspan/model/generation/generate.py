@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,13 @@ import torch
 from farspan._errors import ArgumentError, Error, message
 from farspan.model import arguments
 from farspan.model.cache import Cache
+from farspan.model.decoder import Decoder
 from farspan.model.generation.draft import make_drafter
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.restrictions import Text
 from farspan.model.generation.steps import Steps, lacking
 from farspan.model.passes import steady_tokens
 from farspan.verify import agreement
-
-if TYPE_CHECKING:
-    from farspan.model.transformer import Transformer
 
 Streamer = Callable[[int, int], Any]
 
@@ -53,7 +51,7 @@ class Completion:
 
 @torch.no_grad()
 def generate(
-    model: Transformer, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,
+    model: Decoder, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,
     stop: Iterable[int] | int | None, streamer: Streamer | None, cache: Cache | None, draft: Any, draft_length: int,
     graphs: Any, settings: dict[str, Any],
 ) -> list[Completion]:  # fmt: skip
@@ -143,13 +141,13 @@ class _Writer:
         return self.left(row) > 0
 
 
-def _stops(model: Transformer, stop: Iterable[int] | int | None) -> frozenset[int]:
+def _stops(model: Decoder, stop: Iterable[int] | int | None) -> frozenset[int]:
     if stop is None:
         return frozenset(model.config.eos_token_ids)
     return frozenset(arguments.integers("stop", [stop] if isinstance(arguments.plain(stop), int) else stop))
 
 
-def _to_read(model: Transformer, texts: list[Text], cache: Cache) -> dict[int, Text]:
+def _to_read(model: Decoder, texts: list[Text], cache: Cache) -> dict[int, Text]:
     """The tokens of each prompt that the cache does not hold already, at least its last."""
     model.check_cache(cache, len(texts))
     for row, (text, held) in enumerate(zip(texts, cache.counts, strict=True)):

@@ -13,17 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from farspan.model.kernels import DeviceKernels
-from farspan.model.passes import Pass
+from farspan.model.decoder import Decoder
+from farspan.model.operations import DeviceOperations
+from farspan.model.passes import PassPlan
 from farspan.model.staging import Staged, arrays_of, form_of, with_tensors
-
-if TYPE_CHECKING:
-    from farspan.model.transformer import Transformer
 
 MOST_STRUCTURES = 8
 """How many are known at a time; the one that was not used for longest goes."""
@@ -93,29 +91,29 @@ class RepeatedPasses:
     object lives, and all graphs go when the cache has grown.
     """
 
-    def __init__(self, model: Transformer, kernels: DeviceKernels, graphs: bool) -> None:
-        self._model, self._kernels, self._graphs = model, kernels, graphs
+    def __init__(self, model: Decoder, operations: DeviceOperations, graphs: bool) -> None:
+        self._model, self._operations, self._graphs = model, operations, graphs
         self._stores: Any = None
         self._recorder: Recorder | None = None
         self._steps: OrderedDict[Any, _Step] = OrderedDict()
 
-    def hidden(self, tokens: np.ndarray, now: Pass, last: np.ndarray | None) -> Any:
-        """As `Transformer.run`; of the tokens at `last` alone where it is given. Valid until the next call."""
-        return self._run(now, (tokens, last, arrays_of(now), False, None))
+    def hidden(self, tokens: np.ndarray, plan: PassPlan, last: np.ndarray | None) -> Any:
+        """As `Decoder.run`; of the tokens at `last` alone where it is given. Valid until the next call."""
+        return self._run(plan, (tokens, last, arrays_of(plan), False, None))
 
-    def drawn(self, tokens: np.ndarray, now: Pass, last: np.ndarray | None, draws: dict[str, Any] | None) -> Any:
-        """The `farspan.Sample` of those by `DeviceKernels.draw`, for plain `draws`. Valid until the next call."""
-        return self._run(now, (tokens, last, arrays_of(now), True, draws and tuple(draws.items())))
+    def drawn(self, tokens: np.ndarray, plan: PassPlan, last: np.ndarray | None, draws: dict[str, Any] | None) -> Any:
+        """The `farspan.Sample` of those by `DeviceOperations.draw`, for plain `draws`. Valid until the next call."""
+        return self._run(plan, (tokens, last, arrays_of(plan), True, draws and tuple(draws.items())))
 
-    def _run(self, now: Pass, tree: tuple[Any, ...]) -> Any:
-        self._follow(now)
+    def _run(self, plan: PassPlan, tree: tuple[Any, ...]) -> Any:
+        self._follow(plan)
         arrays: list[np.ndarray] = []
         form = form_of(tree, arrays)
         step = self._steps.pop(form, None)
         again = step is not None
         if step is None:
             inputs = Staged(form, self._model.device)
-            step = _Step(inputs, self._work(now, inputs.tree))
+            step = _Step(inputs, self._work(plan, inputs.tree))
         self._steps[form] = step
         if len(self._steps) > MOST_STRUCTURES:
             self._steps.popitem(last=False)
@@ -123,18 +121,18 @@ class RepeatedPasses:
         if again and step.replay is None:
             step.replay = self._recorded(step.work)
         result = (step.replay or step.work)()
-        now.take_in()
+        plan.commit()
         return result
 
-    def _work(self, now: Pass, tree: tuple[Any, ...]) -> Work:
+    def _work(self, plan: PassPlan, tree: tuple[Any, ...]) -> Work:
         tokens, last, arrays, draw, draws = tree
-        ready = with_tensors(now, arrays)
-        model, kernels = self._model, self._kernels
+        ready = with_tensors(plan, arrays)
+        model, operations = self._model, self._operations
 
         def work() -> Any:
-            hidden = model.compute(tokens, ready, kernels)
+            hidden = model.compute(tokens, ready, operations)
             hidden = hidden if last is None else hidden[last]
-            return kernels.draw(hidden, model.unembedding, draws and dict(draws)) if draw else hidden
+            return operations.draw(hidden, model.unembedding, draws and dict(draws)) if draw else hidden
 
         return work
 
@@ -148,9 +146,9 @@ class RepeatedPasses:
             self._graphs, self._recorder = False, None
             return None
 
-    def _follow(self, now: Pass) -> None:
+    def _follow(self, plan: PassPlan) -> None:
         """Nothing that was captured over memory which the cache has left is replayed again."""
-        stores = now.cache and now.cache.stores
+        stores = plan.cache and plan.cache.stores
         if stores is not self._stores:
             self._steps.clear()
             self._stores = stores

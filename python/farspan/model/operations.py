@@ -8,17 +8,25 @@ everything is what the weights are.
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farspan.attention import hook_arguments
+from farspan import ops
+from farspan._backend import cpu, threads
+from farspan.attention import attention, hook_arguments
+from farspan.linear import linear
+from farspan.model.passes import PassPlan
+from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
 HALVES = (torch.bfloat16, torch.float16)
+FUSED = SimpleNamespace(attention=attention, linear=linear, greedy=greedy, sample=sample)
+"""The package's own functions, under the names that `farspan.reference` has for them."""
 
 
 def activation_dtype(weights: torch.dtype) -> torch.dtype:
@@ -26,11 +34,50 @@ def activation_dtype(weights: torch.dtype) -> torch.dtype:
     return torch.float32 if weights in HALVES else weights
 
 
-class TensorKernels:
+class Operations(Protocol):
+    """What a model asks for. Numbers are of one kind, NumPy arrays or tensors, from `embed` to `draw`."""
+
+    refuses_unknown_ids: bool
+    """Whether `embed` raises IndexError for an id outside the vocabulary; a GPU ends all work of the process."""
+
+    def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
+        """The plan as `attention` and the cache read it."""
+
+    def embed(self, tokens: Any, embedding: Tensor) -> Any:
+        """A row of the embedding for each of `tokens`, an array or a tensor on any device."""
+
+    def linear(self, x: Any, layer: nn.Module) -> Any:
+        """`x @ weight.T + bias`."""
+
+    def norm(self, x: Any, layer: Any) -> Any:
+        """The norm that `layer` describes, over the last dim."""
+
+    def activate(self, x: Any, activation: str, gated: bool) -> Any:
+        """`act(x)`; of `[gate, up]` in one row, where gated, `act(gate) * up`."""
+
+    def attention(self, query: Any, key: Any, value: Any, hooks: Any) -> Any:
+        """Attention with the hooks that the plan has for a layer."""
+
+    def concatenate(self, parts: list[Any], axis: int) -> Any:
+        """Several arrays as one."""
+
+    def as_tensor(self, x: Any) -> Tensor:
+        """Numbers of this kind as a tensor."""
+
+    def draw(self, hidden: Any, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
+        """A `farspan.Sample`: greedy without draws."""
+
+
+class TensorOperations:
     """On tensors, by the functions of `farspan.reference` or of `farspan`; between the weights `dtype`."""
+
+    refuses_unknown_ids = True
 
     def __init__(self, operations: Any, dtype: torch.dtype) -> None:
         self.operations, self.dtype = operations, dtype
+
+    def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
+        return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> Tensor:
         rows = F.embedding(torch.as_tensor(tokens, device=embedding.device), embedding)
@@ -66,51 +113,57 @@ class TensorKernels:
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
 
+    def as_tensor(self, x: Tensor) -> Tensor:
+        return x
+
     def draw(self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
-        """A `farspan.Sample`: greedy without draws."""
         hidden = hidden.to(unembedding.dtype)
         if draws is None:
             return self.operations.greedy(hidden, unembedding)
         return self.operations.sample(hidden, unembedding, **draws)
 
 
-class DeviceKernels(TensorKernels):
-    """On tensors of a GPU, by the functions of `farspan`. Passes have their arrays there, and hooks in the order of the
-    operator: `staging.on_device`."""
+class DeviceOperations(TensorOperations):
+    """On tensors of a GPU, by the functions of `farspan`. Plans have their arrays there, and hooks in the order of the
+    operator."""
+
+    refuses_unknown_ids = False
 
     def __init__(self, dtype: torch.dtype) -> None:
-        import farspan
-        from farspan import ops
-
-        super().__init__(farspan, dtype)
+        super().__init__(FUSED, dtype)
         self._attention = ops.attention
+
+    def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
+        return on_device(plan, device)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any) -> Tensor:
         out: Tensor = self._attention(query, key, value, *hooks)[0]
         return out
 
 
-class ArrayKernels:
+class ArrayOperations:
     """On float32 NumPy arrays, by the CPU backend. The weights are the parameters' own memory, looked up at first use:
     an object serves one forward pass, or the passes of one `generate`, between which nobody changes weights."""
 
-    def __init__(self) -> None:
-        from farspan._backend import cpu, threads
+    refuses_unknown_ids = True
 
+    def __init__(self) -> None:
         threads.follow_torch()
-        self._backend = cpu
         self._weights: dict[nn.Module, tuple[Any, ...]] = {}
         self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
 
-    def embed(self, tokens: np.ndarray, embedding: Tensor) -> np.ndarray:
-        rows: np.ndarray = F.embedding(torch.from_numpy(tokens), embedding.detach()).float().numpy()
+    def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
+        return plan
+
+    def embed(self, tokens: Any, embedding: Tensor) -> np.ndarray:
+        rows: np.ndarray = F.embedding(torch.as_tensor(tokens), embedding.detach()).float().numpy()
         return rows
 
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
             found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
-        return self._backend.linear_rows(x, *found)
+        return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
         found = self._weights.get(layer)
@@ -118,24 +171,26 @@ class ArrayKernels:
             found = self._weights[layer] = (_numbers(layer.weight), _numbers(layer.bias))
         weight, bias = found
         if bias is None:
-            return self._backend.rms_norm(x, weight, layer.eps)
+            return cpu.rms_norm(x, weight, layer.eps)
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
 
     def activate(self, x: np.ndarray, activation: str, gated: bool) -> np.ndarray:
-        return self._backend.activate(x, activation, gated)
+        return cpu.activate(x, activation, gated)
 
     def attention(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any]) -> np.ndarray:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        return self._backend.attention("float32", query, key, value, *self._hooks[1])[0]
+        return cpu.attention("float32", query, key, value, *self._hooks[1])[0]
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
 
+    def as_tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x)
+
     def draw(self, hidden: np.ndarray, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
-        """A `farspan.Sample`: greedy without draws."""
         rows: Any = hidden
         weight: Any = unembedding.detach()
         if weight.dtype in HALVES:

@@ -1,0 +1,197 @@
+"""The network itself: the tree of modules, and the pass from ids to hidden states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from farspan import reference
+from farspan._backend.compiler import cuda_status
+from farspan._errors import ArgumentError, BackendError, DtypeError, message
+from farspan.model.arguments import check_ids, unknown_id
+from farspan.model.cache import Cache
+from farspan.model.config import DTYPES, Config
+from farspan.model.layers import Block, Linear, Norm
+from farspan.model.operations import (
+    FUSED,
+    ArrayOperations,
+    DeviceOperations,
+    Operations,
+    TensorOperations,
+    activation_dtype,
+)
+from farspan.model.passes import PassPlan, plan_pass
+
+BACKENDS = ("fused", "reference")
+INITIAL_DEVIATION = 0.02
+
+
+class Decoder(nn.Module):
+    """The modules of `farspan.Transformer`, which says what the arguments mean, and its pass."""
+
+    def __init__(
+        self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not isinstance(config, Config):
+            raise ArgumentError(message("config", "a farspan.Config", repr(config)))
+        self._build(config, backend, torch_dtype(config.dtype if dtype is None else dtype), torch_device(device))
+        self.reset_parameters()
+
+    def _build(self, config: Config, backend: str, dtype: torch.dtype, device: torch.device) -> None:
+        """The modules, their memory uninitialised."""
+        if backend not in BACKENDS:
+            raise ArgumentError(message("backend", f"one of {', '.join(BACKENDS)}", repr(backend)))
+        self.config, self.backend = config, backend
+        with torch.device(device):
+            self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+            self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps)
+            if not config.tie_word_embeddings:
+                self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.to(dtype).requires_grad_(backend == "reference")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random weights: normal with deviation 0.02, projections back into the residual stream narrower with depth."""
+        back = INITIAL_DEVIATION / (2 * self.config.num_hidden_layers) ** 0.5
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.weight.fill_(1)
+            elif isinstance(module, Linear):
+                module.weight.normal_(std=INITIAL_DEVIATION)
+            if isinstance(module, (Norm, Linear)) and module.bias is not None:
+                module.bias.zero_()
+        for block in self.layers:
+            for narrowed in (block.attention.out, block.mlp.down):  # type: ignore[union-attr]
+                narrowed.weight.normal_(std=back)  # type: ignore[union-attr, operator]
+        self.embedding.normal_(std=INITIAL_DEVIATION)
+        if not self.config.tie_word_embeddings:
+            self.head.normal_(std=INITIAL_DEVIATION)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """`[vocab, dim]`: the embedding itself where the two are tied."""
+        return self.embedding if self.config.tie_word_embeddings else self.head
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def activations(self) -> torch.dtype:
+        """What this model computes and caches in: on a GPU what its weights are, elsewhere float32 at least."""
+        on_gpu = self.backend == "fused" and self.device.type == "cuda"
+        return self.dtype if on_gpu else activation_dtype(self.dtype)
+
+    def choose_operations(self) -> Operations:
+        """What this model computes with now: its backend, on arrays where nobody traces or differentiates."""
+        if self.backend == "reference":
+            return TensorOperations(reference, self.activations)
+        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        if wants_gradient or torch.compiler.is_compiling():
+            return TensorOperations(FUSED, self.activations)
+        return ArrayOperations() if self.device.type == "cpu" else DeviceOperations(self.activations)
+
+    def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
+        """An empty cache for `batch` sequences. `capacity` None: it grows; a number: that many tokens, never more."""
+        for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
+        c = self.config
+        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, self.activations, self.device, capacity)
+
+    def check_cache(self, cache: Any, batch: int) -> None:
+        """ArgumentError unless this is a cache for `batch` sequences."""
+        if not isinstance(cache, Cache):
+            raise ArgumentError(message("cache", "a farspan.Cache of model.new_cache", repr(cache)))
+        if cache.batch != batch:
+            raise ArgumentError(message("cache", f"{batch} sequences, as ids has", f"{cache.batch} sequences"))
+
+    # ------------------------------------------------------------------------------------------------------- the pass
+
+    def forward(self, ids: Any, cache: Cache | None = None) -> Tensor:
+        """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
+
+        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in.
+        """
+        ids = _as_ids(ids)
+        batch, time = ids.shape
+        if cache is not None:
+            self.check_cache(cache, batch)
+        if not batch or not time:
+            return torch.empty(batch, time, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        operations = self.choose_operations()
+        if not operations.refuses_unknown_ids or self.device.type == "cuda":
+            check_before_device(ids, self.config.vocab_size)
+        plan = plan_pass(self.config, (time,) * batch, cache)
+        hidden = operations.as_tensor(self.run(ids.reshape(-1).to(self.device), plan, operations))
+        return hidden.to(self.dtype).view(batch, time, -1)
+
+    def run(self, tokens: Any, plan: PassPlan, operations: Operations) -> Any:
+        """Packed ids `[tokens]` -> hidden states `[tokens, dim]` after the final norm; the cache takes them in."""
+        hidden = self.compute(tokens, operations.prepared(plan, self.device), operations)
+        plan.commit()
+        return hidden
+
+    def compute(self, tokens: Any, plan: PassPlan, operations: Operations) -> Any:
+        """What `run` gives. Keys and values are written, but the cache does not yet count them."""
+        try:
+            x: Any = operations.embed(tokens, self.embedding)
+        except IndexError:
+            raise unknown_id(tokens, self.config.vocab_size) from None
+        for index, block in enumerate(self.layers):
+            x = block(x, index, plan, operations)
+        return operations.norm(x, self.norm)
+
+    def logits(self, ids: Any) -> Tensor:
+        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
+        return reference.logits(self(ids), self.unembedding)
+
+
+def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating dtype of farspan from its name or itself."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in (*DTYPES, "float64"):
+        raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def torch_device(device: torch.device | str) -> torch.device:
+    """A device from its name or itself, if torch can use it."""
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        reason = cuda_status()["reason"] or f"torch {torch.__version__}, which has no CUDA"
+        raise BackendError(message("device", "cpu, or a GPU that torch can use", f"{found}; {reason}"))
+    return found
+
+
+def check_before_device(ids: Tensor, vocab: int) -> None:
+    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for, and
+    are not checked where that is forbidden."""
+    capturing = ids.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not (capturing or ids.is_meta or torch.compiler.is_compiling()):
+        check_ids(ids, vocab)
+
+
+def _as_ids(ids: Any) -> Tensor:
+    """`[batch, time]` int64 from a tensor, a numpy array or nested lists."""
+    if not isinstance(ids, Tensor):
+        try:
+            ids = torch.from_numpy(np.asarray(ids))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(message("ids", "integers [batch, time]", error)) from None
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise DtypeError(message("ids", "integers [batch, time]", ids.dtype))
+    if ids.ndim != 2:
+        raise ArgumentError(message("ids", "shape [batch, time]", f"shape {list(ids.shape)}"))
+    return ids.to(torch.int64)
