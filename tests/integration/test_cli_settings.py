@@ -81,7 +81,13 @@ def test_wrong_values_are_2_and_name_the_option(arguments: str, capsys: pytest.C
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(["--banned", "256"], "banned"), (["--draft", "nowhere"], "nowhere")],
+    [
+        (["--banned", "256"], "banned"), (["--draft", "nowhere"], "nowhere"),
+        *(([f"--{name}=1e39"], f"{name.replace('-', '_')}: expected numbers that float32 can hold, given 1e")
+        for name in ("temperature", "repetition-penalty", "frequency-penalty", "presence-penalty", "dry-base")),
+        (["--logit-bias=97=1e39"], "given 1e+39"), (["--logit-bias=97=-1e39"], "given -1e+39"),
+        (["--repetition-penalty=1e-50"], "given 1e-50"),
+    ],
 )  # fmt: skip
 def test_values_that_do_not_fit_the_model_are_1_and_one_line(
     arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
