@@ -38,6 +38,7 @@ SLOWED = {
     f"Llama3({FACTOR:g}, 1, 4, {TRAINED})": positions.Llama3(FACTOR, 1, 4, TRAINED),
     "LongRoPE, factors 1 .. 4": positions.LongRoPE((1.0,) * (DIM // 2), LONG_FACTORS, TRAINED, READ),
 }
+OTHERS = (positions.ALiBi(), positions.NoPE(), positions.LogN(TRAINED))
 COLOURS = ("#222222", "#0077BB", "#CC3311", "#009988", "#EE7733", "#AA3377", "#DDAA33")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
@@ -125,17 +126,18 @@ def _draw_slowed(axes: Any) -> None:
 
 
 def _draw_bias(axes: Any) -> None:
-    hooks = positions.ALiBi().hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM))
+    alibi, nope, _ = OTHERS
+    hooks = alibi.hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM))
     table = hooks["distance_bias"].table[:, :READ]
     lines = {f"ALiBi, head {h + 1} of {HEADS}": (np.arange(READ), table[h]) for h in (0, 2, 4, 7)}
-    assert positions.NoPE().hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM)) == {}
+    assert nope.hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM)) == {}
     _lines(axes, lines | {"NoPE: nothing at all": (np.arange(READ), np.zeros(READ))})
     axes.set_ylim(-40, 2)
     _title(axes, "Biases: far keys weigh less", "distance of the key", "added to the score")
 
 
 def _draw_scale(axes: Any) -> None:
-    hooks = positions.LogN(TRAINED).hooks(Span(time=READ, lengths=(READ,), heads=HEADS, head_dim=DIM))
+    hooks = OTHERS[2].hooks(Span(time=READ, lengths=(READ,), heads=HEADS, head_dim=DIM))
     lines = {"RoPE": (np.arange(READ), np.ones(READ)), f"LogN({TRAINED})": (np.arange(READ), hooks["query_scale"])}
     _lines(axes, lines)
     _trained(axes, TRAINED)

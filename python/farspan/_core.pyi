@@ -5,9 +5,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from farspan._backend.settings import Draws, Rules, Settings
+
 _Array = np.ndarray
-_Problem: TypeAlias = tuple[str, _Array, _Array, float, float | None, _Array | None, int | None]
-"""dtype, hidden [rows, dim], weight [vocab, dim], scale, softcap, bias, valid_vocab"""
+_Problem: TypeAlias = tuple[str, _Array, _Array, Rules]
+"""dtype, hidden [rows, dim], weight [vocab, dim], rules"""
 
 def attention(
     dtype: str,
@@ -44,13 +46,21 @@ def attention(
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...
 def activate(out: _Array, x: _Array, activation: str, gated: bool, /) -> None: ...
+
+RULES: tuple[str, ...]
+DRAWS: tuple[str, ...]
+SETTINGS: tuple[str, ...]
+"""The fields of these three that are read."""
+REALS: tuple[str, ...]
+COUNTS: tuple[str, ...]
+"""The rows of the tables of settings."""
+ORDERS: tuple[str, ...]
+
 def greedy(problem: _Problem, out: Sequence[_Array], /) -> None: ...
-def sample(
-    problem: _Problem, draws: Sequence[_Array], settings: tuple[Any, ...] | None, out: Sequence[_Array], /
-) -> None: ...
+def sample(problem: _Problem, draws: Draws, settings: Settings | None, out: Sequence[_Array], /) -> None: ...
 def rank(
     problem: _Problem,
-    settings: tuple[Any, ...] | None,
+    settings: Settings | None,
     shard: tuple[int, int] | None,
     drawn: Sequence[_Array],
     rank: _Array,
@@ -62,16 +72,16 @@ SHARD_UNIT: int
 
 def sample_part(
     problem: _Problem,
-    draws: Sequence[_Array],
-    settings: tuple[Any, ...] | None,
+    draws: Draws,
+    settings: Settings | None,
     shard: tuple[int, int],
     undecided: Sequence[int] | None,
     /,
 ) -> bytes: ...
 def sample_merge(
     parts: Sequence[bytes],
-    draws: Sequence[_Array],
-    settings: tuple[Any, ...] | None,
+    draws: Draws,
+    settings: Settings | None,
     exist: int,
     undecided: Sequence[int] | None,
     out: Sequence[_Array],
@@ -94,28 +104,24 @@ def cuda_warm(architecture: int, threads: int, /) -> tuple[int, int]: ...
 
 _Described: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
 """address, shape, strides in elements"""
-_DeviceProblem: TypeAlias = tuple[Any, ...]
-"""dtype, hidden, weight, scale, softcap, bias, valid_vocab"""
+_DeviceProblem: TypeAlias = tuple[str, _Described, _Described, Rules]
+"""dtype, hidden, weight, rules"""
 
 class Emulator:
     def __new__(cls, path: str, seed: int = 0, /) -> Emulator: ...
 
 def cuda_attention(memory: Any, dtype: str, /, *arguments: Any) -> None: ...
 def cuda_probe(memory: Any, name: str, tiles: int, addresses: tuple[int, int, int], /) -> None: ...
-def cuda_sample(
-    memory: Any, problem: _DeviceProblem, drawn: Sequence[_Described] | None, out: Sequence[int], /
-) -> None: ...
+def cuda_sample(memory: Any, problem: _DeviceProblem, drawn: Draws | None, out: Sequence[int], /) -> None: ...
 def cuda_decide(
     memory: Any,
     problem: _DeviceProblem,
-    drawn: Sequence[_Described],
-    draws: Sequence[_Array],
-    settings: tuple[Any, ...],
+    drawn: Draws,
+    draws: Draws,
+    settings: Settings,
     out: Sequence[_Array],
     /,
 ) -> None: ...
-def cuda_rank(
-    memory: Any, problem: _DeviceProblem, settings: tuple[Any, ...] | None, drawn: Sequence[int], /
-) -> None: ...
+def cuda_rank(memory: Any, problem: _DeviceProblem, settings: Settings | None, drawn: Sequence[int], /) -> None: ...
 def cuda_score(memory: Any, problem: _DeviceProblem, targets: _Described, top: int, out: Sequence[int], /) -> None: ...
 def cuda_top(memory: Any, problem: _DeviceProblem, k: int, out: Sequence[int], /) -> None: ...

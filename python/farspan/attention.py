@@ -19,10 +19,11 @@ class Rotary:
         angle = position * inv_freq                                        # float64, so right at a million tokens
         first * cos(angle) - second * sin(angle), second * cos(angle) + first * sin(angle)     # each times magnitude
 
-    `inv_freq` `[r / 2]` or `[sequences, r / 2]`, float32, radians per position: the first r dims turn, the others pass.
-    Pairs are dims `(i, i + r / 2)`, or `(2i, 2i + 1)` when `interleaved`. Positions are the call's `query_positions`
-    and `key_positions`; where `query_position - key_position >= border` the score uses `far_query_positions` and
-    `far_key_positions` instead (Self-Extend, ReRoPE). Arrays of either kind, whatever the kind of the query.
+    `inv_freq` is `[r / 2]` or `[sequences, r / 2]`, float32, in radians per position. The first r dims turn, and the
+    others stay as they are. Pairs are dims `(i, i + r / 2)`, or `(2i, 2i + 1)` when `interleaved`. Positions are the
+    call's `query_positions` and `key_positions`. Where `query_position - key_position >= border` the score uses
+    `far_query_positions` and `far_key_positions` instead (Self-Extend, ReRoPE). The arrays may be numpy arrays or
+    tensors, whatever the query is.
 
     Raises:
         ArgumentError: `inv_freq` of another rank, or a `border` without both far positions (or the reverse).
@@ -53,7 +54,7 @@ class DistanceBias:
 
         score[h] += table[h, clamp(floor(query_position - key_position) - minimum, 0, L - 1)]
 
-    `table` `[q_heads or 1, L]`, float32; `minimum` is the distance of its first column.
+    `table` is `[q_heads or 1, L]`, float32. `minimum` is the distance of its first column.
 
     Raises:
         ArgumentError: a table of another rank, or an empty one.
@@ -104,37 +105,40 @@ def attention(
 
     Args:
         query: `[batch, q_heads, q_time, dim]`, or ragged `[total, q_heads, dim]` with both offsets. float32, bfloat16
-            or float16; any strides with a contiguous last dimension; dim from 1 to 256.
-        key: `[batch, kv_heads, k_time, dim]` (ragged `[total, kv_heads, dim]`), un-rotated; q_heads is a multiple of
+            or float16. The last dimension must be contiguous, and dim is from 1 to 256.
+        key: `[batch, kv_heads, k_time, dim]` (ragged `[total, kv_heads, dim]`), un-rotated. q_heads is a multiple of
             kv_heads.
-        value: `[batch, kv_heads, k_time, v_dim]`; v_dim may differ from dim.
-        causal: hide keys of a higher order than the query. Key j has order j, query i `i + (n_keys - n_queries)`.
-        window: n for the last n keys, itself included, or `(left, right)`: `q - left <= k <= q + right`, None for no
-            bound.
-        keep_first: so many first keys stay visible whatever the window says.
-        scale: of the products; default `1 / sqrt(dim)`.
+        value: `[batch, kv_heads, k_time, v_dim]`. v_dim may differ from dim.
+        causal: hide keys of a higher order than the query's. Key j has order j, and query i has order
+            `i + (n_keys - n_queries)`.
+        window: n for the last n keys, the query's own included, or `(left, right)` for `q - left <= k <= q + right`.
+            None stands for no bound.
+        keep_first: this many first keys stay visible whatever the window says.
+        scale: factor of the products, by default `1 / sqrt(dim)`.
         softcap: bound of the scaled products, above 0.
-        sink: `[q_heads]` float32, one more term `exp(sink)` in the softmax's denominator; it counts in the LSE.
-        key_bias: float32, broadcastable to `[batch, q_heads, k_time]` (ragged `[q_heads, total]`); -inf hides a key.
+        sink: `[q_heads]` float32: one more term `exp(sink)` in the softmax's denominator. It counts in the LSE.
+        key_bias: float32, broadcastable to `[batch, q_heads, k_time]` (ragged `[q_heads, total]`). -inf hides a key.
         distance_bias: a `DistanceBias`.
         query_scale: float32, broadcastable to `[batch, q_heads, q_time]` (ragged `[q_heads, total]`).
         rotary: a `Rotary`.
-        query_positions: `[q_time]` or `[batch, q_time]` (ragged `[total]`), int32, int64 or float32; default the order.
+        query_positions: `[q_time]` or `[batch, q_time]` (ragged `[total]`), int32, int64 or float32. By default the
+            order.
         key_positions: the same for keys.
-        key_lengths: `[batch]` integers: only that many first keys of a sequence exist.
+        key_lengths: `[batch]` integers: how many first keys of each sequence exist.
         query_offsets: `[batch + 1]` integers rising from 0 to total: where the sequences of a ragged batch begin.
         key_offsets: the same for keys.
         block_table: `[sequences, blocks]` integers, for keys in pages: `key` is `[pages, kv_heads, page_size, dim]`,
-            `value` likewise, and key j of sequence b is key `j % page_size` of page `block_table[b, j // page_size]`.
-            Of each sequence the first `key_lengths` keys exist, without these `blocks * page_size`; what the table
-            says of others, and what lies there, is not looked at. Queries may be ragged, `key_offsets` stays None;
-            `key_bias` and key positions are those of `[sequences, .., blocks * page_size]` keys.
+            and `value` has the same layout. Key j of sequence b is key `j % page_size` of page
+            `block_table[b, j // page_size]`. `key_lengths` says how many first keys of each sequence exist; without it
+            all `blocks * page_size` do. The table's entries for other keys, and what lies there, have no influence.
+            Queries may be ragged, and `key_offsets` stays None. `key_bias` and key positions count
+            `[sequences, .., blocks * page_size]` keys.
         return_lse: give the LSE too.
 
     Returns:
-        The output `[batch, q_heads, q_time, v_dim]` (ragged `[total, q_heads, v_dim]`), of the kind and dtype of query;
-        with `return_lse` also the natural logarithm of the denominators, float32, `[batch, q_heads, q_time]` (ragged
-        `[q_heads, total]`). A row that sees nothing gives 0 and -inf. What is masked, NaN included, has no influence.
+        The output `[batch, q_heads, q_time, v_dim]` (ragged `[total, q_heads, v_dim]`), of the query's kind and dtype.
+        With `return_lse` also the natural logarithm of the denominators, float32, `[batch, q_heads, q_time]` (ragged
+        `[q_heads, total]`). A row that sees nothing gives 0 and -inf. A masked key has no influence, even if it is NaN.
         Each row has the same bits in prefill and decode, in any batch, at any thread count, on every instruction set.
 
     Raises:

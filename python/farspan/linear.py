@@ -16,7 +16,8 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     Args:
         x: `[..., in]`, float32, bfloat16 or float16, the last dimension contiguous.
-        weight: `[out, in]`, any of the three types, whatever that of x: half-precision weights are widened on the fly.
+        weight: `[out, in]`, of any of the three types, whatever that of x is. Half-precision weights are widened as
+            they are read.
         bias: `[out]`, float32.
 
     Returns:

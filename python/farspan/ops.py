@@ -19,20 +19,14 @@ from farspan._backend import cpu, gpu
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
 from farspan._backend.memory import GpuMemory
-from farspan._backend.settings import Settings
+from farspan._backend.schema import map_arrays, schema
+from farspan._backend.settings import Draws, Listed, Rules, Settings
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
 _HALVES = (torch.bfloat16, torch.float16)
-_RULES = "float scale=1.0, float? softcap=None, Tensor? bias=None, SymInt? valid_vocab=None"
 _SAMPLE, _SCORE = (
     "(" + ", ".join(f"Tensor {name}" for name in kinds) + ")" for kinds in (cpu.SAMPLE_KINDS, cpu.SCORE_KINDS)
-)
-_SETTINGS = (
-    "str order='hf', Tensor? reals=None, Tensor? counts=None, Tensor? history_ids=None, Tensor? history_offsets=None, "
-    "Tensor? prompt_lengths=None, Tensor? bias_ids=None, Tensor? bias_values=None, Tensor? bias_offsets=None, "
-    "Tensor? banned_ids=None, Tensor? banned_offsets=None, Tensor? allowed_ids=None, Tensor? allowed_offsets=None, "
-    "Tensor? mask=None, int top=0, int samples=1"
 )
 
 
@@ -174,86 +168,87 @@ linear = _register(
 # ---------------------------------------------------------------------------------------------------------- unembedding
 
 
-def _rules(
-    scale: float = 1.0, softcap: float | None = None, bias: Tensor | None = None, valid_vocab: int | None = None
-) -> Any:
-    return scale, softcap, _small("bias", bias), valid_vocab
+_RULES, _DRAWS, _SETTINGS = map(schema, (Rules, Draws, Settings))
+
+
+def _lists(given: tuple[Any, ...], *kinds: Any) -> list[Any]:
+    """The lists of arguments that stand behind the large tensors. torch leaves out what equals the defaults at the
+    end."""
+    lists, start = [], 0
+    for kind in kinds:
+        end = start + len(kind._fields)
+        lists.append(kind(*given[start:end]))
+        start = end
+    return lists
+
+
+def _host_rules(rules: Rules) -> Rules:
+    return rules if rules.bias is None else rules._replace(bias=_small("bias", rules.bias))
+
+
+def _host_settings(settings: Settings) -> Settings:
+    return map_arrays(lambda _, x: x.detach().numpy(), settings) if settings.reals is not None else settings
 
 
 def _greedy_cpu(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    fields = cpu.greedy(dtype_name(hidden), _large(hidden), _large(weight), _rules(*rules))
+    fields = cpu.greedy(dtype_name(hidden), _large(hidden), _large(weight), _host_rules(Rules(*rules)))
     return tuple(map(torch.from_numpy, fields))
 
 
 def _greedy_cuda(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
-    return gpu.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, _cuda_rules(rules))
+    return gpu.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, Rules(*rules))
 
 
-def _cuda_rules(rules: tuple[Any, ...]) -> Any:
-    return *rules, *(1.0, None, None, None)[len(rules) :]
-
-
-def _rules_and_settings(given: tuple[Any, ...]) -> tuple[Any, Settings]:
-    """Arguments behind the tensors that every call has; torch leaves out what equals the defaults at the end."""
-    arrays: Any = (x.detach().numpy() if isinstance(x, Tensor) else x for x in given[_RULES_LENGTH:])
-    return _rules(*given[:_RULES_LENGTH]), Settings(*arrays)
-
-
-def _sample_cpu(
-    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    draws: Any = (seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
-    fields = cpu.sample(dtype_name(hidden), _large(hidden), _large(weight), draws, *_rules_and_settings(rest))
+def _sample_cpu(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    draws, rules, settings = _lists(rest, Draws, Rules, Settings)
+    seed, position, stream, temperature = draws
+    on_host = Draws(seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
+    arrays = dtype_name(hidden), _large(hidden), _large(weight)
+    fields = cpu.sample(*arrays, on_host, _host_rules(rules), _host_settings(settings))
     return tuple(map(torch.from_numpy, fields))
 
 
-def _sample_cuda(
-    hidden: Tensor, weight: Tensor, seed: Tensor, position: Tensor, stream: Tensor, temperature: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
-    draws = (seed, position, stream, temperature)
+def _sample_cuda(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    draws, rules, settings = _lists(rest, Draws, Rules, Settings)
     return gpu.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, rules, settings)
 
 
+def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
+    rules, settings = _lists(rest, Rules, Settings)
+    drawn = (token.numpy(), logit.numpy(), known.numpy())
+    arrays = dtype_name(hidden), _large(hidden), _large(weight)
+    return torch.from_numpy(cpu.ranks(*arrays, drawn, _host_rules(rules), _host_settings(settings)))
+
+
 def _ranks_cuda(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Any:
-    rules, settings = _cuda_rules(rest[:_RULES_LENGTH]), Settings(*rest[_RULES_LENGTH:])
+    rules, settings = _lists(rest, Rules, Settings)
     drawn = (token, logit, known)
     return gpu.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, rules, settings)
 
 
-def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
-    drawn = (token.numpy(), logit.numpy(), known.numpy())
-    arrays = dtype_name(hidden), _large(hidden), _large(weight)
-    return torch.from_numpy(cpu.ranks(*arrays, drawn, *_rules_and_settings(rest)))
-
-
 def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    rules, top = _rules(*rest[:_RULES_LENGTH]), _top_of(rest)
-    fields = cpu.score(dtype_name(hidden), _large(hidden), _large(weight), targets.numpy(), rules, top)
-    return tuple(map(torch.from_numpy, fields))
+    rules, listed = _lists(rest, Rules, Listed)
+    arrays = dtype_name(hidden), _large(hidden), _large(weight)
+    return tuple(map(torch.from_numpy, cpu.score(*arrays, targets.numpy(), _host_rules(rules), listed.top)))
 
 
 def _score_cuda(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    rules, top = _cuda_rules(rest[:_RULES_LENGTH]), _top_of(rest)
-    return gpu.score(GpuMemory(hidden), dtype_name(hidden), hidden, weight, targets, rules, top)
-
-
-def _top_cuda(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
-    return gpu.top(GpuMemory(hidden), dtype_name(hidden), hidden, weight, k, _cuda_rules(rules))
+    rules, listed = _lists(rest, Rules, Listed)
+    return gpu.score(GpuMemory(hidden), dtype_name(hidden), hidden, weight, targets, rules, listed.top)
 
 
 def _top_cpu(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
-    fields = cpu.top(dtype_name(hidden), _large(hidden), _large(weight), k, _rules(*rules))
+    fields = cpu.top(dtype_name(hidden), _large(hidden), _large(weight), k, _host_rules(Rules(*rules)))
     return tuple(map(torch.from_numpy, fields))
 
 
+def _top_cuda(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tensor, ...]:
+    return gpu.top(GpuMemory(hidden), dtype_name(hidden), hidden, weight, k, Rules(*rules))
+
+
 def _score_fake(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    shapes = cpu.score_shapes(tuple(hidden.shape[:-1]), _top_of(rest))
-    return _new(hidden, shapes, cpu.SCORE_KINDS)
-
-
-def _top_of(rest: tuple[Any, ...]) -> int:
-    return rest[_RULES_LENGTH] if len(rest) > _RULES_LENGTH else 0
+    _, listed = _lists(rest, Rules, Listed)
+    return _new(hidden, cpu.score_shapes(tuple(hidden.shape[:-1]), listed.top), cpu.SCORE_KINDS)
 
 
 def _new(hidden: Tensor, shapes: list[tuple[int, ...]], kinds: dict[str, str]) -> tuple[Tensor, ...]:
@@ -268,21 +263,21 @@ def _top_fake(hidden: Tensor, weight: Tensor, k: int, *rules: Any) -> tuple[Tens
     return (*lists, hidden.new_empty(rows, dtype=torch.float32))
 
 
+def _greedy_fake(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, ...]:
+    return _new(hidden, cpu.sample_shapes(tuple(hidden.shape[:-1]), 1, 0), cpu.SAMPLE_KINDS)
+
+
 def _sample_fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    settings = Settings(*arguments[_DRAWS_LENGTH + _RULES_LENGTH :])
+    _, _, settings = _lists(arguments, Draws, Rules, Settings)
     shapes = cpu.sample_shapes(tuple(hidden.shape[:-1]), settings.samples, settings.top)
     return _new(hidden, shapes, cpu.SAMPLE_KINDS)
 
 
-_DRAWS_LENGTH, _RULES_LENGTH = 4, 4
-"""seed, position, stream, temperature; scale, softcap, bias, valid_vocab."""
-
 greedy = _register(
-    f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _greedy_cuda, _sample_fake
+    f"greedy(Tensor hidden, Tensor weight, {_RULES}) -> {_SAMPLE}", _greedy_cpu, _greedy_cuda, _greedy_fake
 )
 sample = _register(
-    "sample(Tensor hidden, Tensor weight, Tensor seed, Tensor position, Tensor stream, Tensor temperature, "
-    f"{_RULES}, {_SETTINGS}) -> {_SAMPLE}",
+    f"sample(Tensor hidden, Tensor weight, {_DRAWS}, {_RULES}, {_SETTINGS}) -> {_SAMPLE}",
     _sample_cpu,
     _sample_cuda,
     _sample_fake,
@@ -294,7 +289,7 @@ ranks = _register(
     lambda hidden, weight, token, logit, known, *rest: torch.empty_like(known),
 )
 score = _register(
-    f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}, int top=0) -> {_SCORE}",
+    f"score(Tensor hidden, Tensor weight, Tensor targets, {_RULES}, {schema(Listed)}) -> {_SCORE}",
     _score_cpu,
     _score_cuda,
     _score_fake,

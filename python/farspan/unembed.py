@@ -1,7 +1,8 @@
 """The unembedding operations: `greedy`, `sample`, `score` and `top`, one streaming pass over the vocabulary each.
 
-In all of them `l = softcap * tanh(scale * (hidden @ weight.T) / softcap) + bias`, accumulated in float32 and never
-rounded to the inputs' dtype; ids at or past `valid_vocab` do not exist. Nothing of size rows x vocabulary is written.
+In all of them the logits are `l = softcap * tanh(scale * (hidden @ weight.T) / softcap) + bias`. They are accumulated
+in float32 and never rounded to the inputs' dtype. Ids at or past `valid_vocab` do not exist. Nothing of size rows x
+vocabulary is written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from farspan._backend import arrays, cpu
-from farspan._backend.settings import collect
+from farspan._backend.settings import Draws, Rules, collect
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
 from farspan.parallel import exchange
@@ -30,7 +31,7 @@ def greedy(
     valid_vocab: int | None = None,
     shard: VocabularyShard | None = None,
 ) -> Sample:
-    """The most likely token of every row; ties go to the lowest id.
+    """The most likely token of every row. Ties go to the lowest id.
 
         token = l.argmax(-1)
 
@@ -39,13 +40,13 @@ def greedy(
         weight: `[vocab, dim]` of the same dtype.
         scale: factor of the products.
         softcap: bound of the scaled products, above 0.
-        bias: `[vocab]` float32; -inf bans a token.
-        valid_vocab: how many ids exist; default all.
-        shard: a `VocabularyShard` where `weight` and `bias` are a part of the vocabulary; ids stay those of the whole.
+        bias: `[vocab]` float32. -inf bans a token.
+        valid_vocab: how many ids exist, by default all.
+        shard: a `VocabularyShard` if `weight` and `bias` are a part of the vocabulary. Ids stay those of the whole.
 
     Returns:
-        A `Sample` whose logprob is 0. A row with a NaN logit gives token -1 and `FLAG_NAN`, a row without a finite one
-        `FLAG_EMPTY`; the other rows are untouched.
+        A `Sample` whose logprob is 0. A row with a NaN logit gives token -1 and `FLAG_NAN`. A row whose logits are all
+        -inf gives token -1 and `FLAG_EMPTY`. Other rows are not affected.
 
     Raises:
         ArgumentError: shapes that do not fit, or a value out of its range.
@@ -114,44 +115,44 @@ def sample(
         g = noise(seed, position, stream, arange(vocab))
         token = (l / temperature + g).masked_fill(~kept, -inf).argmax(-1)
 
-    The noise is `farspan.reference.noise`, version 1: Gumbel noise that is a function of (seed, stream, position, token
-    id) and of nothing else, so a token does not change with the batch, the slot or the number of threads. Settings are
-    exact: what they keep is decided on the sorted logits, never approximated. Each is a scalar or one value per row;
-    `docs/sampling.md` has one line for each and the table of orders.
+    The noise is `farspan.reference.noise`, version 1. It is a function of (seed, stream, position, token id) and of
+    nothing else, so a token does not change with the batch, the slot or the number of threads. Settings are exact:
+    cuts are decided on sorted logits and never approximated. Each setting is a scalar or one value per row.
+    `docs/sampling.md` explains each, and the four orders.
 
     Args:
         hidden, weight, scale, softcap, bias, valid_vocab, shard: as in `greedy`.
         seed: any int64, taken by its bits. This and the following are a scalar or of the leading shape of hidden.
-        position: of the token drawn, usually its index in the sequence; 0 to 2**32 - 1.
-        stream: tells apart sequences of one seed; 0 to 2**32 - 1.
-        temperature: finite, from 0; 0 is `greedy`, which no cut concerns.
-        order: whose chain of cuts: "hf", "vllm", "sglang" or "llamacpp".
-        top_k, top_p, min_p, typical, epsilon, eta, top_h, top_n_sigma: cuts; the defaults cut nothing.
-        xtc_probability, xtc_threshold: how often XTC drops all but the least of the tokens above the threshold.
-        min_keep: what the cuts of "hf" and "llamacpp" leave at least.
+        position: of the drawn token, usually its index in the sequence: 0 to 2**32 - 1. Pass another one for each step.
+        stream: tells sequences of one seed apart: 0 to 2**32 - 1.
+        temperature: finite and at least 0. 0 is `greedy`, and no cut applies.
+        order: the system whose chain of cuts is followed: "hf", "vllm", "sglang" or "llamacpp".
+        top_k, top_p, min_p, typical, epsilon, eta, top_h, top_n_sigma: cuts. The defaults cut nothing.
+        xtc_probability, xtc_threshold: how often XTC drops the tokens above the threshold, except the least likely one.
+        min_keep: how many tokens the cuts of "hf" and "llamacpp" leave at least.
         repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram, dry_multiplier, dry_base,
             dry_allowed_length: penalties over `history`.
         history: `(ids [total], offsets [rows + 1])`, the tokens of each row so far.
-        prompt_lengths: `[rows]`, how many first ids of a history frequency and presence pass over.
-        logit_bias: `(ids, values, offsets)`, added to single logits before everything else; -inf bans.
-        banned, allowed: `(ids, offsets)`; an empty list of allowed tokens restricts nothing.
-        mask: int32 `[rows, words]`, bit v % 32 of word v / 32 allows token v, missing words ban.
+        prompt_lengths: `[rows]`, how many first ids of a history the frequency and presence penalties skip.
+        logit_bias: `(ids, values, offsets)`, added to single logits before everything else. -inf bans.
+        banned, allowed: `(ids, offsets)`. An empty list of allowed tokens restricts nothing.
+        mask: int32 `[rows, words]`. Bit v % 32 of word v / 32 allows token v. Missing words ban.
         top: how many of the most likely tokens to report, at most 128.
-        samples: how many draws of each row; draw i has stream + i.
+        samples: how many draws to make from each row. Draw i has stream + i.
 
     Returns:
-        A `Sample`; flags as in `greedy`. A row in which everything is banned has `FLAG_EMPTY`.
+        A `Sample` with flags as in `greedy`. A row in which everything is banned has `FLAG_EMPTY`.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
 
-    Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011; the settings, see
-    `farspan.reference_sampler`.
+    Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
+    `farspan.reference_sampler` names those of the settings.
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
-    draws = (
+    draws = Draws(
         arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
         arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
         arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
@@ -203,7 +204,7 @@ def score(
     valid_vocab: int | None = None,
     top: int = 0,
 ) -> Score:
-    """What the model says about given tokens: the loss is `-score(...).logprob.mean()`.
+    """What the model says about given tokens. The loss of a language model is `-score(...).logprob.mean()`.
 
         logprob = log_softmax(l).gather(-1, targets)
         rank = ((l > l[targets]) | ((l == l[targets]) & (ids < targets))).sum(-1)
@@ -213,17 +214,17 @@ def score(
     Args:
         hidden, weight, scale, softcap, bias, valid_vocab: as in `greedy`.
         targets: int32 or int64 ids below `valid_vocab`, a scalar or of the leading shape of hidden.
-        top: how many of the most likely tokens to report beside, at most 128.
+        top: how many of the most likely tokens to report as well, at most 128.
 
     Returns:
-        A `Score`. In a row with a NaN logit ranks and tokens are -1 and the rest NaN.
+        A `Score`. In a row with a NaN logit, ranks and tokens are -1 and all else is NaN.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    exist = weight.shape[0] if valid_vocab is None else rules[3]
+    exist = _exist(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
     if isinstance(hidden, np.ndarray):
@@ -245,7 +246,7 @@ def top(
     bias: Any = None,
     valid_vocab: int | None = None,
 ) -> Top:
-    """The k largest logits of every row, largest first; ties go to the lowest id.
+    """The k largest logits of every row, the largest first. Ties go to the lowest id.
 
         logit, token = sort(l, descending=True, stable=True)[..., :k]
 
@@ -254,14 +255,14 @@ def top(
         k: 0 to `valid_vocab`.
 
     Returns:
-        A `Top`. In a row with a NaN logit every token is -1 and every logit NaN.
+        A `Top`. In a row with a NaN logit, every token is -1 and every logit is NaN.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
     dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    k, exist = (arrays.count("k", k), weight.shape[0] if valid_vocab is None else rules[3])
+    k, exist = arrays.count("k", k), _exist(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
     if isinstance(hidden, np.ndarray):
@@ -281,13 +282,18 @@ def _check(hidden: Any, weight: Any) -> str:
     return dtype
 
 
-def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Any:
-    return (
+def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
+    return Rules(
         arrays.number("scale", scale),
         None if softcap is None else arrays.number("softcap", softcap),
         arrays.small("bias", bias, hidden),
         None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
     )
+
+
+def _exist(weight: Any, rules: Rules) -> int:
+    """How many tokens exist."""
+    return weight.shape[0] if rules.valid_vocab is None else rules.valid_vocab
 
 
 for _function in (greedy, sample, score, top):

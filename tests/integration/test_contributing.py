@@ -1,58 +1,39 @@
-"""CONTRIBUTING.md follows `model.generate` from text to token: it names the files that run, in their order."""
+"""CONTRIBUTING.md follows `model.generate` from text to token: its ten stops name what runs, in its order."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 farspan = pytest.importorskip("farspan")
 pytest.importorskip("torch", reason="generation uses torch")
 
+from token_way import CORE, token_way  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-WALK = CONTRIBUTING.split("## From text to token", 1)[1]
-NAMED = re.findall(r"^\d+\. `([\w/.]+)`", WALK, re.MULTILINE)
+WAY = (ROOT / "CONTRIBUTING.md").read_text().split("## A token's way", 1)[1].split("\n## ", 1)[0]
+STOPS = re.split(r"^### ", WAY, flags=re.MULTILINE)[1:]
+NAMED = re.findall(r"^- `([\w/.]+)` `([\w.]+)`$", WAY, re.MULTILINE)
 
 
-@contextmanager
-def entered_files() -> Iterator[list[str]]:
-    """The package's Python files in the order in which their functions are first called."""
-    package = Path(farspan.__file__).parent
-    files: list[str] = []
-
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(package):
-            name = f"python/farspan/{path.relative_to(package)}"
-            if name not in files:
-                files.append(name)
-
-    sys.setprofile(note)
-    try:
-        yield files
-    finally:
-        sys.setprofile(None)
+def test_there_are_ten_stops_and_each_names_where_to_look() -> None:
+    assert [stop.split(".", 1)[0] for stop in STOPS] == [str(number) for number in range(1, 11)]
+    assert all(re.search(r"^- `[\w/.]+` `[\w.]+`$", stop, re.MULTILINE) for stop in STOPS)
+    assert len(NAMED) == len(set(NAMED))
 
 
-def generate_some(model: farspan.Transformer, tokenizer: object) -> str:
-    (completion,) = model.generate([tokenizer.encode("x = ")], max_new_tokens=2, temperature=1.0)
-    return tokenizer.decode(completion.tokens)
+@pytest.mark.parametrize(("file", "function"), NAMED, ids=":".join)
+def test_what_a_stop_names_exists(file: str, function: str) -> None:
+    word = "fn" if file.endswith(".rs") else "def"
+    assert re.search(rf"\b{word} {function.rpartition('.')[2]}\b", (ROOT / file).read_text())
 
 
-def test_the_walk_names_each_file_once_and_every_file_exists() -> None:
-    assert len(NAMED) == len(set(NAMED)) > 10
-    assert [name for name in NAMED if not (ROOT / name).is_file()] == []
-
-
-def test_the_walk_names_the_python_files_that_run() -> None:
-    model, tokenizer = farspan.load_embedded()
-    generate_some(model, tokenizer)  # what is imported at the first call is not part of the walk
-    with entered_files() as files:
-        generate_some(model, tokenizer)
-    assert [name for name in NAMED if name.endswith(".py")] == files
+def test_the_stops_name_what_runs_in_the_order_in_which_it_runs() -> None:
+    """Python's functions, and those that the binding gives to Python: no tracer sees what lies below."""
+    named = [(CORE if file.startswith("rust/py/") else file, function) for file, function in NAMED
+             if file.startswith(("python/", "rust/py/"))]  # fmt: skip
+    run = token_way()
+    assert [call for call in named if call not in run] == []
+    assert named == sorted(named, key=run.index)

@@ -108,6 +108,17 @@ def test_a_message_without_an_example_is_one_that_the_code_gives(block: Block) -
     assert any(wanted in re.sub(r"\s+", " ", path.read_text().replace("\\\n", "")) for path in sources)
 
 
+def test_the_picture_of_the_schemes_is_drawn_and_shows_each(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with it")
+    import positions_picture as picture
+
+    shown = {type(scheme) for scheme in (*picture.SEEN.values(), *picture.SLOWED.values(), *picture.OTHERS)}
+    assert shown == set(farspan.positions.SCHEMES)
+    picture.draw(tmp_path / "positions.png")
+    distance, seen = picture.seen_distance(farspan.positions.ReRoPE(128))
+    assert (seen == distance.clip(max=128)).all()
+
+
 def test_an_answer_with_dots_matches_anything_there() -> None:
     assert matches("key: expected 3,\n  given 4\n", "key: expected ... given 4")
     assert matches("/tmp/x/config.json: No such file", ".../config.json: No such file")

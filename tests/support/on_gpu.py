@@ -12,6 +12,7 @@ import torch
 
 from farspan._backend import cpu, gpu
 from farspan._backend.memory import GpuMemory
+from farspan._backend.settings import Draws, Rules
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,6 +29,8 @@ def reason() -> str | None:
 
 def _there(x: Any, dtype: str) -> Any:
     """An array on the GPU; half types come as their bits."""
+    if isinstance(x, (Draws, Rules)):
+        return type(x)(*(_there(y, dtype) for y in x))
     if isinstance(x, tuple) and not hasattr(x, "_fields"):
         return tuple(_there(y, dtype) for y in x)
     if not isinstance(x, np.ndarray):

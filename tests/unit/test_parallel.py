@@ -11,15 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.holders import bits, run_holders
 from support.sampler_cases import Case, exact, random_logits, sampler_cases
 
 import farspan
 from farspan import VocabularyShard, vocabulary_ranges
-
-FIELDS = (
-    "token", "logprob", "raw_logprob", "lse", "flag", "logit", "kept", "kept_mass", "entropy", "top_token",
-    "top_logprob", "rank",
-)  # fmt: skip
 
 
 def in_parts(shards: int, vocab: int, call: Callable[[VocabularyShard, slice], Any]) -> list[Any]:
@@ -53,11 +49,6 @@ def in_parts(shards: int, vocab: int, call: Callable[[VocabularyShard, slice], A
         if isinstance(result, Exception) and not isinstance(result, threading.BrokenBarrierError):
             raise result
     return results
-
-
-def bits(sample: farspan.Sample) -> list[Any]:
-    arrays = [np.asarray(x) for name in FIELDS if (x := getattr(sample, name)) is not None]
-    return [(x.shape, x.dtype, x.tobytes()) for x in arrays]
 
 
 def assert_parts_draw_the_same(shards: int, hidden: Any, weight: Any, bias: Any = None, **options: Any) -> None:
@@ -169,22 +160,4 @@ def test_bad_input_is_named(name: str) -> None:
 
 
 def test_processes_that_gather_with_torch_distributed(tmp_path: Any) -> None:
-    torch.multiprocessing.spawn(_holder, args=(2, str(tmp_path / "store")), nprocs=2)
-
-
-def _holder(rank: int, world: int, store: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-
-    def gather(part: bytes) -> list[bytes]:
-        parts = [b""] * world
-        torch.distributed.all_gather_object(parts, part)
-        return parts
-
-    make = torch.Generator().manual_seed(5)
-    hidden, weight = torch.randn(3, 32, generator=make), torch.randn(9000, 32, generator=make)
-    own = vocabulary_ranges(9000, world)[rank]
-    options: dict[str, Any] = {"seed": 1, "position": 3, "stream": torch.arange(3), "top_p": 0.9}
-    shard = VocabularyShard(own.start, 9000, gather)
-    drawn = farspan.sample(hidden, weight[own.start : own.stop], shard=shard, **options)
-    assert bits(drawn) == bits(farspan.sample(hidden, weight, **options))
-    torch.distributed.destroy_process_group()
+    run_holders(2, str(tmp_path / "store"))

@@ -13,13 +13,11 @@ import numpy as np
 
 from farspan import _core
 from farspan._backend.arrays import rank
-from farspan._backend.settings import Settings
+from farspan._backend.settings import Draws, Rules, Settings
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
 
 Array = np.ndarray
-Rules = tuple[float, float | None, Array | None, int | None]
-"""scale, softcap, bias, valid_vocab."""
 
 
 def bits(x: Array) -> Array:
@@ -81,19 +79,19 @@ def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Arra
     follow_torch()
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = sample_fields(leading)
-    _core.greedy((dtype, rows, weight, *rules), [x.reshape(-1) for x in out])
+    _core.greedy((dtype, rows, weight, rules), [x.reshape(-1) for x in out])
     return out
 
 
 def sample(
-    dtype: str, hidden: Array, weight: Array, draws: tuple[Array, ...], rules: Rules, settings: Settings
+    dtype: str, hidden: Array, weight: Array, draws: Draws, rules: Rules, settings: Settings
 ) -> tuple[Array, ...]:
-    """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
+    """The fields of `farspan.Sample`."""
     follow_torch()
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = sample_fields(leading, settings.samples, settings.top)
-    columns = [column(x, rows.shape[0]) for x in draws]
-    _core.sample((dtype, rows, weight, *rules), columns, given(settings), [x.reshape(-1) for x in out])
+    columns = Draws(*(column(x, rows.shape[0]) for x in draws))
+    _core.sample((dtype, rows, weight, rules), columns, given(settings), [x.reshape(-1) for x in out])
     return out
 
 
@@ -106,7 +104,7 @@ def ranks(
     token, logit, known = drawn
     out = known.copy()
     flat = [token.reshape(-1), logit.reshape(-1)]
-    _core.rank((dtype, rows, weight, *rules), given(settings), None, flat, out.reshape(-1))
+    _core.rank((dtype, rows, weight, rules), given(settings), None, flat, out.reshape(-1))
     return out
 
 
@@ -125,7 +123,7 @@ def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     shapes = zip(score_shapes(leading, top), SCORE_KINDS.values(), strict=True)
     out = tuple(empty("hidden", shape, kind) for shape, kind in shapes)
-    _core.score((dtype, rows, weight, *rules), column(targets, rows.shape[0]), top, [x.reshape(-1) for x in out])
+    _core.score((dtype, rows, weight, rules), column(targets, rows.shape[0]), top, [x.reshape(-1) for x in out])
     return out
 
 
@@ -134,7 +132,7 @@ def top(dtype: str, hidden: Array, weight: Array, k: int, rules: Rules) -> tuple
     follow_torch()
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = (*(empty("k", (*leading, k), kind) for kind in (np.int64, np.float32)), empty("hidden", leading, np.float32))
-    _core.top((dtype, rows, weight, *rules), k, [x.reshape(-1) for x in out])
+    _core.top((dtype, rows, weight, rules), k, [x.reshape(-1) for x in out])
     return out
 
 

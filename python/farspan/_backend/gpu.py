@@ -14,10 +14,8 @@ from farspan import _core
 from farspan._backend import cpu
 from farspan._backend.arrays import dtype_name
 from farspan._backend.memory import Memory
-from farspan._backend.settings import Settings
-
-Rules = tuple[float, float | None, Any, int | None]
-"""scale, softcap, bias, valid_vocab."""
+from farspan._backend.schema import map_arrays
+from farspan._backend.settings import Draws, Rules, Settings
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, *hooks: Any) -> tuple[Any, Any]:
@@ -42,20 +40,20 @@ def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -
 
 
 def sample(
-    memory: Memory, dtype: str, hidden: Any, weight: Any, draws: tuple[Any, ...], rules: Rules, settings: Settings
+    memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, settings: Settings
 ) -> tuple[Any, ...]:
-    """The fields of `farspan.Sample`. `draws`: seed, position, stream, temperature, of one entry or one per row."""
+    """The fields of `farspan.Sample`."""
     if settings.reals is None:
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     leading, rows = _rows(hidden)
-    kinds = ("int64", "int64", "int64", "float32")
+    kinds = Draws("int64", "int64", "int64", "float32")
     on_device = [_spread(memory.take(x, kind), rows.shape[0]) for x, kind in zip(draws, kinds, strict=True)]
-    on_host = [cpu.column(memory.host(x), rows.shape[0]) for x in draws]
+    on_host = Draws(*(cpu.column(memory.host(x), rows.shape[0]) for x in draws))
     out = cpu.sample_fields(leading, settings.samples, settings.top)
     _core.cuda_decide(
         memory,
         _problem(memory, dtype, rows, weight, rules),
-        [memory.describe(x) for x in on_device],
+        Draws(*(memory.describe(x) for x in on_device)),
         on_host,
         Settings(*(memory.host(x) for x in settings)),
         [x.reshape(-1) for x in out],
@@ -63,12 +61,12 @@ def sample(
     return tuple(memory.take(x, kind) for x, kind in zip(out, cpu.SAMPLE_KINDS.values(), strict=True))
 
 
-def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Any, rules: Rules) -> tuple[Any, ...]:
+def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
     leading, rows = _rows(hidden)
     shapes = zip(cpu.sample_shapes(leading, 1, 0), cpu.SAMPLE_KINDS.values(), strict=True)
     out = tuple(memory.empty(shape, kind) for shape, kind in shapes)
     spread = None if draws is None else [_spread(x, rows.shape[0]) for x in draws]
-    described = None if spread is None else [memory.describe(x) for x in spread]
+    described = None if spread is None else Draws(*(memory.describe(x) for x in spread))
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
     return out
 
@@ -115,9 +113,8 @@ def _rows(hidden: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
-    scale, softcap, bias, valid_vocab = rules
-    described = None if bias is None else memory.describe(bias)
-    return dtype, memory.describe(rows), memory.describe(weight), scale, softcap, described, valid_vocab
+    described = map_arrays(lambda _, x: memory.describe(x), rules)
+    return dtype, memory.describe(rows), memory.describe(weight), described
 
 
 def _spread(x: Any, rows: int) -> Any:

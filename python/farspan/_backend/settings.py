@@ -1,4 +1,9 @@
-"""The sampler settings of `farspan.sample` as the backends take them: a few arrays of one entry per row."""
+"""The arguments of the unembedding's operations as the backends take them, beside hidden and weight.
+
+Each class here is the one list of its arguments: the schemas of the torch operators and their defaults follow from it,
+and `_core` reads it by name (`rust/py/src/settings.rs`; `tests/unit/test_settings.py` compares the names).
+`farspan.unembed` makes them of the public arguments, whose documentation says what each of them does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from farspan._backend import arrays
+from farspan._backend.schema import Array, Size
 from farspan._errors import ArgumentError, DtypeError, message
 
 ORDERS = ("hf", "vllm", "sglang", "llamacpp")
@@ -27,25 +33,55 @@ MAX_TOP = 128
 """The longest list of most likely tokens."""
 
 
+class Rules(NamedTuple):
+    """How a product becomes a logit. Arrays here and below are of the kind of hidden, but for those of a GPU's rows."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    bias: Array | None = None
+    """float32 `[vocab]`"""
+    valid_vocab: Size | None = None
+    """How many tokens exist; None: as many as the weight has rows."""
+
+
+class Draws(NamedTuple):
+    """Where the noise of each row comes from, and how much of it there is: one entry, or one per row."""
+
+    seed: Array
+    """This and the next two are int64."""
+    position: Array
+    stream: Array
+    temperature: Array
+    """float32"""
+
+
+class Listed(NamedTuple):
+    """What `farspan.score` lists beside the target."""
+
+    top: int = 0
+
+
 class Settings(NamedTuple):
-    """Arrays of the kind of `hidden`; None where a list is not given. The order is that of the torch operators."""
+    """What is drawn from; None where a list is not given."""
 
     order: str = "hf"
-    reals: Any = None
+    reals: Array | None = None
     """float64 `[len(REALS), rows]`: a share means what is written, unrounded. None when no setting does anything."""
-    counts: Any = None
+    counts: Array | None = None
     """int64 `[len(COUNTS), rows]`"""
-    history_ids: Any = None
-    history_offsets: Any = None
-    prompt_lengths: Any = None
-    bias_ids: Any = None
-    bias_values: Any = None
-    bias_offsets: Any = None
-    banned_ids: Any = None
-    banned_offsets: Any = None
-    allowed_ids: Any = None
-    allowed_offsets: Any = None
-    mask: Any = None
+    history_ids: Array | None = None
+    """Lists of ids and offsets are int64: those of row r are `ids[offsets[r] : offsets[r + 1]]`."""
+    history_offsets: Array | None = None
+    prompt_lengths: Array | None = None
+    bias_ids: Array | None = None
+    bias_values: Array | None = None
+    """float32"""
+    bias_offsets: Array | None = None
+    banned_ids: Array | None = None
+    banned_offsets: Array | None = None
+    allowed_ids: Array | None = None
+    allowed_offsets: Array | None = None
+    mask: Array | None = None
     """int32 `[rows, words]`"""
     top: int = 0
     samples: int = 1
@@ -78,18 +114,27 @@ def collect(
     rows = hidden.shape[:-1]
     reals = [arrays.per_row(name, per_row[name], hidden, rows, integer=False, wide=True) for name in REALS]
     counts = [arrays.per_row(name, per_row[name], hidden, rows, integer=True, high=2**63) for name in COUNTS]
+    history_ids, history_offsets = _lists("history", history, hidden)
+    bias_ids, bias_values, bias_offsets = _biases(logit_bias, hidden)
+    banned_ids, banned_offsets = _lists("banned", banned, hidden)
+    allowed_ids, allowed_offsets = _lists("allowed", allowed, hidden)
     return Settings(
-        order,
-        _table(hidden, reals),
-        _table(hidden, counts),
-        *_lists("history", history, hidden),
-        _integers("prompt_lengths", prompt_lengths, hidden),
-        *_biases(logit_bias, hidden),
-        *_lists("banned", banned, hidden),
-        *_lists("allowed", allowed, hidden),
-        _mask(mask, hidden, math.prod(rows)),
-        top,
-        samples,
+        order=order,
+        reals=_table(hidden, reals),
+        counts=_table(hidden, counts),
+        history_ids=history_ids,
+        history_offsets=history_offsets,
+        prompt_lengths=_integers("prompt_lengths", prompt_lengths, hidden),
+        bias_ids=bias_ids,
+        bias_values=bias_values,
+        bias_offsets=bias_offsets,
+        banned_ids=banned_ids,
+        banned_offsets=banned_offsets,
+        allowed_ids=allowed_ids,
+        allowed_offsets=allowed_offsets,
+        mask=_mask(mask, hidden, math.prod(rows)),
+        top=top,
+        samples=samples,
     )
 
 

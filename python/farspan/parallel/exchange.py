@@ -14,7 +14,7 @@ import numpy as np
 from farspan import _core
 from farspan._backend import cpu
 from farspan._backend.arrays import describe
-from farspan._backend.settings import Settings
+from farspan._backend.settings import Draws, Rules, Settings
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, DtypeError, message
 from farspan.parallel.vocabulary import VocabularyShard
@@ -27,17 +27,17 @@ class Draw:
     """A call of `farspan.sample` with a shard. Arrays of either kind; the fields of the result are NumPy's."""
 
     def __init__(
-        self, dtype: str, hidden: Any, weight: Any, draws: Any, rules: Any, settings: Settings, shard: VocabularyShard
-    ) -> None:
+        self, dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, settings: Settings,
+        shard: VocabularyShard,
+    ) -> None:  # fmt: skip
         follow_torch()
         hidden, weight = _array("hidden", hidden), _array("weight", weight)
         self._leading, rows = cpu.rows_of("hidden", hidden, "weight", weight)
-        scale, softcap, bias, valid_vocab = rules
-        self._problem = (dtype, rows, weight, scale, softcap, _array("bias", bias), valid_vocab)
-        self._draws = [cpu.column(_array("settings", x), rows.shape[0]) for x in draws]
+        self._problem = (dtype, rows, weight, rules._replace(bias=_array("bias", rules.bias)))
+        self._draws = Draws(*(cpu.column(_array("settings", x), rows.shape[0]) for x in draws))
         self._settings = Settings(*(_array("settings", x) for x in settings))
         self._given = cpu.given(self._settings)
-        self._exist = shard.vocab if valid_vocab is None else valid_vocab
+        self._exist = shard.vocab if rules.valid_vocab is None else rules.valid_vocab
         self._gather = shard.gather
         self._place = (shard.first, shard.vocab)
 

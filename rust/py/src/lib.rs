@@ -9,12 +9,14 @@ mod cuda;
 mod failure;
 mod layout;
 mod machine;
+mod named;
 mod rowwise;
 mod settings;
 mod shards;
 mod unembed;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -22,6 +24,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
+    for (list, names) in settings::lists() {
+        module.add(list, PyTuple::new(module.py(), names)?)?;
+    }
     module.add_function(wrap_pyfunction!(unembed::greedy, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
     module.add("SHARD_UNIT", farspan_core::unembed::SHARD_UNIT)?;

@@ -1,13 +1,70 @@
-//! The sampler settings of `_core.sample`: a tuple in the order of `farspan._settings.Settings`.
+//! The small arguments of the unembedding's operations, as `farspan._backend.settings` lists them.
 
 use crate::arrays::{integers, readonly};
 use crate::failure::Outcome;
-use farspan_core::sampler::{Mask, Order, Ragged, Settings};
+use crate::named::named;
+use farspan_core::sampler::{Mask, ORDERS, Order, Ragged, Settings};
 use farspan_core::{Error, Result};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+
+named! {
+    /// `Rules`, whichever way a backend holds an array `A`.
+    pub(crate) struct Rules<A> {
+        scale: f64,
+        softcap: Option<f64>,
+        bias: Option<A>,
+        valid_vocab: Option<usize>,
+    }
+}
+
+named! {
+    /// `Draws`.
+    pub(crate) struct Draws<A> {
+        seed: A,
+        position: A,
+        stream: A,
+        temperature: A,
+    }
+}
+
+named! {
+    /// `Settings`.
+    pub(crate) struct Given<A> {
+        order: String,
+        reals: Option<A>,
+        counts: Option<A>,
+        history_ids: Option<A>,
+        history_offsets: Option<A>,
+        prompt_lengths: Option<A>,
+        bias_ids: Option<A>,
+        bias_values: Option<A>,
+        bias_offsets: Option<A>,
+        banned_ids: Option<A>,
+        banned_offsets: Option<A>,
+        allowed_ids: Option<A>,
+        allowed_offsets: Option<A>,
+        mask: Option<A>,
+        top: usize,
+        samples: usize,
+    }
+}
+
+/// The names that are read here, list by list: a test compares them with Python's.
+pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 6] {
+    [
+        ("RULES", Rules::<()>::NAMES.to_vec()),
+        ("DRAWS", Draws::<()>::NAMES.to_vec()),
+        ("SETTINGS", Given::<()>::NAMES.to_vec()),
+        ("REALS", Settings::REALS.to_vec()),
+        ("COUNTS", Settings::COUNTS.to_vec()),
+        ("ORDERS", ORDERS.map(Order::name).to_vec()),
+    ]
+}
+
+/// Settings of NumPy's arrays.
+pub(crate) type GivenArrays<'py> = Given<Bound<'py, PyAny>>;
 
 /// The arrays behind a [`Settings`], borrowed or copied for the call.
 pub(crate) struct Owned<'py> {
@@ -30,80 +87,53 @@ struct Lists {
 }
 
 impl Lists {
+    fn new<'py>(
+        argument: &'static str,
+        ids: Option<&Bound<'py, PyAny>>,
+        offsets: Option<&Bound<'py, PyAny>>,
+    ) -> Result<Option<Lists>> {
+        let (Some(ids), Some(offsets)) = (ids, offsets) else { return Ok(None) };
+        Ok(Some(Lists { ids: integers(argument, ids)?, offsets: integers(argument, offsets)? }))
+    }
+
     fn view(&self) -> Ragged<'_> {
         Ragged { ids: &self.ids, offsets: &self.offsets }
     }
 }
 
-/// How many settings of each kind there are.
-const REALS: usize = 14;
-const COUNTS: usize = 4;
-
 impl<'py> Owned<'py> {
-    /// Reads the tuple. An error names the setting.
-    pub(crate) fn new(settings: &Bound<'py, PyTuple>) -> Outcome<Self> {
-        let order: String = settings.get_item(0)?.extract()?;
-        let (top, samples) = (settings.get_item(14)?.extract()?, settings.get_item(15)?.extract()?);
-        let items: Vec<_> = settings.iter().map(|item| (!item.is_none()).then_some(item)).collect();
-        let lists = |argument: &'static str, at: usize, offsets_at: usize| -> Result<Option<Lists>> {
-            let (Some(ids), Some(offsets)) = (&items[at], &items[offsets_at]) else { return Ok(None) };
-            Ok(Some(Lists { ids: integers(argument, ids)?, offsets: integers(argument, offsets)? }))
-        };
-        let table = |at: usize| items[at].as_ref().ok_or_else(|| Error::argument("settings", "a table", "None"));
-        let logit_bias = match (lists("logit_bias", 6, 8)?, &items[7]) {
+    /// Borrows the arrays. An error names the setting.
+    pub(crate) fn new(given: &GivenArrays<'py>) -> Outcome<Self> {
+        let table = |table: &Option<_>| table.clone().ok_or_else(|| Error::argument("settings", "a table", "None"));
+        let bias = Lists::new("logit_bias", given.bias_ids.as_ref(), given.bias_offsets.as_ref())?;
+        let logit_bias = match (bias, &given.bias_values) {
             (Some(lists), Some(values)) => {
                 Some((lists, readonly::<f32, Ix1>("logit_bias", values)?.as_array().to_vec()))
             }
             _ => None,
         };
-        let owned = Owned {
-            order: Order::from_name(&order)?,
-            reals: readonly("settings", table(1)?)?,
-            counts: readonly("settings", table(2)?)?,
-            history: lists("history", 3, 4)?,
-            prompt_lengths: items[5].as_ref().map(|lengths| integers("prompt_lengths", lengths)).transpose()?,
+        let lengths = given.prompt_lengths.as_ref();
+        Ok(Owned {
+            order: Order::from_name(&given.order)?,
+            reals: readonly("settings", &table(&given.reals)?)?,
+            counts: readonly("settings", &table(&given.counts)?)?,
+            history: Lists::new("history", given.history_ids.as_ref(), given.history_offsets.as_ref())?,
+            prompt_lengths: lengths.map(|lengths| integers("prompt_lengths", lengths)).transpose()?,
             logit_bias,
-            banned: lists("banned", 9, 10)?,
-            allowed: lists("allowed", 11, 12)?,
-            mask: items[13].as_ref().map(|mask| readonly::<i32, Ix2>("mask", mask)).transpose()?,
-            top,
-            samples,
-        };
-        let given = [owned.reals.shape()[0], owned.counts.shape()[0]];
-        if given != [REALS, COUNTS] {
-            return Err(Error::argument("settings", format!("{REALS} and {COUNTS} rows"), format!("{given:?}")).into());
-        }
-        Ok(owned)
+            banned: Lists::new("banned", given.banned_ids.as_ref(), given.banned_offsets.as_ref())?,
+            allowed: Lists::new("allowed", given.allowed_ids.as_ref(), given.allowed_offsets.as_ref())?,
+            mask: given.mask.as_ref().map(|mask| readonly::<i32, Ix2>("mask", mask)).transpose()?,
+            top: given.top,
+            samples: given.samples,
+        })
     }
 
     /// The settings, as the backend takes them.
     pub(crate) fn view(&self) -> Result<Settings<'_>> {
         let strided = |_| Error::argument("settings", "contiguous tables", "strided ones");
         let (reals, counts) = (self.reals.as_slice().map_err(strided)?, self.counts.as_slice().map_err(strided)?);
-        let rows = self.reals.shape()[1];
-        let real = |row: usize| &reals[row * rows..(row + 1) * rows];
-        let count = |row: usize| &counts[row * self.counts.shape()[1]..(row + 1) * self.counts.shape()[1]];
         let words = self.mask.as_ref().map(|mask| mask.as_slice().map_err(strided)).transpose()?;
         Ok(Settings {
-            order: self.order,
-            top_p: real(0),
-            min_p: real(1),
-            typical: real(2),
-            epsilon: real(3),
-            eta: real(4),
-            top_h: real(5),
-            top_n_sigma: real(6),
-            xtc_probability: real(7),
-            xtc_threshold: real(8),
-            repetition_penalty: real(9),
-            frequency_penalty: real(10),
-            presence_penalty: real(11),
-            dry_multiplier: real(12),
-            dry_base: real(13),
-            top_k: count(0),
-            min_keep: count(1),
-            no_repeat_ngram: count(2),
-            dry_allowed_length: count(3),
             history: self.history.as_ref().map(Lists::view),
             prompt_lengths: self.prompt_lengths.as_deref(),
             logit_bias: self.logit_bias.as_ref().map(|(lists, values)| (lists.view(), &values[..])),
@@ -112,6 +142,7 @@ impl<'py> Owned<'py> {
             mask: self.mask.as_ref().zip(words).map(|(mask, words)| Mask { words, width: mask.shape()[1] }),
             top: self.top,
             samples: self.samples,
+            ..Settings::of_tables(self.order, reals, counts, self.reals.shape()[1])?
         })
     }
 }

@@ -1,14 +1,14 @@
 //! `_core.sample_part` and `_core.sample_merge`: a draw from a vocabulary of which each process holds a part.
 
 use crate::failure::{Outcome, detached};
-use crate::settings::Owned;
+use crate::settings::{Draws as DrawArrays, GivenArrays, Owned};
 use crate::unembed::{Arguments, Drawing, Problem, SampleArrays, SampleBuffers};
 use farspan_core::draw::{Part, Results, merge, plans};
 use farspan_core::unembed::Shard;
 use farspan_core::{Error, Result};
 use farspan_cpu::unembed;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyBytes;
 
 /// What a part of the vocabulary, `(first, vocab)`, says of all rows, or of the rows that a merge left `undecided`.
 #[pyfunction]
@@ -16,14 +16,14 @@ use pyo3::types::{PyBytes, PyTuple};
 pub(crate) fn sample_part<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
-    draws: [Bound<'py, PyAny>; 4],
-    settings: Option<&Bound<'py, PyTuple>>,
+    draws: DrawArrays<Bound<'py, PyAny>>,
+    settings: Option<GivenArrays<'py>>,
     shard: (usize, usize),
     undecided: Option<Vec<usize>>,
 ) -> Outcome<Bound<'py, PyBytes>> {
-    let (problem, drawing) = (Problem::new(problem)?, Drawing::new(draws)?);
+    let (problem, drawing) = (Problem::new(problem)?, Drawing::new(&draws)?);
     let ((hidden, weight, rules), draws) = (problem.parts()?, drawing.view()?);
-    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
     let shard = Shard { first: shard.0, vocab: shard.1 };
     let bytes = detached(py, || {
@@ -39,16 +39,16 @@ pub(crate) fn sample_part<'py>(
 pub(crate) fn sample_merge<'py>(
     py: Python<'py>,
     parts: Vec<Bound<'py, PyBytes>>,
-    draws: [Bound<'py, PyAny>; 4],
-    settings: Option<&Bound<'py, PyTuple>>,
+    draws: DrawArrays<Bound<'py, PyAny>>,
+    settings: Option<GivenArrays<'py>>,
     exist: usize,
     undecided: Option<Vec<usize>>,
     out: SampleArrays<'py>,
 ) -> Outcome<Vec<usize>> {
     let parts = parts.iter().map(|bytes| Part::from_bytes(bytes.as_bytes())).collect::<Result<Vec<_>>>()?;
-    let drawing = Drawing::new(draws)?;
+    let drawing = Drawing::new(&draws)?;
     let (draws, mut buffers) = (drawing.view()?, SampleBuffers::new(&out)?);
-    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
     let (rows, out) = (draws.seed.len(), buffers.out()?);
     draws.check(rows)?;

@@ -2,7 +2,7 @@
 
 use crate::arrays::{Large, LargeMut, integers, named_dtype, readonly, readwrite};
 use crate::failure::{Outcome, detached};
-use crate::settings::Owned;
+use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
 use farspan_core::unembed::{Draws, Rules, Shard};
 use farspan_core::{Error, Result};
 use farspan_cpu::matrix::{Matrix, MatrixMut};
@@ -10,7 +10,6 @@ use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 /// `out = x @ weight.T + bias`; `weight` may be of another element type.
 #[pyfunction]
@@ -48,12 +47,12 @@ pub(crate) struct Problem<'py> {
     valid_vocab: Option<usize>,
 }
 
-/// The Python arguments of a [`Problem`], in their order.
-pub(crate) type Arguments<'a, 'py> =
-    (&'a str, Bound<'py, PyAny>, Bound<'py, PyAny>, f64, Option<f64>, Option<Bound<'py, PyAny>>, Option<usize>);
+/// The Python arguments of a [`Problem`]: dtype, hidden, weight and the rules.
+pub(crate) type Arguments<'a, 'py> = (&'a str, Bound<'py, PyAny>, Bound<'py, PyAny>, GivenRules<Bound<'py, PyAny>>);
 
 impl<'py> Problem<'py> {
-    pub(crate) fn new((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_, 'py>) -> Result<Self> {
+    pub(crate) fn new((dtype, hidden, weight, rules): Arguments<'_, 'py>) -> Result<Self> {
+        let GivenRules { scale, softcap, bias, valid_vocab } = rules;
         let dtype = named_dtype("hidden", dtype)?;
         Ok(Problem {
             hidden: Large::new("hidden", dtype, &hidden)?,
@@ -151,12 +150,12 @@ pub(crate) struct Drawing<'py> {
 }
 
 impl<'py> Drawing<'py> {
-    pub(crate) fn new([seed, position, stream, temperature]: [Bound<'py, PyAny>; 4]) -> Result<Self> {
+    pub(crate) fn new(draws: &DrawArrays<Bound<'py, PyAny>>) -> Result<Self> {
         Ok(Drawing {
-            seed: integers("seed", &seed)?.into_iter().map(i64::cast_unsigned).collect(),
-            position: words("position", &position)?,
-            stream: words("stream", &stream)?,
-            temperature: readonly::<f32, Ix1>("temperature", &temperature)?,
+            seed: integers("seed", &draws.seed)?.into_iter().map(i64::cast_unsigned).collect(),
+            position: words("position", &draws.position)?,
+            stream: words("stream", &draws.stream)?,
+            temperature: readonly::<f32, Ix1>("temperature", &draws.temperature)?,
         })
     }
 
@@ -172,15 +171,15 @@ impl<'py> Drawing<'py> {
 pub(crate) fn sample<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
-    draws: [Bound<'py, PyAny>; 4],
-    settings: Option<&Bound<'py, PyTuple>>,
+    draws: DrawArrays<Bound<'py, PyAny>>,
+    settings: Option<GivenArrays<'py>>,
     out: SampleArrays<'py>,
 ) -> Outcome {
-    let drawing = Drawing::new(draws)?;
+    let drawing = Drawing::new(&draws)?;
     let draws = drawing.view()?;
     let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
     let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
-    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
     detached(py, || unembed::sample(hidden, weight, &draws, settings.as_ref(), &rules, out))
 }
@@ -270,14 +269,14 @@ fn slice_mut<'a, T: numpy::Element>(
 pub(crate) fn rank<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
-    settings: Option<&Bound<'py, PyTuple>>,
+    settings: Option<GivenArrays<'py>>,
     shard: Option<(usize, usize)>,
     drawn: [Bound<'py, PyAny>; 2],
     rank: &Bound<'py, PyAny>,
 ) -> Outcome {
     let problem = Problem::new(problem)?;
     let (hidden, weight, rules) = problem.parts()?;
-    let settings = settings.map(Owned::new).transpose()?;
+    let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
     let token = integers("token", &drawn[0])?;
     let logit = readonly::<f32, Ix1>("logit", &drawn[1])?;

@@ -10,4 +10,4 @@ pub mod settings;
 pub use changes::{Change, Lists, Penalties, changes};
 pub use cuts::{Kept, Summary, Totals, Undecided, cut, scaled};
 pub use problem::{MAX_TOP, Mask, Ragged, Settings, check_top};
-pub use settings::{Cuts, Order, xtc_applies};
+pub use settings::{Cuts, ORDERS, Order, xtc_applies};

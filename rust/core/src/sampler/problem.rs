@@ -79,71 +79,94 @@ pub fn check_top(top: usize, valid_vocab: usize) -> Result<()> {
     Err(Error::argument("top", format!("0 to {most}: at most {MAX_TOP}, and no more than there are tokens"), top))
 }
 
-/// The settings of a call. Every slice has one entry per row.
-#[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "the fields are the public arguments, documented at `Cuts`, `Penalties` and `Lists`")]
-pub struct Settings<'a> {
-    pub order: Order,
-    pub top_k: &'a [i64],
-    pub top_p: &'a [f64],
-    pub min_p: &'a [f64],
-    pub typical: &'a [f64],
-    pub epsilon: &'a [f64],
-    pub eta: &'a [f64],
-    pub top_h: &'a [f64],
-    pub top_n_sigma: &'a [f64],
-    pub xtc_probability: &'a [f64],
-    pub xtc_threshold: &'a [f64],
-    pub min_keep: &'a [i64],
-    pub repetition_penalty: &'a [f64],
-    pub frequency_penalty: &'a [f64],
-    pub presence_penalty: &'a [f64],
-    pub no_repeat_ngram: &'a [i64],
-    pub dry_multiplier: &'a [f64],
-    pub dry_base: &'a [f64],
-    pub dry_allowed_length: &'a [i64],
-    pub history: Option<Ragged<'a>>,
-    pub prompt_lengths: Option<&'a [i64]>,
-    pub logit_bias: Option<(Ragged<'a>, &'a [f32])>,
-    pub banned: Option<Ragged<'a>>,
-    pub allowed: Option<Ragged<'a>>,
-    pub mask: Option<Mask<'a>>,
-    pub top: usize,
-    pub samples: usize,
+macro_rules! settings {
+    (reals: $($real:ident),*; counts: $($count:ident >= $least:literal),*;) => {
+        /// The settings of a call. Every slice has one entry per row.
+        #[derive(Clone, Copy, Debug)]
+        #[expect(missing_docs, reason = "the fields are the public arguments, documented at `Cuts`, `Penalties`, `Lists`")]
+        pub struct Settings<'a> {
+            pub order: Order,
+            $(pub $real: &'a [f64],)*
+            $(pub $count: &'a [i64],)*
+            pub history: Option<Ragged<'a>>,
+            pub prompt_lengths: Option<&'a [i64]>,
+            pub logit_bias: Option<(Ragged<'a>, &'a [f32])>,
+            pub banned: Option<Ragged<'a>>,
+            pub allowed: Option<Ragged<'a>>,
+            pub mask: Option<Mask<'a>>,
+            pub top: usize,
+            pub samples: usize,
+        }
+
+        impl<'a> Settings<'a> {
+            /// The names of the real settings, in the order of a table of them.
+            pub const REALS: &'static [&'static str] = &[$(stringify!($real)),*];
+            /// The names of the whole-numbered settings, in the order of a table of them.
+            pub const COUNTS: &'static [&'static str] = &[$(stringify!($count)),*];
+
+            /// Settings without lists, of tables with a row for each name and a column for each of `rows`.
+            pub fn of_tables(order: Order, reals: &'a [f64], counts: &'a [i64], rows: usize) -> Result<Settings<'a>> {
+                let mut lines = lines("settings", reals, Self::REALS.len(), rows)?;
+                $(let $real = lines.next().unwrap_or_default();)*
+                let mut lines = self::lines("settings", counts, Self::COUNTS.len(), rows)?;
+                $(let $count = lines.next().unwrap_or_default();)*
+                Ok(Settings {
+                    order,
+                    $($real,)*
+                    $($count,)*
+                    history: None,
+                    prompt_lengths: None,
+                    logit_bias: None,
+                    banned: None,
+                    allowed: None,
+                    mask: None,
+                    top: 0,
+                    samples: 1,
+                })
+            }
+
+            fn reals(&self) -> impl Iterator<Item = (&'static str, &'a [f64])> {
+                [$((stringify!($real), self.$real)),*].into_iter()
+            }
+
+            /// With the least value of each.
+            fn counts(&self) -> impl Iterator<Item = (&'static str, &'a [i64], i64)> {
+                [$((stringify!($count), self.$count, $least)),*].into_iter()
+            }
+        }
+    };
+}
+
+settings! {
+    reals: top_p, min_p, typical, epsilon, eta, top_h, top_n_sigma, xtc_probability, xtc_threshold, repetition_penalty,
+        frequency_penalty, presence_penalty, dry_multiplier, dry_base;
+    counts: top_k >= 0, min_keep >= 1, no_repeat_ngram >= 0, dry_allowed_length >= 0;
+}
+
+/// The lines of a table `[count, rows]`.
+fn lines<'a, T>(
+    argument: &'static str,
+    table: &'a [T],
+    count: usize,
+    rows: usize,
+) -> Result<impl Iterator<Item = &'a [T]>> {
+    if count.checked_mul(rows) != Some(table.len()) {
+        let expected = format!("{count} settings for each of {rows} rows");
+        return Err(Error::argument(argument, expected, format!("{} numbers", table.len())));
+    }
+    Ok((0..count).map(move |line| &table[line * rows..(line + 1) * rows]))
 }
 
 impl<'a> Settings<'a> {
     /// That every setting has one value per row and lies in its range; `vocab` counts the padded tokens too.
     pub fn check(&self, rows: usize, vocab: usize, valid_vocab: usize) -> Result<()> {
-        let reals = [
-            ("top_p", self.top_p),
-            ("min_p", self.min_p),
-            ("typical", self.typical),
-            ("epsilon", self.epsilon),
-            ("eta", self.eta),
-            ("top_h", self.top_h),
-            ("top_n_sigma", self.top_n_sigma),
-            ("xtc_probability", self.xtc_probability),
-            ("xtc_threshold", self.xtc_threshold),
-            ("repetition_penalty", self.repetition_penalty),
-            ("frequency_penalty", self.frequency_penalty),
-            ("presence_penalty", self.presence_penalty),
-            ("dry_multiplier", self.dry_multiplier),
-            ("dry_base", self.dry_base),
-        ];
-        for (argument, values) in reals {
+        for (argument, values) in self.reals() {
             crate::unembed::check_rows(argument, rows, values.len())?;
             if let Some(row) = values.iter().position(|value| !value.is_finite()) {
                 return Err(Error::argument(argument, "finite numbers", format!("{} in row {row}", values[row])));
             }
         }
-        let counts = [
-            ("top_k", self.top_k, 0),
-            ("min_keep", self.min_keep, 1),
-            ("no_repeat_ngram", self.no_repeat_ngram, 0),
-            ("dry_allowed_length", self.dry_allowed_length, 0),
-        ];
-        for (argument, values, least) in counts {
+        for (argument, values, least) in self.counts() {
             crate::unembed::check_rows(argument, rows, values.len())?;
             if let Some(row) = values.iter().position(|&value| value < least) {
                 let expected = format!("numbers from {least} on");

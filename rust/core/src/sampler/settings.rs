@@ -16,16 +16,26 @@ pub enum Order {
     LlamaCpp,
 }
 
+/// Every order.
+pub const ORDERS: [Order; 4] = [Order::Hf, Order::Vllm, Order::SgLang, Order::LlamaCpp];
+
 impl Order {
+    /// The public name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Order::Hf => "hf",
+            Order::Vllm => "vllm",
+            Order::SgLang => "sglang",
+            Order::LlamaCpp => "llamacpp",
+        }
+    }
+
     /// The order of this public name.
     pub fn from_name(name: &str) -> Result<Order> {
-        match name {
-            "hf" => Ok(Order::Hf),
-            "vllm" => Ok(Order::Vllm),
-            "sglang" => Ok(Order::SgLang),
-            "llamacpp" => Ok(Order::LlamaCpp),
-            _ => Err(Error::argument("order", "\"hf\", \"vllm\", \"sglang\" or \"llamacpp\"", format!("{name:?}"))),
-        }
+        ORDERS.into_iter().find(|order| order.name() == name).ok_or_else(|| {
+            let expected = ORDERS.map(|order| format!("{:?}", order.name())).join(" or ");
+            Error::argument("order", expected, format!("{name:?}"))
+        })
     }
 }
 

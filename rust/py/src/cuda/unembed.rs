@@ -3,7 +3,7 @@
 use super::device::{Array, Memory, tensor};
 use crate::arrays::named_dtype;
 use crate::failure::{Outcome, guarded};
-use crate::settings::Owned;
+use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
 use crate::unembed::{Drawing, SampleArrays, SampleBuffers};
 use farspan_core::Result;
 use farspan_core::draw::{Plan, Results, plans};
@@ -16,18 +16,18 @@ use farspan_cuda::unembed::{
 };
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyTuple;
 use std::sync::{Mutex, PoisonError};
 
-/// dtype, hidden, weight, scale, softcap, bias, valid_vocab.
-type Arguments<'a> = (&'a str, Array, Array, f64, Option<f64>, Option<Array>, Option<usize>);
+/// dtype, hidden, weight and the rules.
+type Arguments<'a> = (&'a str, Array, Array, GivenRules<Array>);
 
 /// Bytes of every logit of some rows that are copied back at the same time.
 const HELD: usize = 64 << 20;
 /// Rows that a thread decides before it asks for more: some tens of microseconds.
 const ROWS_AT_ONCE: usize = 4;
 
-fn problem((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments<'_>) -> Result<Problem> {
+fn problem((dtype, hidden, weight, rules): Arguments<'_>) -> Result<Problem> {
+    let GivenRules { scale, softcap, bias, valid_vocab } = rules;
     let dtype = named_dtype("hidden", dtype)?;
     Ok(Problem {
         hidden: Matrix { dtype, tensor: tensor("hidden", hidden)? },
@@ -42,12 +42,12 @@ fn problem((dtype, hidden, weight, scale, softcap, bias, valid_vocab): Arguments
     })
 }
 
-fn draws([seed, position, stream, temperature]: [Array; 4]) -> Result<Draws> {
+fn draws(draws: DrawArrays<Array>) -> Result<Draws> {
     Ok(Draws {
-        seed: tensor("seed", seed)?,
-        position: tensor("position", position)?,
-        stream: tensor("stream", stream)?,
-        temperature: tensor("temperature", temperature)?,
+        seed: tensor("seed", draws.seed)?,
+        position: tensor("position", draws.position)?,
+        stream: tensor("stream", draws.stream)?,
+        temperature: tensor("temperature", draws.temperature)?,
     })
 }
 
@@ -67,7 +67,7 @@ fn sample_out(out: [u64; 12]) -> SampleOut {
 pub(crate) fn cuda_sample(
     memory: &Bound<'_, PyAny>,
     arguments: Arguments<'_>,
-    drawn: Option<[Array; 4]>,
+    drawn: Option<DrawArrays<Array>>,
     out: [u64; 12],
 ) -> Outcome {
     guarded(|| {
@@ -132,16 +132,16 @@ impl Decision<'_, '_> {
 pub(crate) fn cuda_decide<'py>(
     memory: &Bound<'py, PyAny>,
     arguments: Arguments<'_>,
-    drawn: [Array; 4],
-    draws: [Bound<'py, PyAny>; 4],
-    settings: &Bound<'py, PyTuple>,
+    drawn: DrawArrays<Array>,
+    draws: DrawArrays<Bound<'py, PyAny>>,
+    settings: GivenArrays<'py>,
     out: SampleArrays<'py>,
 ) -> Outcome {
     guarded(|| {
         let (memory, problem) = (Memory::new(memory), problem(arguments)?);
-        let (drawing, mut buffers) = (Drawing::new(draws)?, SampleBuffers::new(&out)?);
+        let (drawing, mut buffers) = (Drawing::new(&draws)?, SampleBuffers::new(&out)?);
         let (host, out) = (drawing.view()?, buffers.out()?);
-        let owned = Owned::new(settings)?;
+        let owned = Owned::new(&settings)?;
         let settings = owned.view()?;
         let (rows, exist) = (problem.hidden.tensor.shape[0], exist(&problem));
         host.check(rows)?;
@@ -197,13 +197,13 @@ fn upload_changes(memory: &Memory, settings: &Settings, problem: &Problem, exist
 pub(crate) fn cuda_rank<'py>(
     memory: &Bound<'py, PyAny>,
     arguments: Arguments<'_>,
-    settings: Option<&Bound<'py, PyTuple>>,
+    settings: Option<GivenArrays<'py>>,
     drawn: [u64; 3],
 ) -> Outcome {
     guarded(|| {
         let (memory, problem) = (Memory::new(memory), problem(arguments)?);
         let place = memory.place()?;
-        let owned = settings.map(Owned::new).transpose()?;
+        let owned = settings.as_ref().map(Owned::new).transpose()?;
         let settings = owned.as_ref().map(Owned::view).transpose()?;
         let (samples, changes) = match &settings {
             Some(settings) => (settings.samples, upload_changes(&memory, settings, &problem, exist(&problem))?),
