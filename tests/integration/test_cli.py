@@ -273,6 +273,23 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("generate --max-new-tokens 3 --temperature 0", 0), ("generate --max-new-tokens 3 --json", 0), ("info", 0),
+     ("generate --top-k x", 2), ("generate --model nowhere", 1)],
+)  # fmt: skip
+def test_closed_streams_are_no_failure(command: str, code: int) -> None:
+    run = [sys.executable, "-m", "farspan", *command.split()]
+    usual = subprocess.run(run, capture_output=True, text=True)
+    without_err, without_out = (
+        subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *run], capture_output=True, text=True)
+        for closed in ("2>&-", ">&-")
+    )
+    printed, expected = (re.sub(r'"seconds": [0-9.e-]+', "", done.stdout) for done in (without_err, usual))
+    assert (without_err.returncode, printed, without_err.stderr) == (code, expected, "")
+    assert (without_out.returncode, without_out.stdout, without_out.stderr) == (code, "", usual.stderr)
+
+
 def test_version_is_the_packages() -> None:
     done = subprocess.run([sys.executable, "-m", "farspan", "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"farspan {farspan.__version__}\n"
