@@ -3,7 +3,7 @@
 use farspan_core::Dtype;
 use farspan_cpu::attention::{Input, Output};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::{View, ViewMut};
+use farspan_cpu::{Typed, View, ViewMut, map};
 use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayView2, Ix2, IxDyn};
 
@@ -11,53 +11,33 @@ use ndarray::{ArrayD, ArrayView2, Ix2, IxDyn};
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
 /// Memory of an input or an output. bfloat16 and float16 are held as bits.
-pub enum Tensor {
-    /// float32
-    F32(ArrayD<f32>),
-    /// The bits of bfloat16.
-    Bf16(ArrayD<u16>),
-    /// The bits of float16.
-    F16(ArrayD<u16>),
-}
+pub struct Tensor(Typed<ArrayD<f32>, ArrayD<u16>>);
 
 impl Tensor {
     /// Numbers in `[-1, 1)`, the same for the same seed.
     pub fn random(dtype: Dtype, shape: &[usize], seed: u64) -> Tensor {
         let mut state = seed;
-        let shape = IxDyn(shape);
-        let mut next = || unit(&mut state) * 2.0 - 1.0;
-        match dtype {
-            Dtype::F32 => Tensor::F32(ArrayD::from_shape_simple_fn(shape, next)),
-            Dtype::Bf16 => Tensor::Bf16(ArrayD::from_shape_simple_fn(shape, || bf16::from_f32(next()).to_bits())),
-            Dtype::F16 => Tensor::F16(ArrayD::from_shape_simple_fn(shape, || f16::from_f32(next()).to_bits())),
-        }
+        let numbers = ArrayD::from_shape_simple_fn(IxDyn(shape), || unit(&mut state) * 2.0 - 1.0);
+        Tensor(match dtype {
+            Dtype::F32 => Typed::F32(numbers),
+            Dtype::Bf16 => Typed::Bf16(numbers.mapv(|x| bf16::from_f32(x).to_bits())),
+            Dtype::F16 => Typed::F16(numbers.mapv(|x| f16::from_f32(x).to_bits())),
+        })
     }
 
     /// As an input of attention; panics unless it has four dimensions.
     pub fn input(&self) -> Input<'_> {
-        match self {
-            Tensor::F32(array) => Input::F32(view(array)),
-            Tensor::Bf16(bits) => Input::Bf16(view(bits)),
-            Tensor::F16(bits) => Input::F16(view(bits)),
-        }
+        map!(array in &self.0 => view(array))
     }
 
     /// As the output of attention; panics unless it has four dimensions.
     pub fn output(&mut self) -> Output<'_> {
-        match self {
-            Tensor::F32(array) => Output::F32(view_mut(array)),
-            Tensor::Bf16(bits) => Output::Bf16(view_mut(bits)),
-            Tensor::F16(bits) => Output::F16(view_mut(bits)),
-        }
+        map!(array in &mut self.0 => view_mut(array))
     }
 
     /// As hidden states or weights; panics unless it has two dimensions.
     pub fn matrix(&self) -> Matrix<'_> {
-        match self {
-            Tensor::F32(array) => Matrix::F32(rows(array)),
-            Tensor::Bf16(bits) => Matrix::Bf16(rows(bits)),
-            Tensor::F16(bits) => Matrix::F16(rows(bits)),
-        }
+        map!(array in &self.0 => rows(array))
     }
 }
 
@@ -87,7 +67,9 @@ mod tests {
     use super::*;
 
     fn numbers(seed: u64) -> Vec<f32> {
-        let Tensor::F32(array) = Tensor::random(Dtype::F32, &[1000], seed) else { unreachable!("asked for float32") };
+        let Tensor(Typed::F32(array)) = Tensor::random(Dtype::F32, &[1000], seed) else {
+            unreachable!("asked for float32")
+        };
         array.into_raw_vec_and_offset().0
     }
 

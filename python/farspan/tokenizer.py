@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan._errors import ArgumentError, BackendError, CheckpointError, message
+from farspan._errors import ArgumentError, CheckpointError, message, missing_package
 
 
 class Tokenizer(Protocol):
@@ -51,12 +51,14 @@ class FolderTokenizer:
         try:
             import tokenizers
         except ImportError:
-            raise BackendError("reading tokenizer.json needs the package tokenizers: pip install farspan[hf]") from None
+            raise missing_package("reading tokenizer.json", "tokenizers") from None
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare Exception
             raise CheckpointError(message(str(path), "a tokenizer the package tokenizers reads", error)) from error
-
+        # What a training run left in the file must neither cut a text nor fill it up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._begin: list[int] = self.encode("")[:1]
         self._word = self._any_word()
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 farspan = pytest.importorskip("farspan")
@@ -117,6 +118,14 @@ def test_the_picture_of_the_schemes_is_drawn_and_shows_each(tmp_path: Path) -> N
     picture.draw(tmp_path / "positions.png")
     distance, seen = picture.seen_distance(farspan.positions.ReRoPE(128))
     assert (seen == distance.clip(max=128)).all()
+
+
+def test_the_picture_of_visibility_is_drawn_from_attention(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with it")
+    import visibility_picture as picture
+
+    assert (picture.visible(12, {"causal": True}) == np.tri(12, dtype=bool)).all()
+    picture.draw(tmp_path / "visibility.png")
 
 
 def test_an_answer_with_dots_matches_anything_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -23,7 +24,8 @@ def test_the_folder_is_small_and_complete() -> None:
 
 def test_it_is_what_the_script_of_this_repository_makes() -> None:
     model, _ = farspan.load_embedded()
-    assert model.config == CONFIG
+    assert farspan.Config.from_pretrained(FOLDER) == CONFIG
+    assert model.config == dataclasses.replace(CONFIG, dtype="float32")
     assert model.dtype == torch.float32
     assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters" in CARD
     assert "middle of a run" not in CARD, "the training was interrupted before its decay"

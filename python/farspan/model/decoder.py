@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
         """The modules, their memory uninitialised."""
         if backend not in BACKENDS:
             raise ArgumentError(message("backend", f"one of {', '.join(BACKENDS)}", repr(backend)))
-        self.config, self.backend = config, backend
+        self._config, self.backend = config, backend
         with torch.device(device):
             self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
             self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -72,6 +73,18 @@ class Decoder(nn.Module):
         self.embedding.normal_(std=INITIAL_DEVIATION)
         if not self.config.tie_word_embeddings:
             self.head.normal_(std=INITIAL_DEVIATION)
+
+    @property
+    def config(self) -> Config:
+        """The shape; its dtype is the one that the weights have now, whatever has been done to them."""
+        name = str(self.dtype).removeprefix("torch.")
+        if self._config.dtype != name and name in DTYPES:
+            self._config = dataclasses.replace(self._config, dtype=name)
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = config
 
     @property
     def unembedding(self) -> Tensor:
@@ -160,7 +173,7 @@ class Decoder(nn.Module):
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating dtype of farspan from its name or itself."""
     name = str(dtype).removeprefix("torch.")
-    if name not in (*DTYPES, "float64"):
+    if name not in DTYPES:
         raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
     found: torch.dtype = getattr(torch, name)
     return found

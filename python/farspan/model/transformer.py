@@ -12,7 +12,6 @@ from torch import nn
 
 from farspan.model import checkpoint
 from farspan.model.cache import Cache
-from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
 from farspan.positions import Scheme
@@ -21,14 +20,14 @@ from farspan.positions import Scheme
 class Transformer(Decoder):
     """A pre-norm decoder of the shape `config` describes, with random weights.
 
-    `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`; its parameters ask for
-    no gradient, and one that is asked for is an error. "reference" computes with `farspan.reference`: slow,
-    differentiable, the oracle for tests and what small models are trained with.
+    `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`. Its parameters ask for
+    no gradient, and asking for one is an error. "reference" computes with `farspan.reference`: it is slow and
+    differentiable. Tests compare with it, and small models are trained with it.
 
-    Half-precision weights stay half precision, and everything between them is float32: `farspan.linear` widens weights
-    as it reads them, which for many rows takes as long as float32 copies would, and for the few rows of decoding, where
-    the reading is all, a quarter to a half of that. torch's bfloat16 products are no way out on CPUs that lack them. On
-    a GPU everything is what the weights are, and products are torch's.
+    On a CPU, half-precision weights stay half precision, and everything between them is float32: `farspan.linear`
+    widens weights as it reads them. For many rows that takes as long as float32 copies would. For the few rows of
+    decoding, where reading is all the work, it takes a quarter to a half of that. On a GPU everything has the weights'
+    dtype, and products are torch's.
     """
 
     @classmethod
@@ -40,26 +39,29 @@ class Transformer(Decoder):
 
         `dtype` None: the one the checkpoint names. CheckpointError: anything missing, damaged, left over or unknown.
         """
-        config = Config.from_pretrained(folder)
-        wanted = torch_dtype(config.dtype if dtype is None else dtype)
-        weights = checkpoint.open_weights(folder)
+        opened = checkpoint.Checkpoint(folder)
+        wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
         with torch.device("meta"):
             shape = cls.__new__(cls)
             nn.Module.__init__(shape)
-            shape._build(config, backend, wanted, torch.device("meta"))
-        checkpoint.check_weights(shape, weights)
+            shape._build(opened.config, backend, wanted, torch.device("meta"))
+        opened.check(shape)
         model = shape.to_empty(device=torch_device(device))
-        checkpoint.load_weights(model, weights)
+        opened.load(model)
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype."""
+        """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype.
+
+        Each file is replaced as a whole, so that a crash leaves the one that was there.
+        """
         checkpoint.save(self, folder)
 
     def with_positions(self, scheme: Scheme) -> Transformer:
-        """This model, its weights shared, with another position scheme in every layer; caches fit both.
+        """This model, its weights shared, with another position scheme in the layers that rotate; caches fit both.
 
-        A scheme that only scales a RoPE takes over the base of this model's own.
+        A scheme that only scales a RoPE takes over each layer's own base; any scaling that the layers had goes. Layers
+        that were trained without a rotation (a quarter of SmolLM3's) stay as they are.
         """
         twin = copy.copy(self)
         twin.config = self.config.with_positions(scheme)
@@ -72,33 +74,33 @@ class Transformer(Decoder):
     ) -> list[Completion]:  # fmt: skip
         """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
 
-        `prompts`: id lists of any lengths, or `[batch, time]`. `temperature` 0 is greedy; a number, or one per prompt.
-        `seed`: an integer (row b draws with stream b) or one per prompt (stream 0); a token's position is its index in
-        its sequence, so that a text depends neither on its batch mates nor on how it was resumed. `stop`: ids that end
-        a sequence; None: the checkpoint's end-of-sequence ids, `()`: none. `streamer(row, token)` hears every token as
-        it is drawn; a true result stops that row. `cache`: may hold the first tokens of the prompts, which are then
-        not computed again; afterwards it holds all tokens but each sequence's last.
+        `prompts`: id lists of any lengths, or `[batch, time]`. `temperature`: a number, or one per prompt; 0 is greedy.
+        `seed`: an integer (row b draws with stream b), or one per prompt (stream 0). A token's position is its index in
+        its sequence. So a text depends neither on its batch mates nor on how it was resumed. `stop`: ids that end a
+        sequence. None stands for the checkpoint's end-of-sequence ids, and `()` for none. `streamer(row, token)` hears
+        every token as it is drawn, and a true result stops that row. `cache` may hold the first tokens of the prompts,
+        which are then not computed again. Afterwards it holds all tokens except each sequence's last.
 
-        `draft`: "prompt-lookup", or a model of the same vocabulary, guesses up to `draft_length` tokens ahead, which
-        are checked in one pass. The text is the same as without, token by token; a completion counts the guesses.
+        `draft`: "prompt-lookup", or a model of the same vocabulary, guesses up to `draft_length` tokens ahead. One pass
+        checks them. The text is the same as without a drafter, token by token. A completion counts the guesses.
 
-        `graphs`: on a GPU, passes whose shapes repeat are captured in CUDA graphs and replayed, which gives the same
-        bits with less work for the CPU; a RuntimeWarning says where that is not possible. False: never.
+        `graphs`: on a GPU, passes whose shapes repeat are captured in CUDA graphs and replayed. That gives the same
+        bits with less work for the CPU. A RuntimeWarning says where it is not possible. False: never.
 
-        `settings`: those of `farspan.sample`, each a number or one per prompt; `order` and `top`, one for all. A
-        penalty's history is the sequence so far, the prompt included. These are convenient forms:
+        `settings`: those of `farspan.sample`. Each is a number or one per prompt; `order` and `top` are one for all. A
+        penalty's history is the sequence so far, the prompt included. Some settings have more convenient forms here:
 
             logit_bias    {id: value}, or a list of one such dict per prompt
             banned        ids, or a list of id lists, one per prompt
-            allowed       likewise; no ids restrict nothing
-            bad_words     a list of id lists, or a list of such lists: the last id of each is banned behind the others
-            min_tokens    the ids that end a sequence are banned until so many new tokens have come
-            mask          int32 words `[words]` or `[prompts, words]`, or a callable `(row, tokens)` that is asked
-                          before each draw for the words of a prompt whose new tokens these are; None allows all. With
-                          a drafter it is asked about guesses too: it may depend on nothing but row and tokens
+            allowed       the same; no ids restrict nothing
+            bad_words     a list of id lists, or a list of such lists: the last id of each is banned after the others
+            min_tokens    the ids that end a sequence are banned until this many new tokens have come
+            mask          int32 words `[words]` or `[prompts, words]`, or a callable `(row, tokens)`. It is asked before
+                          each draw for the words of a prompt whose new tokens these are; None allows all. With a
+                          drafter it is asked about guesses too, so it may depend on nothing but row and tokens
 
-        ArgumentError, DtypeError: an unknown setting, or a value that cannot be. Error: a sequence that no token can
-        continue, its logits NaN or all of them banned.
+        ArgumentError, DtypeError: an unknown setting, or a value that cannot be. Error: no token can continue a
+        sequence, because its logits are NaN or all of them are banned.
         """
         return generate(
             self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, graphs,

@@ -64,6 +64,10 @@ class LogN(Scheme):
     def rope_base(self) -> float | None:
         return self.inner.rope_base
 
+    @property
+    def rotates(self) -> bool:
+        return self.inner.rotates
+
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))
 

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class RotaryScheme(Scheme):
     @property
     def magnitude(self) -> float:
         return 1.0
+
+    @property
+    def rotates(self) -> bool:
+        return True
 
     def rotary(self, span: Span) -> Rotary:
         """The rotation for every sequence of `span`, each by its own length."""
@@ -177,7 +182,10 @@ class YaRN(ScaledRoPE):
         require_number("beta_fast", self.beta_fast, at_least=self.beta_slow)
         if self.attention_factor is not None:
             require_number("attention_factor", self.attention_factor, above=0)
-        super().__post_init__()
+        if not isinstance(self.truncate, bool):
+            raise ArgumentError(message("truncate", "True or False", repr(self.truncate)))
+        if self.base is not None:  # its logarithm divides
+            require_number("base", self.base, above=1)
 
     @property
     def magnitude(self) -> float:
@@ -273,10 +281,9 @@ class LongRoPE(ScaledRoPE):
 
 
 def _factor_list(name: str, value: Any) -> tuple[float, ...]:
-    try:
-        factors = tuple(float(x) for x in value)
-    except (TypeError, ValueError):
-        raise ArgumentError(message(name, "a list of numbers", repr(value))) from None
+    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        raise ArgumentError(message(name, "a list of numbers", repr(value)))
+    factors = [x.item() if isinstance(x, np.generic) else x for x in value]
     for index, factor in enumerate(factors):
         require_number(f"{name}[{index}]", factor, above=0)
-    return factors
+    return tuple(map(float, factors))

@@ -21,6 +21,10 @@ class RegionScheme(Scheme):
     def rope_base(self) -> float | None:
         return self.inner.rope_base  # type: ignore[attr-defined]
 
+    @property
+    def rotates(self) -> bool:
+        return self.inner.rotates  # type: ignore[attr-defined]
+
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[attr-defined, call-arg]
 

@@ -16,7 +16,7 @@ mod queries;
 mod stream;
 mod visibility;
 
-use crate::{View, ViewMut, dispatch, threads};
+use crate::{Typed, View, ViewMut, dispatch, threads};
 use farspan_core::Result;
 use farspan_core::attention::plan::Work;
 use farspan_core::attention::{Rules, Sequence};
@@ -25,15 +25,7 @@ pub use crate::arch::attention::Input;
 
 /// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension
 /// contiguous.
-#[derive(Debug)]
-pub enum Output<'a> {
-    /// float32
-    F32(ViewMut<'a, f32, 4>),
-    /// The bits of bfloat16.
-    Bf16(ViewMut<'a, u16, 4>),
-    /// The bits of float16.
-    F16(ViewMut<'a, u16, 4>),
-}
+pub type Output<'a> = Typed<ViewMut<'a, f32, 4>, ViewMut<'a, u16, 4>>;
 
 /// Rotation of queries and keys inside the tile.
 #[derive(Clone, Copy, Debug)]

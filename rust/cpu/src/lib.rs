@@ -9,6 +9,9 @@ pub mod matrix;
 mod product;
 pub mod rowwise;
 pub mod threads;
+pub mod typed;
 pub mod unembed;
 
 pub use arch::view::{View, ViewMut};
+pub use farspan_core::Dtype;
+pub use typed::Typed;

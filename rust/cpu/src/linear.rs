@@ -1,10 +1,11 @@
 //! Linear layers whose rows do not depend on each other.
 
 use crate::arch::unembed::dot::Rows;
-use crate::arch::unembed::{Kernels, Out, Rule, kernels};
+use crate::arch::unembed::{Kernels, Rule, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::{block_rows, for_each_chunk};
-use crate::{dispatch, threads};
+use crate::typed::RowMut;
+use crate::{dispatch, each, threads};
 use farspan_core::{Error, Result};
 use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
@@ -57,13 +58,9 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
     };
     let parts = tasks.div_ceil(rows.div_ceil(block)).min(features.div_ceil(LEAST_COLUMNS));
     let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);
-    let pieces: Vec<Vec<Out>> = match &mut out {
-        MatrixMut::F32(out) => cut(out, block, width, Out::F32)?,
-        MatrixMut::Bf16(out) => cut(out, block, width, Out::Bf16)?,
-        MatrixMut::F16(out) => cut(out, block, width, Out::F16)?,
-    };
+    let pieces: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
     let parts = features.div_ceil(width);
-    let task = |(index, pieces): (usize, Vec<Out>)| {
+    let task = |(index, pieces): (usize, Vec<RowMut>)| {
         let x = x.part(index / parts * block, pieces.len());
         let first = index % parts * width;
         fill(&kernels, x, weight, bias, first, pieces);
@@ -80,10 +77,10 @@ fn cut<'o, T>(
     out: &'o mut ArrayViewMut2<T>,
     block: usize,
     width: usize,
-    piece: fn(&'o mut [T]) -> Out<'o>,
-) -> Result<Vec<Vec<Out<'o>>>> {
+    piece: fn(&'o mut [T]) -> RowMut<'o>,
+) -> Result<Vec<Vec<RowMut<'o>>>> {
     let parts = out.ncols().div_ceil(width);
-    let mut tasks: Vec<Vec<Out>> = Vec::new();
+    let mut tasks: Vec<Vec<RowMut>> = Vec::new();
     for (i, row) in out.rows_mut().into_iter().enumerate() {
         if i % block == 0 {
             tasks.resize_with(tasks.len() + parts, || Vec::with_capacity(block));
@@ -98,7 +95,7 @@ fn cut<'o, T>(
 }
 
 /// Computes one task: the columns from `first` on that each row's piece has room for.
-fn fill(kernels: &Kernels, x: Rows, weight: Rows, bias: Option<&[f32]>, first: usize, mut pieces: Vec<Out>) {
+fn fill(kernels: &Kernels, x: Rows, weight: Rows, bias: Option<&[f32]>, first: usize, mut pieces: Vec<RowMut>) {
     let columns = first..first + pieces[0].len();
     for_each_chunk(kernels, x, weight, columns, |row, chunk, products| {
         if let Some(bias) = bias {

@@ -2,7 +2,7 @@
 
 use crate::failure::{borrow, dtype};
 use farspan_core::{Dtype, Error, Result};
-use farspan_cpu::View;
+use farspan_cpu::{Typed, View, of_dtype};
 use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, Ix2, IxDyn};
 use numpy::{
     Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadwriteArray, PyUntypedArray, PyUntypedArrayMethods,
@@ -203,35 +203,23 @@ fn kind(object: &Bound<'_, PyAny>) -> String {
 }
 
 /// One of the large inputs; half types by their bits.
-pub(crate) enum Large<'py, D: Dimension> {
-    F32(PyReadonlyArray<'py, f32, D>),
-    Bf16(PyReadonlyArray<'py, u16, D>),
-    F16(PyReadonlyArray<'py, u16, D>),
-}
-
-impl<'py, D: Dimension> Large<'py, D> {
-    pub(crate) fn new(argument: &'static str, dtype: Dtype, object: &Bound<'py, PyAny>) -> Result<Self> {
-        Ok(match dtype {
-            Dtype::F32 => Large::F32(readonly(argument, object)?),
-            Dtype::Bf16 => Large::Bf16(readonly(argument, object)?),
-            Dtype::F16 => Large::F16(readonly(argument, object)?),
-        })
-    }
-}
+pub(crate) type Large<'py, D> = Typed<PyReadonlyArray<'py, f32, D>, PyReadonlyArray<'py, u16, D>>;
 
 /// An output of the large inputs' element type.
-pub(crate) enum LargeMut<'py, D: Dimension> {
-    F32(PyReadwriteArray<'py, f32, D>),
-    Bf16(PyReadwriteArray<'py, u16, D>),
-    F16(PyReadwriteArray<'py, u16, D>),
+pub(crate) type LargeMut<'py, D> = Typed<PyReadwriteArray<'py, f32, D>, PyReadwriteArray<'py, u16, D>>;
+
+pub(crate) fn large<'py, D: Dimension>(
+    argument: &'static str,
+    dtype: Dtype,
+    object: &Bound<'py, PyAny>,
+) -> Result<Large<'py, D>> {
+    Ok(of_dtype!(dtype => readonly(argument, object)?))
 }
 
-impl<'py, D: Dimension> LargeMut<'py, D> {
-    pub(crate) fn new(argument: &'static str, dtype: Dtype, object: &Bound<'py, PyAny>) -> Result<Self> {
-        Ok(match dtype {
-            Dtype::F32 => LargeMut::F32(readwrite(argument, object)?),
-            Dtype::Bf16 => LargeMut::Bf16(readwrite(argument, object)?),
-            Dtype::F16 => LargeMut::F16(readwrite(argument, object)?),
-        })
-    }
+pub(crate) fn large_mut<'py, D: Dimension>(
+    argument: &'static str,
+    dtype: Dtype,
+    object: &Bound<'py, PyAny>,
+) -> Result<LargeMut<'py, D>> {
+    Ok(of_dtype!(dtype => readwrite(argument, object)?))
 }

@@ -1,14 +1,14 @@
 //! `_core.attention`.
 
 use crate::arrays::{
-    Large, LargeMut, broadcast_table, integer_rows, integers, named_dtype, positions, readwrite, table,
+    Large, broadcast_table, integer_rows, integers, large, large_mut, named_dtype, positions, readwrite, table,
 };
 use crate::failure::{Outcome, detached};
 use crate::layout::{Layout, wrong_offsets};
 use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ragged_sequences};
 use farspan_core::{Error, Result};
-use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention as run};
-use farspan_cpu::{View, ViewMut};
+use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Rotary, attention as run};
+use farspan_cpu::{View, ViewMut, map};
 use numpy::ndarray::{Array2, ArrayViewD, ArrayViewMutD, Axis, IxDyn};
 use pyo3::prelude::*;
 
@@ -54,16 +54,15 @@ pub(crate) fn attention(
 ) -> Outcome {
     let dtype = named_dtype("query", dtype)?;
     let ragged = query_offsets.is_some();
-    let (query, key, value) =
-        (Large::new("query", dtype, query)?, Large::new("key", dtype, key)?, Large::new("value", dtype, value)?);
+    let (query, key, value) = (large("query", dtype, query)?, large("key", dtype, key)?, large("value", dtype, value)?);
     let block_table = block_table.map(|table| integer_rows("block_table", table)).transpose()?;
     let block_table = block_table.as_ref().map(|table| View::new("block_table", &table.view())).transpose()?;
     let (of_query, of_keys) = Layout::of(ragged, block_table.is_some());
     let query = input("query", &query, of_query)?;
     let (key, value) = (input("key", &key, of_keys)?, input("value", &value, of_keys)?);
     let shape = match &block_table {
-        Some(table) => Shape::paged(sizes(&query), sizes(&key), sizes(&value), table.shape())?,
-        None => Shape::new(sizes(&query), sizes(&key), sizes(&value))?,
+        Some(table) => Shape::paged(query.shape(), key.shape(), value.shape(), table.shape())?,
+        None => Shape::new(query.shape(), key.shape(), value.shape())?,
     };
     let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = shape;
     let rules = Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?;
@@ -131,12 +130,8 @@ pub(crate) fn attention(
         rotary,
     };
 
-    let (mut output, mut lse) = (LargeMut::new("output", dtype, output)?, readwrite("lse", lse)?);
-    let output = match &mut output {
-        LargeMut::F32(x) => Output::F32(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
-        LargeMut::Bf16(x) => Output::Bf16(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
-        LargeMut::F16(x) => Output::F16(ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?),
-    };
+    let (mut output, mut lse) = (large_mut("output", dtype, output)?, readwrite("lse", lse)?);
+    let output = map!(x in &mut output => ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?);
     let mut lse: ArrayViewMutD<'_, f32> = lse.as_array_mut();
     if ragged {
         lse.insert_axis_inplace(Axis(0));
@@ -162,23 +157,12 @@ fn batched_mut<T>(array: ArrayViewMutD<'_, T>, ragged: bool) -> ArrayViewMutD<'_
 }
 
 fn input<'a>(argument: &'static str, array: &'a Large<'_, IxDyn>, layout: Layout) -> Result<Input<'a>> {
-    Ok(match array {
-        Large::F32(x) => Input::F32(view(argument, x.as_array(), layout)?),
-        Large::Bf16(x) => Input::Bf16(view(argument, x.as_array(), layout)?),
-        Large::F16(x) => Input::F16(view(argument, x.as_array(), layout)?),
-    })
+    Ok(map!(x in array => view(argument, x.as_array(), layout)?))
 }
 
 fn view<'a, T>(argument: &'static str, array: ArrayViewD<'a, T>, layout: Layout) -> Result<View<'a, T, 4>> {
     layout.check(argument, array.shape())?;
     View::new(argument, &batched(array, layout == Layout::Ragged))
-}
-
-fn sizes(input: &Input<'_>) -> [usize; 4] {
-    match input {
-        Input::F32(x) => x.shape(),
-        Input::Bf16(x) | Input::F16(x) => x.shape(),
-    }
 }
 
 fn per_time<'a>(

@@ -1,11 +1,12 @@
 //! `_core.linear`, `greedy`, `sample`, `score` and `top`: matrices of two dimensions, per-row settings of one.
 
-use crate::arrays::{Large, LargeMut, integers, named_dtype, readonly, readwrite};
+use crate::arrays::{Large, integers, large, large_mut, named_dtype, readonly, readwrite};
 use crate::failure::{Outcome, detached};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
 use farspan_core::unembed::{Draws, Rules, Shard};
 use farspan_core::{Error, Result};
-use farspan_cpu::matrix::{Matrix, MatrixMut};
+use farspan_cpu::map;
+use farspan_cpu::matrix::Matrix;
 use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
@@ -24,16 +25,12 @@ pub(crate) fn linear(
     bias: Option<&Bound<'_, PyAny>>,
 ) -> Outcome {
     let (dtype, weight_dtype) = (named_dtype("x", dtype)?, named_dtype("weight", weight_dtype)?);
-    let (x, weight) = (Large::new("x", dtype, x)?, Large::new("weight", weight_dtype, weight)?);
+    let (x, weight) = (large("x", dtype, x)?, large("weight", weight_dtype, weight)?);
     let (x, weight) = (matrix(&x), matrix(&weight));
     let bias = optional_row("bias", bias)?;
     let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
-    let mut out = LargeMut::new("out", dtype, out)?;
-    let out = match &mut out {
-        LargeMut::F32(x) => MatrixMut::F32(x.as_array_mut()),
-        LargeMut::Bf16(x) => MatrixMut::Bf16(x.as_array_mut()),
-        LargeMut::F16(x) => MatrixMut::F16(x.as_array_mut()),
-    };
+    let mut out = large_mut("out", dtype, out)?;
+    let out = map!(x in &mut out => x.as_array_mut());
     detached(py, || farspan_cpu::linear::linear(x, weight, bias, out))
 }
 
@@ -55,8 +52,8 @@ impl<'py> Problem<'py> {
         let GivenRules { scale, softcap, bias, valid_vocab } = rules;
         let dtype = named_dtype("hidden", dtype)?;
         Ok(Problem {
-            hidden: Large::new("hidden", dtype, &hidden)?,
-            weight: Large::new("weight", dtype, &weight)?,
+            hidden: large("hidden", dtype, &hidden)?,
+            weight: large("weight", dtype, &weight)?,
             bias: optional_row("bias", bias.as_ref())?,
             scale,
             softcap,
@@ -231,11 +228,7 @@ pub(crate) fn top<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, k: usize, o
 }
 
 fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
-    match array {
-        Large::F32(x) => Matrix::F32(x.as_array()),
-        Large::Bf16(x) => Matrix::Bf16(x.as_array()),
-        Large::F16(x) => Matrix::F16(x.as_array()),
-    }
+    map!(x in array => x.as_array())
 }
 
 fn optional_row<'py>(

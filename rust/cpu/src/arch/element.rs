@@ -45,6 +45,27 @@ pub(crate) struct Bf16(u16);
 #[repr(transparent)]
 pub(crate) struct F16(u16);
 
+/// As [`each!`](crate::each), with the element type: `each_element!(E, x in typed => read::<E>(x.cast()))`.
+macro_rules! each_element {
+    ($element:ident, $x:ident in $typed:expr => $body:expr) => {
+        match $typed {
+            $crate::Typed::F32($x) => {
+                type $element = f32;
+                $body
+            }
+            $crate::Typed::Bf16($x) => {
+                type $element = $crate::arch::element::Bf16;
+                $body
+            }
+            $crate::Typed::F16($x) => {
+                type $element = $crate::arch::element::F16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use each_element;
+
 // SAFETY: forwards to the lanes.
 unsafe impl Element for f32 {
     #[inline(always)]

@@ -2,8 +2,9 @@
 
 use super::Output;
 use super::problem::{Context, Share};
-use crate::ViewMut;
-use crate::arch::attention::{OutputRow, State};
+use crate::arch::attention::State;
+use crate::typed::RowMut;
+use crate::{ViewMut, map};
 
 /// A share of the rows with the part of the output that is theirs.
 pub(super) struct Piece<'a> {
@@ -12,30 +13,13 @@ pub(super) struct Piece<'a> {
     lse: Option<ViewMut<'a, f32, 3>>,
 }
 
-impl<'a> Output<'a> {
+impl Output<'_> {
     fn split(self, dimension: usize, at: usize) -> (Self, Self) {
-        match self {
-            Output::F32(view) => {
-                let (a, b) = view.split(dimension, at);
-                (Output::F32(a), Output::F32(b))
-            }
-            Output::Bf16(view) => {
-                let (a, b) = view.split(dimension, at);
-                (Output::Bf16(a), Output::Bf16(b))
-            }
-            Output::F16(view) => {
-                let (a, b) = view.split(dimension, at);
-                (Output::F16(a), Output::F16(b))
-            }
-        }
+        map!(view in self => view.split(dimension, at)).unzip()
     }
 
-    fn row(&mut self, index: [usize; 4]) -> OutputRow<'_> {
-        match self {
-            Output::F32(view) => OutputRow::F32(view.row_mut(index)),
-            Output::Bf16(view) => OutputRow::Bf16(view.row_mut(index)),
-            Output::F16(view) => OutputRow::F16(view.row_mut(index)),
-        }
+    fn row(&mut self, index: [usize; 4]) -> RowMut<'_> {
+        map!(view in self => view.row_mut(index))
     }
 }
 

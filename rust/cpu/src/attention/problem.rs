@@ -3,7 +3,7 @@
 use super::{Attention, Input, Output};
 use crate::arch::attention::{Chunk, Kernels, KeyBias, Row, State, kernels};
 use crate::arch::lanes::LANES;
-use crate::{View, ViewMut, dispatch};
+use crate::{View, ViewMut, dispatch, each};
 use farspan_core::attention::plan::Work;
 use farspan_core::attention::{KEY_CHUNK, Sequence, Shape, Visible, check_shape};
 use farspan_core::{Dtype, Error, Result};
@@ -25,13 +25,8 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
         None => Shape::new(query, key, value)?,
     };
     let Shape { batch, query_heads, query_time, key_batch, key_time, head_dim, value_dim, .. } = shape;
-    let (output_shape, output_dtype) = match output {
-        Output::F32(view) => (view.shape(), Dtype::F32),
-        Output::Bf16(view) => (view.shape(), Dtype::Bf16),
-        Output::F16(view) => (view.shape(), Dtype::F16),
-    };
-    same_dtype("output", output_dtype)?;
-    check_shape("output", &[batch, query_heads, query_time, value_dim], &output_shape)?;
+    same_dtype("output", output.dtype())?;
+    check_shape("output", &[batch, query_heads, query_time, value_dim], &each!(view in output => view.shape()))?;
     if let Some(lse) = lse {
         check_shape("lse", &[batch, query_heads, query_time], &lse.shape())?;
     }
@@ -87,13 +82,8 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
 }
 
 fn described(argument: &'static str, input: &Input) -> Result<([usize; 4], Dtype)> {
-    let (shape, rows, dtype) = match input {
-        Input::F32(view) => (view.shape(), view.is_contiguous(), Dtype::F32),
-        Input::Bf16(view) => (view.shape(), view.is_contiguous(), Dtype::Bf16),
-        Input::F16(view) => (view.shape(), view.is_contiguous(), Dtype::F16),
-    };
-    contiguous(argument, rows)?;
-    Ok((shape, dtype))
+    contiguous(argument, each!(view in input => view.is_contiguous()))?;
+    Ok((input.shape(), input.dtype()))
 }
 
 fn contiguous(argument: &'static str, is_contiguous: bool) -> Result<()> {

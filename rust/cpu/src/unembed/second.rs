@@ -6,11 +6,11 @@ use super::pass::{self, Chunk, Epilogue, Problem};
 use crate::arch::unembed::Kernels;
 use crate::arch::unembed::dot::Rows;
 use crate::matrix::Matrix;
-use crate::threads;
+use crate::{map, threads};
 use farspan_core::Result;
 use farspan_core::draw::Found;
 use farspan_core::merge::{Mass, Ranked};
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::Axis;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,39 +25,11 @@ pub fn second_passes() -> u64 {
     ROWS.load(Ordering::Relaxed)
 }
 
-/// Some rows of a matrix, copied.
-enum Gathered {
-    F32(Array2<f32>),
-    Bf16(Array2<u16>),
-    F16(Array2<u16>),
-}
-
-impl Gathered {
-    fn new(hidden: &Matrix, rows: &[usize]) -> Gathered {
-        fn select<T: Copy>(array: &ArrayView2<T>, rows: &[usize]) -> Array2<T> {
-            array.select(Axis(0), rows)
-        }
-        match hidden {
-            Matrix::F32(array) => Gathered::F32(select(array, rows)),
-            Matrix::Bf16(array) => Gathered::Bf16(select(array, rows)),
-            Matrix::F16(array) => Gathered::F16(select(array, rows)),
-        }
-    }
-
-    fn view(&self) -> Matrix<'_> {
-        match self {
-            Gathered::F32(array) => Matrix::F32(array.view()),
-            Gathered::Bf16(array) => Matrix::Bf16(array.view()),
-            Gathered::F16(array) => Matrix::F16(array.view()),
-        }
-    }
-}
-
 /// Runs `epilogue` over some rows of `hidden`.
 fn again<E: Epilogue>(problem: &Problem, hidden: &Matrix, rows: &[usize], epilogue: &mut E) -> Result<()> {
     ROWS.fetch_add(rows.len() as u64, Ordering::Relaxed);
-    let gathered = Gathered::new(hidden, rows);
-    let view = gathered.view();
+    let gathered = map!(array in hidden => array.select(Axis(0), rows));
+    let view = map!(array in &gathered => array.view());
     let problem = Problem { hidden: Rows::new("hidden", &view)?, ..*problem };
     pass::run(&problem, epilogue)
 }

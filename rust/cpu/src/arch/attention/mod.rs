@@ -13,7 +13,7 @@ pub(crate) use scores::{Chunk, KeyBias, Row, State};
 pub use source::Input;
 pub(crate) use source::{Rows, Spread};
 pub(crate) use stream::{Partial, Room, Streamed};
-pub(crate) use table::{Kernels, OutputRow, kernels};
+pub(crate) use table::{Kernels, kernels};
 pub(crate) use tile::{Distance, Packed, Scores, Tile};
 
 use super::lanes::Lanes;

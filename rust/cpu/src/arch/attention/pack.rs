@@ -1,9 +1,10 @@
 //! Rows widened to float32, turned by their positions, and laid out as the products want them.
 
-use super::source::{Place, Rows, Start};
+use super::source::{Place, Rows};
 use super::{CHUNK, MAX_DIM};
-use crate::arch::element::Element;
+use crate::arch::element::{Element, each_element};
 use crate::arch::lanes::{LANES, Lanes};
+use crate::each;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -121,11 +122,7 @@ impl<'a> Ahead<'a> {
     /// `rows` from row `first` on.
     #[inline(always)]
     pub(super) fn new(rows: &Rows<'a>, first: usize) -> Ahead<'a> {
-        let (start, size) = match rows.start {
-            Start::F32(start) => (start.cast::<u8>(), 4),
-            Start::Bf16(start) => (start.cast::<u8>(), 2),
-            Start::F16(start) => (start.cast::<u8>(), 2),
-        };
+        let (start, size) = (each!(start in rows.start => start.cast::<u8>()), rows.start.dtype().size());
         let bytes = rows.dim * size;
         match rows.place {
             Place::Even(stride, _) => {
@@ -192,11 +189,9 @@ pub(super) unsafe fn widen_rows<L: Lanes>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        match rows.start {
-            Start::F32(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
-            Start::Bf16(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
-            Start::F16(start) => widen_rows_of::<L, _>(start, rows, which, out, width, ahead),
-        }
+        each_element!(E, start in rows.start => {
+            widen_rows_of::<L, E>(start.cast(), rows, which, out, width, ahead)
+        })
     }
 }
 
@@ -316,11 +311,9 @@ pub(super) unsafe fn panel<L: Lanes>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        match rows.start {
-            Start::F32(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
-            Start::Bf16(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
-            Start::F16(start) => panel_of_type::<L, _>(start, rows, which, turns, out, ahead),
-        }
+        each_element!(E, start in rows.start => {
+            panel_of_type::<L, E>(start.cast(), rows, which, turns, out, ahead)
+        })
     }
 }
 

@@ -1,45 +1,29 @@
 //! Rows of a large input: one head of one sequence, `[time, dim]`, evenly spaced or spread over pages.
 
-use crate::View;
-use crate::arch::element::{Bf16, F16};
+use crate::{Typed, View, each, map};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A large input `[batch, heads, time, dim]`: any strides, the last dimension contiguous. The 16-bit types come as
 /// bits.
-#[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
-    /// float32
-    F32(View<'a, f32, 4>),
-    /// The bits of bfloat16.
-    Bf16(View<'a, u16, 4>),
-    /// The bits of float16.
-    F16(View<'a, u16, 4>),
-}
+pub type Input<'a> = Typed<View<'a, f32, 4>, View<'a, u16, 4>>;
 
-/// Where rows begin, by element type.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start {
-    F32(*const f32),
-    Bf16(*const Bf16),
-    F16(*const F16),
-}
+/// Where rows begin.
+pub(super) type Start = Typed<*const f32, *const u16>;
 
-impl<'a> Input<'a> {
+impl Input<'_> {
+    /// The sizes of its dimensions.
+    pub fn shape(&self) -> [usize; 4] {
+        each!(view in self => view.shape())
+    }
+
     /// Shape and strides.
     pub(crate) fn geometry(&self) -> [[usize; 4]; 2] {
-        match self {
-            Input::F32(view) => [view.shape(), view.strides()],
-            Input::Bf16(view) | Input::F16(view) => [view.shape(), view.strides()],
-        }
+        each!(view in self => [view.shape(), view.strides()])
     }
 
     fn start(&self, first: [usize; 4], last: [usize; 4]) -> Start {
-        match self {
-            Input::F32(view) => Start::F32(within(view, first, last)),
-            Input::Bf16(view) => Start::Bf16(within(view, first, last).cast()),
-            Input::F16(view) => Start::F16(within(view, first, last).cast()),
-        }
+        map!(view in self => within(view, first, last))
     }
 }
 

@@ -2,26 +2,16 @@
 
 use super::pack::{self, Ahead, Turns};
 use super::scores::State;
-use super::source::{Rows, Start};
+use super::source::Rows;
 use super::stream::{self, Partial, Room, Streamed};
 use super::tile::{self, Packed, Scores, Tile};
 use super::{CHUNK, MAX_DIM, Machine};
-use crate::arch::element::{Bf16, F16};
+use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
 use crate::dispatch;
+use crate::typed::RowMut;
 use std::ops::Range;
-
-/// A row of the output.
-#[derive(Debug)]
-pub(crate) enum OutputRow<'a> {
-    /// float32
-    F32(&'a mut [f32]),
-    /// The bits of bfloat16.
-    Bf16(&'a mut [u16]),
-    /// The bits of float16.
-    F16(&'a mut [u16]),
-}
 
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
 type Attend = unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]);
@@ -40,7 +30,7 @@ pub(crate) struct Kernels {
     attend: Attend,
     stream: Stream,
     fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
-    finish: unsafe fn(&[f32], f32, OutputRow),
+    finish: unsafe fn(&[f32], f32, RowMut),
 }
 
 impl Kernels {
@@ -125,12 +115,8 @@ impl Kernels {
     }
 
     /// `sums * factor` as a row of the output.
-    pub(crate) fn finish(&self, sums: &[f32], factor: f32, out: OutputRow) {
-        let dim = match &out {
-            OutputRow::F32(row) => row.len(),
-            OutputRow::Bf16(row) | OutputRow::F16(row) => row.len(),
-        };
-        assert!(sums.len() == dim.next_multiple_of(LANES));
+    pub(crate) fn finish(&self, sums: &[f32], factor: f32, out: RowMut) {
+        assert!(sums.len() == out.len().next_multiple_of(LANES));
         // SAFETY: as above; `sums` has whole vectors.
         unsafe { (self.finish)(sums, factor, out) }
     }
@@ -171,11 +157,9 @@ macro_rules! compile {
             unsafe fn values(rows: &Rows, out: &mut [f32]) {
                 // SAFETY: the caller's.
                 unsafe {
-                    match rows.start {
-                        Start::F32(start) => pack::values::<$machine, f32>(start, rows, out.as_mut_ptr()),
-                        Start::Bf16(start) => pack::values::<$machine, Bf16>(start, rows, out.as_mut_ptr()),
-                        Start::F16(start) => pack::values::<$machine, F16>(start, rows, out.as_mut_ptr()),
-                    }
+                    each_element!(E, start in rows.start => {
+                        pack::values::<$machine, E>(start.cast(), rows, out.as_mut_ptr())
+                    })
                 }
             }
 
@@ -212,21 +196,13 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn finish(sums: &[f32], factor: f32, out: OutputRow) {
+            unsafe fn finish(sums: &[f32], factor: f32, out: RowMut) {
                 let sums = sums.as_ptr();
                 // SAFETY: the caller's.
                 unsafe {
-                    match out {
-                        OutputRow::F32(row) => {
-                            pack::finish::<$machine, f32>(sums, factor, row.len(), row.as_mut_ptr())
-                        }
-                        OutputRow::Bf16(row) => {
-                            pack::finish::<$machine, Bf16>(sums, factor, row.len(), row.as_mut_ptr().cast())
-                        }
-                        OutputRow::F16(row) => {
-                            pack::finish::<$machine, F16>(sums, factor, row.len(), row.as_mut_ptr().cast())
-                        }
-                    }
+                    each_element!(E, row in out => {
+                        pack::finish::<$machine, E>(sums, factor, row.len(), row.as_mut_ptr().cast())
+                    })
                 }
             }
 

@@ -6,38 +6,24 @@
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and by weight")]
 
-use crate::arch::element::{Bf16, Element, F16};
+use crate::arch::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
 use crate::arch::view::View;
 use crate::matrix::Matrix;
+use crate::{Typed, each, map};
 use farspan_core::{Error, Result};
+use ndarray::ArrayView2;
 use std::marker::PhantomData;
 
 const CACHE_LINE: usize = 64;
 
-/// Where rows begin, by element type.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start {
-    F32(*const f32),
-    Bf16(*const Bf16),
-    F16(*const F16),
-}
+/// Where rows begin.
+pub(super) type Start = Typed<*const f32, *const u16>;
 
 impl Start {
     /// `count` elements further; the address need not exist.
     fn skip(self, count: usize) -> Start {
-        match self {
-            Start::F32(start) => Start::F32(start.wrapping_add(count)),
-            Start::Bf16(start) => Start::Bf16(start.wrapping_add(count)),
-            Start::F16(start) => Start::F16(start.wrapping_add(count)),
-        }
-    }
-
-    const fn size(self) -> usize {
-        match self {
-            Start::F32(_) => 4,
-            Start::Bf16(_) | Start::F16(_) => 2,
-        }
+        map!(start in self => start.wrapping_add(count))
     }
 }
 
@@ -56,27 +42,20 @@ unsafe impl Send for Rows<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Rows<'_> {}
 
-fn start_of<T, E>(view: &View<'_, T, 2>) -> *const E {
-    if view.shape().contains(&0) { std::ptr::dangling() } else { view.pointer_at([0, 0]).cast() }
+/// Start and stride of the rows of an array, and whether each is contiguous.
+fn laid_out<T>(argument: &'static str, array: &ArrayView2<T>) -> Result<(*const T, usize, bool)> {
+    let view = View::<T, 2>::new(argument, array)?;
+    let start = if view.shape().contains(&0) { std::ptr::dangling() } else { view.pointer_at([0, 0]) };
+    Ok((start, view.strides()[0], view.is_contiguous()))
 }
 
 impl<'a> Rows<'a> {
     /// All rows of `matrix`; an error names `argument` when a row is not contiguous or a stride is negative.
     pub(crate) fn new(argument: &'static str, matrix: &Matrix<'a>) -> Result<Self> {
-        let (start, stride, contiguous) = match matrix {
-            Matrix::F32(array) => {
-                let view = View::<f32, 2>::new(argument, array)?;
-                (Start::F32(start_of(&view)), view.strides()[0], view.is_contiguous())
-            }
-            Matrix::Bf16(array) | Matrix::F16(array) => {
-                let view = View::<u16, 2>::new(argument, array)?;
-                let start = match matrix {
-                    Matrix::F16(_) => Start::F16(start_of(&view)),
-                    _ => Start::Bf16(start_of(&view)),
-                };
-                (start, view.strides()[0], view.is_contiguous())
-            }
-        };
+        let (start, stride, contiguous) = each!(array as wrap in matrix => {
+            let (start, stride, contiguous) = laid_out(argument, array)?;
+            (wrap(start), stride, contiguous)
+        });
         let [count, columns] = matrix.shape();
         if !contiguous && count > 0 {
             return Err(Error::argument(argument, "a contiguous last dimension", "stride 0"));
@@ -116,7 +95,7 @@ impl<'a> Rows<'a> {
 
     /// The distance between rows in bytes.
     pub(crate) fn stride_bytes(&self) -> usize {
-        self.stride * self.start.size()
+        self.stride * self.start.dtype().size()
     }
 
     /// Whether the elements are float32 already, in whole vectors.
@@ -126,11 +105,7 @@ impl<'a> Rows<'a> {
 
     /// The memory from row `first` on, as far as `count` rows reach, to be asked for early. It need not exist.
     pub(crate) fn ahead(&self, first: usize, count: usize) -> Ahead {
-        let start: *const u8 = match self.start {
-            Start::F32(start) => start.cast(),
-            Start::Bf16(start) => start.cast(),
-            Start::F16(start) => start.cast(),
-        };
+        let start = each!(start in self.start => start.cast::<u8>());
         Ahead { from: start.wrapping_add(first * self.stride_bytes()), bytes: count * self.stride_bytes() }
     }
 }

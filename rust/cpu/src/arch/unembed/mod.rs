@@ -10,4 +10,4 @@ mod tests;
 
 pub(crate) use noise::PAIRED;
 pub(crate) use rows::Rule;
-pub(crate) use table::{Kernels, Out, kernels};
+pub(crate) use table::{Kernels, kernels};

@@ -1,44 +1,15 @@
 //! Each kernel compiled for each machine, behind functions that check what they are given.
 
-use super::dot::{self, Product, Rows, Start, padded_width};
+use super::dot::{self, Product, Rows, padded_width};
 use super::noise::{self, PAIRED};
 use super::rows::{self, Rule};
-use crate::arch::element::{Bf16, Element, F16};
+use crate::arch::element::{Element, each_element};
 use crate::arch::lanes::{LANES, Lanes};
 use crate::arch::portable::Portable;
 use crate::dispatch::Machine;
+use crate::typed::RowMut;
 use farspan_core::merge::Best;
 use farspan_core::noise::NoiseKey;
-
-/// A piece of a row of an output.
-#[derive(Debug)]
-pub(crate) enum Out<'a> {
-    /// float32
-    F32(&'a mut [f32]),
-    /// The bits of bfloat16.
-    Bf16(&'a mut [u16]),
-    /// The bits of float16.
-    F16(&'a mut [u16]),
-}
-
-impl Out<'_> {
-    /// How many numbers it takes.
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Out::F32(piece) => piece.len(),
-            Out::Bf16(piece) | Out::F16(piece) => piece.len(),
-        }
-    }
-
-    /// `count` numbers from number `first`.
-    pub(crate) fn part(&mut self, first: usize, count: usize) -> Out<'_> {
-        match self {
-            Out::F32(piece) => Out::F32(&mut piece[first..][..count]),
-            Out::Bf16(piece) => Out::Bf16(&mut piece[first..][..count]),
-            Out::F16(piece) => Out::F16(&mut piece[first..][..count]),
-        }
-    }
-}
 
 type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 4];
 
@@ -49,7 +20,7 @@ pub(crate) struct Kernels {
     pub direct_rows: usize,
     widen: unsafe fn(&Rows, &mut [f32]),
     product: unsafe fn(&mut Product),
-    store: unsafe fn(&[f32], Out),
+    store: unsafe fn(&[f32], RowMut),
     apply_rule: unsafe fn(&mut [f32], usize, &Rule) -> f32,
     plain_sums: Sums,
     moment_sums: Sums,
@@ -80,7 +51,7 @@ impl Kernels {
     }
 
     /// Rounds the first numbers of `row` to the output's type.
-    pub(crate) fn store(&self, row: &[f32], out: Out) {
+    pub(crate) fn store(&self, row: &[f32], out: RowMut) {
         assert!(row.len() >= out.len().next_multiple_of(LANES));
         // SAFETY: see the impl.
         unsafe { (self.store)(row, out) }
@@ -199,11 +170,7 @@ macro_rules! compile {
             unsafe fn widen(rows: &Rows, out: &mut [f32]) {
                 // SAFETY: the caller's.
                 unsafe {
-                    match rows.start {
-                        Start::F32(start) => dot::widen::<$machine, _>(rows, start, out),
-                        Start::Bf16(start) => dot::widen::<$machine, _>(rows, start, out),
-                        Start::F16(start) => dot::widen::<$machine, _>(rows, start, out),
-                    }
+                    each_element!(E, start in rows.start => dot::widen::<$machine, E>(rows, start.cast(), out))
                 }
             }
 
@@ -211,23 +178,19 @@ macro_rules! compile {
             unsafe fn product(p: &mut Product) {
                 // SAFETY: the caller's.
                 unsafe {
-                    match p.w.start {
-                        Start::F32(start) => dot::product::<$machine, f32, $rows, $weights, $single>(p, start),
-                        Start::Bf16(start) => dot::product::<$machine, Bf16, $rows, $weights, $single>(p, start),
-                        Start::F16(start) => dot::product::<$machine, F16, $rows, $weights, $single>(p, start),
-                    }
+                    each_element!(E, start in p.w.start => {
+                        dot::product::<$machine, E, $rows, $weights, $single>(p, start.cast())
+                    })
                 }
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn store(row: &[f32], out: Out) {
+            unsafe fn store(row: &[f32], out: RowMut) {
                 // SAFETY: the caller's.
                 unsafe {
-                    match out {
-                        Out::F32(piece) => super::store::<$machine, f32>(row, piece.as_mut_ptr(), piece.len()),
-                        Out::Bf16(piece) => super::store::<$machine, Bf16>(row, piece.as_mut_ptr().cast(), piece.len()),
-                        Out::F16(piece) => super::store::<$machine, F16>(row, piece.as_mut_ptr().cast(), piece.len()),
-                    }
+                    each_element!(E, piece in out => {
+                        super::store::<$machine, E>(row, piece.as_mut_ptr().cast(), piece.len())
+                    })
                 }
             }
 
