@@ -55,11 +55,12 @@ def write_completion(
 
     loaded = load_model(folder, device)
     options = settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
+    ids = prompt_ids(loaded, prompt)
     started = time.perf_counter()
     show = (lambda text: None) if as_json else print_now
     readable = _OF_NO_CHARACTER.sub("\ufffd", prompt)
     show(readable)
-    completion, text = stream_completion(loaded, prompt, max_new_tokens, temperature, seed, show, **options)
+    completion, text = stream_completion(loaded, ids, max_new_tokens, temperature, seed, show, **options)
     seconds = time.perf_counter() - started
     if as_json:
         document = {
@@ -89,12 +90,11 @@ def write_completion(
 
 
 def stream_completion(
-    loaded: LoadedModel, prompt: str, max_new_tokens: int, temperature: float, seed: int,
+    loaded: LoadedModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int,
     show: Callable[[str], object], **settings: Any,
 ) -> tuple[Completion, str]:  # fmt: skip
     """Continue one prompt; `show` gets each piece of new text at once. Text of a stop token is left out."""
     stops = set(loaded.model.config.eos_token_ids)
-    ids = prompt_ids(loaded, prompt)
     stream, pieces = TextStream(loaded.tokenizer, ids), []
 
     def take(row: int, token: int) -> None:
