@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 
 import pytest
@@ -29,6 +30,14 @@ def test_it_is_what_the_script_of_this_repository_makes() -> None:
     assert model.dtype == torch.float32
     assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters" in CARD
     assert "middle of a run" not in CARD, "the training was interrupted before its decay"
+
+
+def test_what_the_card_names_is_there() -> None:
+    named = re.findall(r"`(farspan(?:\.\w+)+)`|python -m (farspan(?:\.\w+)+)", CARD)
+    assert len(named) == 2
+    for function, module in named:
+        folder, _, name = (function or module).rpartition(".")
+        assert hasattr(importlib.import_module(folder), name), name
 
 
 def test_a_dtype_may_be_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from farspan.lab import measure as measuring
 from farspan.lab.measure import default_schemes, measure, window_ends
 from farspan.lab.measurement import Measurement
 from farspan.model import Config, Transformer
-from farspan.positions import DynamicNTK, Llama3, RoPE, YaRN
+from farspan.positions import DynamicNTK, Llama3, NoPE, RoPE, YaRN
 
 CONFIG = Config(
     vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, head_dim=8
@@ -132,6 +133,8 @@ def test_progress_counts_up_to_the_whole(model: Transformer) -> None:
     [
         ({"lengths": []}, "lengths"), ({"lengths": [1]}, "lengths"), ({"lengths": [900]}, "lengths"),
         ({"by": "token"}, "by"), ({"windows": 0}, "windows"), ({"targets": 0}, "targets"),
+        ({"windows": 2.5}, "windows"), ({"trained_length": 0}, "trained_length"), ({"lengths": [16.5]}, "lengths"),
+        ({"lengths": 16.5}, "lengths"),
         ({"first_tokens": [1] * 9}, "first_tokens"), ({"schemes": []}, "schemes"), ({"schemes": ["rotary"]}, "schemes"),
         ({"schemes": {"mine": 3}}, "mine"),
     ],
@@ -142,10 +145,15 @@ def test_wrong_arguments_are_named(changes: dict[str, object], named: str, model
         measure(model, TOKENS, lengths, **{"schemes": {"rope": None}, **changes})
 
 
-@pytest.mark.parametrize("tokens", [TOKENS.float(), TOKENS.bool(), [*TOKENS.tolist(), 0.5]])
+@pytest.mark.parametrize("tokens", [TOKENS.float(), TOKENS.bool(), [*TOKENS.tolist(), 0.5], "text", ["a", "b"], 3])
 def test_tokens_are_integers(tokens: object, model: Transformer) -> None:
-    with pytest.raises(DtypeError, match=r"tokens: expected .* given torch\.(float|bool)"):
+    with pytest.raises(DtypeError, match=r"tokens: expected token ids, integers .* given"):
         measure(model, tokens, [16], "own")
+
+
+def test_a_model_of_another_library_is_named() -> None:
+    with pytest.raises(DtypeError, match=r"model: expected a farspan\.Transformer, given Linear"):
+        measure(torch.nn.Linear(2, 2), TOKENS, [16])
 
 
 @pytest.mark.parametrize("kind", [np.array, list, lambda ids: torch.tensor(ids, dtype=torch.uint8)])
@@ -175,6 +183,18 @@ def test_a_scaling_that_other_schemes_put_out_of_use_is_told(model: Transformer)
     assert abs(own.nats_per_token - rope.nats_per_token) > 1e-4
     assert not measure(scaled, TOKENS, [32], "own", windows=2).notes
     assert not measure(model, TOKENS, [32], ["own", "yarn"], windows=2).notes
+
+
+def test_a_scheme_goes_on_the_layers_that_rotate(model: Transformer) -> None:
+    """SmolLM3 has layers without positions. `rope` is then the model's own, and not another model."""
+    mixed = Transformer(dataclasses.replace(CONFIG, positions=(RoPE(), NoPE()), rope_bases=None), backend="reference")
+    mixed.load_state_dict(model.state_dict())
+    assert "rope" not in default_schemes(mixed.config)
+    result = measure(mixed, TOKENS, [32], ["own", "rope", "yarn"], windows=2, trained_length=16)
+    own, rope, yarn = result.points
+    assert rope.nats_per_token == own.nats_per_token
+    assert yarn.nats_per_token != own.nats_per_token
+    assert [note for note in result.notes if "1 of the model's 2 layers" in note]
 
 
 @pytest.mark.parametrize(("by", "told"), [("length", False), ("position", True)])

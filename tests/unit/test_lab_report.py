@@ -121,6 +121,12 @@ def test_a_picture_names_model_text_schemes_and_the_trained_length(tmp_path: Pat
     assert [text for text in wanted if text not in drawn] == []
 
 
+def test_by_position_the_lower_panel_claims_nothing_of_the_same_tokens(tmp_path: Path) -> None:
+    drawn = texts(measurement(by="position"), tmp_path)
+    assert "own loss at positions 9 to 16" in drawn
+    assert "further back" not in drawn
+
+
 def test_a_single_window_is_singular_and_has_no_bands(tmp_path: Path) -> None:
     drawn = texts(ONE_WINDOW, tmp_path)
     assert "the last 8 bytes of 1 window;" in drawn

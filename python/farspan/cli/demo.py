@@ -108,11 +108,11 @@ def _show_speed(loaded: LoadedModel) -> None:
 def speed_summary(ours: Sequence[float], theirs: Sequence[float], *, waiting: float, cores: int) -> str:
     """How many times as fast, from the speeds of each round, or why that cannot be said: on average `waiting` processes
     shared the cores."""
-    spread = max(max(speeds) / min(speeds) for speeds in (ours, theirs))
-    if spread > LARGEST_SPREAD:
-        return f"this machine was too noisy to compare: equal rounds were up to {spread:.1f} times apart"
     if waiting > cores:
         return f"this machine was too busy to compare: {waiting:.1f} processes for {cores} cores in the last minute"
+    spread = max(max(speeds) / min(speeds) for speeds in (ours, theirs))
+    if spread > LARGEST_SPREAD:
+        return f"this machine was too noisy to compare: equal rounds were up to {spread:.2f} times apart"
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     said = f"farspan is {statistics.median(ratios):.2f} times as fast as eager torch with a key-value cache"
     return f"{said} ({min(ratios):.2f} to {max(ratios):.2f} over the rounds)" if len(ratios) > 1 else said

@@ -7,7 +7,8 @@ Curves compare like with like: at every length and under every scheme the very s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -75,17 +76,19 @@ def measure(
         text = torch.tensor(tokenizer.encode(Path("setup.py").read_text()))
         measurement = farspan.measure(model, text, [64, 128], ["own", farspan.positions.YaRN(4, 256)])
     """
+    if not isinstance(model, Transformer):
+        raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
     lengths = _checked_lengths(lengths)
     if by not in ("length", "position"):
         raise ArgumentError(message("by", "'length' or 'position'", repr(by)))
-    for name, count in (("windows", windows), ("targets", targets)):
-        if count < 1:
-            raise ArgumentError(message(name, "a positive number", count))
-    tokens, start = _as_ids("tokens", tokens), _as_ids("first_tokens", list(first_tokens))
+    trained_length = trained_length_of(model.config) if trained_length is None else trained_length
+    for name, count in (("windows", windows), ("targets", targets), ("trained_length", trained_length)):
+        if not isinstance(count, Integral) or count < 1:
+            raise ArgumentError(message(name, "a positive integer", repr(count)))
+    tokens, start = _as_ids("tokens", tokens), _as_ids("first_tokens", first_tokens)
     if 2 * len(start) > lengths[0]:
         expected = f"at most half as many ids as the shortest length, {lengths[0]}"
         raise ArgumentError(message("first_tokens", expected, len(start)))
-    trained_length = trained_length or trained_length_of(model.config)
     base = model.config.rope_theta or 10000.0
     chosen = named.choose(schemes, Reach(trained_length, lengths[-1], base), default=default_schemes(model.config))
     targets = min(targets, max(1, lengths[0] // 2))
@@ -132,9 +135,14 @@ def trained_length_of(config: Config) -> int:
     return min((n for n in lengths if n is not None), default=config.max_position_embeddings)
 
 
+def _own_schemes(config: Config) -> tuple[Scheme, ...]:
+    """The model's different schemes where another one would take their place: in the layers that rotate."""
+    return tuple(dict.fromkeys(config.positions[layer] for layer in config.rotating_layers))
+
+
 def default_schemes(config: Config) -> tuple[str, ...]:
     """The model's own scheme, then those that can help; plain RoPE only where it is not the model's own."""
-    plain = all(isinstance(scheme, RoPE) for scheme in config.positions)
+    plain = all(isinstance(scheme, RoPE) for scheme in _own_schemes(config))
     return tuple(name for name in named.COMPARED if name != "rope" or not plain)
 
 
@@ -153,15 +161,18 @@ def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[
 
 
 def _checked_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
-    checked = tuple(sorted(set(lengths)))
-    if not checked or checked[0] < 2:
-        raise ArgumentError(message("lengths", "numbers of tokens, at least 2", list(lengths)))
-    return checked
+    given = list(lengths) if isinstance(lengths, Iterable) else [lengths]
+    if not given or not all(isinstance(length, Integral) and length >= 2 for length in given):
+        raise ArgumentError(message("lengths", "numbers of tokens, integers of at least 2", lengths))
+    return tuple(sorted(set(map(int, given))))
 
 
 def _as_ids(name: str, ids: Any) -> Tensor:
     """`[n]` integers of any kind on the CPU."""
-    found = torch.as_tensor(ids if len(ids) else [], dtype=None if len(ids) else torch.int64).cpu()
+    try:
+        found = torch.as_tensor(ids, dtype=None if len(ids) else torch.int64).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DtypeError(message(name, "token ids, integers [n]", type(ids).__name__)) from None
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise DtypeError(message(name, "token ids, integers [n]", found.dtype))
     if found.ndim != 1:
@@ -201,12 +212,15 @@ def _notes(
     """What a reader of the figures should know."""
     if start:
         yield f"every window begins with {', '.join(map(str, start))}, the token for the beginning of a text"
-    own = dict.fromkeys(config.positions)
+    own = _own_schemes(config)
+    kept = config.num_hidden_layers - len(config.rotating_layers)
+    if kept and any(chosen.values()):
+        yield f"{kept} of the model's {config.num_hidden_layers} layers rotate nothing and stay so under every scheme"
     scaled = [type(scheme).__name__ for scheme in own if not isinstance(scheme, RoPE)]
     if scaled and any(chosen.values()):
         yield f"the model's own positions have {', '.join(scaled)}, which the other schemes put out of use"
     if by == "position":
-        used = {name: tuple(own) if scheme is None else (scheme,) for name, scheme in chosen.items()}
+        used = {name: own if scheme is None else (scheme,) for name, scheme in chosen.items()}
         dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]
         if dynamic:
             yield (

@@ -141,7 +141,7 @@ class DynamicNTK(ScaledRoPE):
     """NTK scaling by the sequence's own length n, keys in the cache included (transformers' `dynamic`).
 
     The base grows by `(factor * n / original_length - (factor - 1)) ** (dim / (dim - 2))` once n > original_length.
-    Keys are cached un-rotated, so those computed earlier turn by the new base too; with rotated keys they could not.
+    Keys are cached un-rotated, so earlier keys turn by the new base too. Keys that were cached rotated could not.
     """
 
     factor: float
@@ -214,8 +214,8 @@ def yarn_attention_factor(factor: float, weight: float = 1.0) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Llama3(ScaledRoPE):
-    """Llama 3.1's scaling: wavelengths past `original_length / low_freq_factor` are divided by `factor`, those below
-    `original_length / high_freq_factor` kept, the ones between blended."""
+    """Llama 3.1's scaling: frequencies of wavelengths past `original_length / low_freq_factor` are divided by `factor`.
+    Those below `original_length / high_freq_factor` are kept, and those between are blended."""
 
     factor: float
     low_freq_factor: float
@@ -238,8 +238,8 @@ class Llama3(ScaledRoPE):
 
 @dataclasses.dataclass(frozen=True)
 class LongRoPE(ScaledRoPE):
-    """LongRoPE (arXiv 2402.13753): each pair's frequency divided by its entry of `short_factor`, or of `long_factor`
-    once the sequence's own length, keys in the cache included, exceeds `original_length`.
+    """LongRoPE (arXiv 2402.13753): each pair's frequency is divided by its entry of `short_factor`. Once the sequence's
+    own length, keys in the cache included, exceeds `original_length`, it is divided by that of `long_factor` instead.
 
     `attention_factor` None: `sqrt(1 + ln(max_length / original_length) / ln(original_length))`.
     """

@@ -149,11 +149,18 @@ def _draw_titles(figure: Any, measurement: Measurement, home: Point | None) -> N
     upper.set_title(title[:1].upper() + title[1:], loc="left", fontsize=12, fontweight="bold", pad=24)
     how = f"mean over {_scored(measurement)}; lower is better" + "; bands: standard error" * (measurement.windows > 1)
     if not measurement.complete:
-        how = "INTERRUPTED, not all was measured; " + how
+        how = "INTERRUPTED; " + how
     _subtitle(upper, how)
     if home:
-        _subtitle(lower, f"against the model's own loss at {home.length} {_tokens(measurement)}: below 0, "
-                         "what stands further back helps")  # fmt: skip
+        _subtitle(lower, f"against the model's own loss at {_where(measurement, home)}")
+
+
+def _where(measurement: Measurement, home: Point) -> str:
+    """What the lower panel compares with. By position other tokens stand there; by length the same ones, so that a
+    negative value can only come from what stands further back."""
+    if measurement.by == "position":
+        return f"positions {home.shortest} to {home.length}"
+    return f"{home.length} {_tokens(measurement)}: below 0, what stands further back helps"
 
 
 def _subtitle(axes: Any, text: str) -> None:
