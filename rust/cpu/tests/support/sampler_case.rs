@@ -260,7 +260,7 @@ impl Row {
             Left { tokens: ids.into_iter().map(|token| (token, l[token] / divisor)).collect(), margin: f64::INFINITY };
         let min_keep = if matches!(order, Order::Hf | Order::LlamaCpp) { self.min_keep as usize } else { 1 };
         let (seed, position, stream) = self.draw;
-        let coin = xtc_applies(seed, stream.wrapping_add(sample as u32), position, f64::from(self.xtc_probability));
+        let coin = xtc_applies(seed, stream.wrapping_add(sample as u32), position, self.xtc_probability);
         let all =
             |left: &mut Left, names: &[&str]| names.iter().for_each(|name| left.cut(name, self, order, min_keep, coin));
         match order {
