@@ -115,10 +115,12 @@ def texts(result: Measurement, tmp_path: Path) -> str:
 def test_a_picture_names_model_text_schemes_and_the_trained_length(tmp_path: Path) -> None:
     drawn = texts(measurement(), tmp_path)
     wanted = (
-        "A model on a text", "trained length: 16", "the model's own", "YaRN", "Mine(strength=2)", "each of 3 windows",
+        ">a model on a text<", "trained length: 16", "the model's own", "YaRN", "Mine(strength=2)", "each of 3 windows",
         "own loss at 16 bytes", "loss, bits per byte", "difference, bits per byte",
+        "Note: a note.",
     )  # fmt: skip
     assert [text for text in wanted if text not in drawn] == []
+    assert ">The embedded model on a text<" in texts(measurement(model="the embedded model"), tmp_path)
 
 
 def test_by_position_the_lower_panel_claims_nothing_of_the_same_tokens(tmp_path: Path) -> None:

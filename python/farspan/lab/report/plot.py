@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def draw(measurement: Measurement, path: str | os.PathLike[str]) -> None:
             _draw_panel(panels[1], measurement, lambda point: point.above(home), f"difference, {unit}")
             _scale_differences(panels[1], measurement, home)
         _draw_titles(figure, measurement, home)
+        _write_notes(figure, measurement.notes)
         for axes in panels:
             _mark_trained_length(axes, measurement, named=axes is panels[0])
         for axes in panels:
@@ -145,14 +147,22 @@ def _top(group: list[float], gap: float) -> float:
 
 def _draw_titles(figure: Any, measurement: Measurement, home: Point | None) -> None:
     upper, lower = figure.axes[0], figure.axes[-1]
-    title = f"{measurement.model} on {measurement.text}"
-    upper.set_title(title[:1].upper() + title[1:], loc="left", fontsize=12, fontweight="bold", pad=24)
+    # "the embedded model" begins a sentence here; the name of a checkpoint stays as it is.
+    model = "The " + measurement.model[4:] if measurement.model.startswith("the ") else measurement.model
+    upper.set_title(f"{model} on {measurement.text}", loc="left", fontsize=12, fontweight="bold", pad=24)
     how = f"mean over {_scored(measurement)}; lower is better" + "; bands: standard error" * (measurement.windows > 1)
     if not measurement.complete:
         how = "INTERRUPTED; " + how
     _subtitle(upper, how)
     if home:
         _subtitle(lower, f"against the model's own loss at {_where(measurement, home)}")
+
+
+def _write_notes(figure: Any, notes: tuple[str, ...]) -> None:
+    """Below the picture, so that it does not travel without them."""
+    lines = [line for note in notes for line in textwrap.wrap(f"Note: {note}.", 118, subsequent_indent="    ")]
+    if lines:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=8, color=GREY)
 
 
 def _where(measurement: Measurement, home: Point) -> str:
