@@ -365,9 +365,8 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [("generate --max-new-tokens 3 --temperature 0", 0), ("generate --max-new-tokens 3 --json", 0), ("info", 0),
-     ("generate --top-k x", 2), ("generate --model nowhere", 1)],
-)  # fmt: skip
+    [("generate --max-new-tokens 3 --temperature 0", 0), ("info --json", 0), ("generate --top-k x", 2)],
+)
 def test_closed_streams_are_no_failure(command: str, code: int) -> None:
     run = [sys.executable, "-m", "farspan", *command.split()]
     usual = subprocess.run(run, capture_output=True, text=True)
@@ -375,8 +374,7 @@ def test_closed_streams_are_no_failure(command: str, code: int) -> None:
         subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *run], capture_output=True, text=True)
         for closed in ("2>&-", ">&-")
     )
-    printed, expected = (re.sub(r'"seconds": [0-9.e-]+', "", done.stdout) for done in (without_err, usual))
-    assert (without_err.returncode, printed, without_err.stderr) == (code, expected, "")
+    assert (without_err.returncode, without_err.stdout, without_err.stderr) == (code, usual.stdout, "")
     assert (without_out.returncode, without_out.stdout, without_out.stderr) == (code, "", usual.stderr)
 
 
