@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from farspan import ops, reference
 from farspan._backend import cpu, threads
+from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
 from farspan.model.passes import PassPlan
@@ -166,7 +167,7 @@ class ArrayOperations:
     def __init__(self) -> None:
         threads.follow_torch()
         self._weights: dict[nn.Module, tuple[Any, ...]] = {}
-        self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return plan
@@ -198,7 +199,7 @@ class ArrayOperations:
     def attention(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any]) -> np.ndarray:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        return cpu.attention("float32", query, key, value, *self._hooks[1])[0]
+        return cpu.attention("float32", query, key, value, self._hooks[1])[0]
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
