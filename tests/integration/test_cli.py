@@ -215,6 +215,15 @@ def test_a_missing_matplotlib_is_told_at_once(
     assert "pip install matplotlib" in only_line(err)
 
 
+def test_a_text_that_is_too_short_is_told_before_the_model_is_loaded(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farspan.lab.subject.load_model", lambda *_: pytest.fail("the weights were read"))
+    code, _, err = run("measure", "--data", text, "--lengths", "64,100000", "--out", tmp_path)
+    assert code == 1
+    assert "lengths: expected at most" in only_line(err)
+
+
 # ---------------------------------------------------------------------------------------------------------------- info
 
 
