@@ -6,10 +6,9 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-import numpy as np
-
-from farspan._backend import arrays, cpu
+from farspan._backend import arrays
 from farspan._backend.hooks import Hooks
+from farspan._compute import compute
 from farspan._errors import ArgumentError, DtypeError, message
 
 
@@ -147,7 +146,7 @@ def attention(
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
     kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.
     """
-    dtype = arrays.large("query", query)
+    arrays.large("query", query)
     arrays.large_like("key", key, "query", query)
     arrays.large_like("value", value, "query", query)
     hooks = hook_arguments(
@@ -156,13 +155,7 @@ def attention(
         query_positions=query_positions, key_positions=key_positions, key_lengths=key_lengths,
         query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
-    if isinstance(query, np.ndarray):
-        output, lse = cpu.attention(dtype, cpu.bits(query), cpu.bits(key), cpu.bits(value), hooks)
-        output = output.view(query.dtype)
-    else:
-        from farspan import ops
-
-        output, lse = ops.attention(query, key, value, *hooks)
+    output, lse = compute("attention", (query, key, value), (hooks,))
     return (output, lse) if return_lse else output
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from farspan._backend import arrays, cpu
+from farspan._backend import arrays
+from farspan._backend.settings import Bias
+from farspan._compute import compute
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -28,14 +28,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    dtype = arrays.large("x", x)
-    weight_dtype = arrays.large_like("weight", weight, "x", x, any_float=True)
+    arrays.large("x", x)
+    arrays.large_like("weight", weight, "x", x, any_float=True)
     bias = arrays.small("bias", bias, x)
-    if isinstance(x, np.ndarray):
-        return cpu.linear(dtype, weight_dtype, cpu.bits(x), cpu.bits(weight), bias).view(x.dtype)
-    from farspan import ops
-
-    return ops.linear(x, weight, bias)
+    return compute("linear", (x, weight), (Bias(bias),))
 
 
 linear.__module__ = "farspan"

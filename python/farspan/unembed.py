@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from farspan._backend import arrays, cpu
-from farspan._backend.settings import Draws, Rules, collect
+from farspan._backend import arrays
+from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Targets, collect
+from farspan._compute import compute
 from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
 from farspan.parallel import vocabulary
@@ -53,18 +52,14 @@ def greedy(
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    dtype = _check(hidden, weight)
+    _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     if shard is not None:
         return sample(
             hidden, weight, seed=0, position=0, temperature=0.0, scale=scale, softcap=softcap, bias=bias,
             valid_vocab=valid_vocab, shard=shard,
         )  # fmt: skip
-    if isinstance(hidden, np.ndarray):
-        return _sampled(cpu.greedy(dtype, cpu.bits(hidden), cpu.bits(weight), rules))
-    from farspan import ops
-
-    return _sampled(ops.greedy(hidden, weight, *rules))
+    return _sampled(compute("greedy", (hidden, weight), (rules,)))
 
 
 def sample(
@@ -149,7 +144,7 @@ def sample(
     Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
     `farspan.reference_sampler` names those of the settings.
     """
-    dtype = _check(hidden, weight)
+    _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
     draws = Draws(
@@ -167,17 +162,12 @@ def sample(
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
     part = vocabulary.place(shard)
-    if isinstance(hidden, np.ndarray):
-        problem = (dtype, cpu.bits(hidden), cpu.bits(weight))
-        fields = cpu.sample(*problem, draws, rules, settings, part)
-        return _sampled(fields, settings.top, lambda *drawn: cpu.ranks(*problem, drawn, rules, settings, part))
-    from farspan import ops
+    fields = compute("sample", (hidden, weight), (draws, rules, settings), part)
 
-    if part is not None:
-        call = ops.OfShard(hidden, weight, rules, settings, part)
-        return _sampled(call.sample(draws), settings.top, call.ranks)
-    fields = ops.sample(hidden, weight, *draws, *rules, *settings)
-    return _sampled(fields, settings.top, lambda *drawn: ops.ranks(hidden, weight, *drawn, *rules, *settings))
+    def rank(*drawn: Any) -> Any:
+        return compute("ranks", (hidden, weight), (Drawn(*drawn), rules, settings), part)
+
+    return _sampled(fields, settings.top, rank)
 
 
 def _sampled(fields: Any, top: int = 0, rank: Any = None) -> Sample:
@@ -220,17 +210,12 @@ def score(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    dtype = _check(hidden, weight)
+    _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     exist = _exist(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
-    if isinstance(hidden, np.ndarray):
-        fields = cpu.score(dtype, cpu.bits(hidden), cpu.bits(weight), targets, rules, top)
-    else:
-        from farspan import ops
-
-        fields = ops.score(hidden, weight, targets, *rules, top)
+    fields = compute("score", (hidden, weight), (Targets(targets), rules, Listed(top)))
     return Score(*(fields if top else fields[:4]))
 
 
@@ -258,26 +243,21 @@ def top(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    dtype = _check(hidden, weight)
+    _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     k, exist = arrays.count("k", k), _exist(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
-    if isinstance(hidden, np.ndarray):
-        return Top(*cpu.top(dtype, cpu.bits(hidden), cpu.bits(weight), k, rules))
-    from farspan import ops
-
-    return Top(*ops.top(hidden, weight, k, *rules))
+    return Top(*compute("top", (hidden, weight), (Longest(k), rules)))
 
 
-def _check(hidden: Any, weight: Any) -> str:
-    """The two large inputs; gives the name of their dtype."""
-    dtype = arrays.large("hidden", hidden)
+def _check(hidden: Any, weight: Any) -> None:
+    """The two large inputs."""
+    arrays.large("hidden", hidden)
     if hidden.ndim == 0:
         arrays.rank("hidden", hidden, "[..., dim]")
     arrays.large_like("weight", weight, "hidden", hidden)
     arrays.rank("weight", weight, "[vocab, dim]")
-    return dtype
 
 
 def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:

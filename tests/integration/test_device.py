@@ -15,6 +15,7 @@ import farspan
 from farspan import _core, ops
 from farspan import positions as P
 from farspan._backend.hooks import Hooks
+from farspan._backend.operations import OPERATIONS
 from farspan._backend.settings import COUNTS, REALS, collect
 from farspan.model import Transformer, operations
 from farspan.model.operations import DeviceOperations
@@ -107,12 +108,6 @@ def test_an_emulated_block_table_that_names_no_page_is_held_to_one(page_size: in
     assert torch.equal(output, query)
 
 
-def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_core, "cuda_warning", lambda: "compiled kernels cannot be kept")
-    with pytest.warns(RuntimeWarning, match="cannot be kept"):
-        assert ops._telling(lambda x: x + 1)(1) == 2
-
-
 # The kernels that torch's dispatcher calls for tensors on a GPU, called here with tensors of the CPU.
 
 
@@ -131,6 +126,18 @@ def close(found: Any, expected: Any) -> None:
         )
 
 
+def both(name: str, *given: Any) -> tuple[Any, Any]:
+    """What the emulated kernels give, and those of the CPU."""
+    found, expected = (ops.flat(OPERATIONS[name], kernel)(*given) for kernel in (ops.on_gpu, ops.on_cpu))
+    return (found, expected) if isinstance(found, tuple) else ((found,), (expected,))
+
+
+def test_a_cache_that_cannot_be_written_is_told(tensor_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "cuda_warning", lambda: "compiled kernels cannot be kept")
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        close(*both("top", torch.ones(1, 8), torch.ones(9, 8), 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.dtype) -> None:
     make = torch.Generator().manual_seed(1)
@@ -140,13 +147,13 @@ def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.
         causal=True, left=7, right=0, keep_first=2, softcap=20.0, sink=torch.zeros(4), key_bias=bias,
         inv_freq=torch.rand(6), magnitude=1.5, interleaved=True,
     )  # fmt: skip
-    close(ops._attention_cuda(query, key, value, *hooks), ops._attention_cpu(query, key, value, *hooks))
+    close(*both("attention", query, key, value, *hooks))
     ragged, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, 19, 38])
     key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
     hooks = hooks._replace(
         key_bias=None, inv_freq=None, magnitude=1.0, interleaved=False, query_offsets=offsets, key_offsets=offsets.int()
     )
-    close(ops._attention_cuda(ragged, key, value, *hooks), ops._attention_cpu(ragged, key, value, *hooks))
+    close(*both("attention", ragged, key, value, *hooks))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -160,25 +167,23 @@ def test_emulated_unembedding_of_the_dispatcher(tensor_memory: None, dtype: torc
         prompt_lengths=None, logit_bias=None, banned=None, allowed=None, top=4, samples=2,
         **(REALS | COUNTS | {"top_k": 30, "top_p": torch.full((3, 2), 0.9), "repetition_penalty": 1.3}),
     )  # fmt: skip
-    close(ops._greedy_cuda(hidden, weight, *rules), ops._greedy_cpu(hidden, weight, *rules))
+    close(*both("greedy", hidden, weight, *rules))
     for settings in ((), given):
-        found, expected = (
-            draw(hidden, weight, *draws, *rules, *settings) for draw in (ops._sample_cuda, ops._sample_cpu)
-        )
+        found, expected = both("sample", hidden, weight, *draws, *rules, *settings)
         ranks = [
-            ranked(hidden, weight, fields[0], fields[6], fields[5], *rules, *settings)
-            for ranked, fields in ((ops._ranks_cuda, found), (ops._ranks_cpu, expected))
+            both("ranks", hidden, weight, fields[0], fields[6], fields[5], *rules, *settings)[i]
+            for i, fields in enumerate((found, expected))
         ]
-        close(ranks[:1], ranks[1:])
+        close(*ranks)
         close((*found[:5], *found[6:]), (*expected[:5], *expected[6:]))
     targets = torch.arange(6).view(3, 2)
-    close(ops._score_cuda(hidden, weight, targets, *rules, 3), ops._score_cpu(hidden, weight, targets, *rules, 3))
-    close(ops._top_cuda(hidden, weight, 5, *rules), ops._top_cpu(hidden, weight, 5, *rules))
+    close(*both("score", hidden, weight, targets, *rules, 3))
+    close(*both("top", hidden, weight, 5, *rules))
 
 
 def test_products_of_the_dispatcher_follow_x() -> None:
     x, weight, bias = torch.randn(2, 3, 8), torch.randn(5, 8).bfloat16(), torch.randn(5)
-    close((ops._linear_cuda(x, weight, bias),), (ops._linear_cpu(x, weight, bias),))
+    close(*both("linear", x, weight, bias))
 
 
 # Tensors that say they are on a GPU and hold nothing: what happens before a kernel is reached.

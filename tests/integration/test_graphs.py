@@ -17,6 +17,7 @@ from support.replayed import ReplayedPython
 import farspan
 from farspan import ops
 from farspan import positions as P
+from farspan._backend.operations import OPERATIONS
 from farspan.attention import hook_arguments
 from farspan.model import Completion, Transformer, operations, passes, staging
 from farspan.model.generation import graphs
@@ -44,7 +45,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
     monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
     monkeypatch.setattr(operations, "arrays_serve", lambda *inputs: False)
     for name in ("attention", "linear", "greedy", "sample"):
-        monkeypatch.setattr(ops, name, getattr(ops, f"_{name}_cuda"))
+        monkeypatch.setattr(ops, name, ops.flat(OPERATIONS[name], ops.on_gpu))
     monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
     monkeypatch.setattr(passes, "LEAST_BUCKET", 8)  # several buckets in few steps
     monkeypatch.setattr(staging, "LARGE", 256)  # tables that are sent by themselves

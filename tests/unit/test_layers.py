@@ -19,6 +19,7 @@ LAYERS = (
     ("positions",),
     ("verify",),
     ("attention", "linear", "unembed"),
+    ("_compute",),
     ("ops", "reference"),
     ("parallel",),
     ("_backend",),

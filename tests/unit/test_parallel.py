@@ -18,7 +18,8 @@ from support.sampler_cases import Case, exact, random_logits, sampler_cases
 
 import farspan
 from farspan import VocabularyShard, ops, vocabulary_ranges
-from farspan._backend.settings import Draws, Rules, Settings
+from farspan._backend.operations import OPERATIONS
+from farspan._backend.settings import Drawn, Draws, Rules, Settings
 from farspan.parallel import vocabulary
 
 
@@ -116,16 +117,15 @@ def test_emulated_tensors_of_a_device_in_parts(monkeypatch: pytest.MonkeyPatch) 
     make = torch.Generator().manual_seed(7)
     hidden, weight = torch.randn(2, 24, generator=make).half(), torch.randn(5000, 24, generator=make).half()
     draws = Draws(torch.tensor(3), torch.tensor([4, 5]), torch.tensor(0), torch.tensor(2.0))
-    nothing = Rules(), Settings()
-    whole = ops._sample_cuda(hidden, weight, *draws)
-    ranks = ops._ranks_cuda(hidden, weight, whole[0], whole[6], whole[5])
 
-    def call(shard: VocabularyShard, part: slice) -> list[torch.Tensor]:
-        given = (*nothing, vocabulary.place(shard))
-        fields = ops._draw_cuda(hidden, weight[part], draws, *given)
-        return [*fields, ops._count_cuda(hidden, weight[part], (fields[0], fields[6], fields[5]), *given)]
+    def drawn(weight: torch.Tensor, *shard: Any) -> list[torch.Tensor]:
+        large, given = (hidden, weight), (Rules(), Settings())
+        fields = ops.on_gpu(OPERATIONS["sample"], large, (draws, *given), *shard)
+        asked = Drawn(fields[0], fields[6], fields[5])
+        return [*fields, ops.on_gpu(OPERATIONS["ranks"], large, (asked, *given), *shard)]
 
-    for fields in in_parts(3, 5000, call):
+    *whole, ranks = drawn(weight)
+    for fields in in_parts(3, 5000, lambda shard, part: drawn(weight[part], vocabulary.place(shard))):
         assert torch.equal(fields[0], whole[0])
         assert torch.equal(fields[-1], ranks)
 

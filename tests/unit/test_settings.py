@@ -11,7 +11,7 @@ import torch
 
 import farspan
 from farspan import _core, ops
-from farspan._backend import cpu, settings
+from farspan._backend import results, settings
 from farspan._backend.schema import array_fields, map_arrays, schema
 from farspan._backend.settings import COUNTS, ORDERS, REALS, Draws, Listed, Rules, Settings
 
@@ -37,8 +37,8 @@ def test_rust_names_the_rows_of_tables_in_the_same_order() -> None:
 
 
 def test_rust_writes_the_results_in_the_same_order() -> None:
-    assert tuple(cpu.SAMPLE_KINDS) == _core.SAMPLE
-    assert tuple(cpu.SCORE_KINDS) == _core.SCORE
+    assert tuple(results.SAMPLE) == _core.SAMPLE
+    assert tuple(results.SCORE) == _core.SCORE
 
 
 @pytest.mark.parametrize("name", OPERATORS)

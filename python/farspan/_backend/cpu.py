@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from farspan import _core
+from farspan._backend import results
 from farspan._backend.arrays import rank
 from farspan._backend.hooks import Hooks
-from farspan._backend.settings import Draws, Rules, Settings, Shard
+from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
 
@@ -33,33 +34,28 @@ def empty(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         raise BackendError(message(name, "a result that fits into memory", f"shape {list(shape)}")) from None
 
 
-def attention_shapes(query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of output and LSE, from arrays of either kind."""
-    ragged = hooks.ragged
-    layout = "[total, heads, dim]" if ragged else "[batch, heads, time, dim]"
-    rank("query", query, layout)
-    of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
-    rank("key", key, of_keys)
-    rank("value", value, of_keys)
-    lse = (query.shape[1], query.shape[0]) if ragged else query.shape[:3]
-    return (*query.shape[:-1], value.shape[-1]), tuple(lse)
+def allocate(name: str, found: results.Results) -> tuple[Array, ...]:
+    """Memory for the results of an operation; `name` is the argument that decides how much."""
+    return tuple(empty(name, shape, _AS_BITS.get(kind, kind)) for shape, kind in found.values())
+
+
+_AS_BITS = {"bfloat16": "uint16", "float16": "uint16"}
 
 
 def attention(dtype: str, query: Array, key: Array, value: Array, hooks: Hooks) -> tuple[Array, Array]:
     """Output and LSE."""
     follow_torch()
-    shape, lse_shape = attention_shapes(query, key, value, hooks)
-    output, lse = (empty("query", shape, query.dtype), empty("query", lse_shape, np.float32))
+    output, lse = allocate("query", results.attention(dtype, query, key, value, hooks))
     _core.attention(dtype, output, lse, query, key, value, hooks)
     return output, lse
 
 
-def linear(dtype: str, weight_dtype: str, x: Array, weight: Array, bias: Array | None) -> Array:
+def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Array:
     """`x @ weight.T + bias` over the last axis of x."""
     follow_torch()
-    leading, rows = rows_of("x", x, "weight", weight)
-    output = empty("x", (*leading, weight.shape[0]), x.dtype)
-    _core.linear(dtype, weight_dtype, output.reshape(rows.shape[0], weight.shape[0]), rows, weight, bias)
+    rows = rows_of("x", x, "weight", weight)
+    (output,) = allocate("x", results.linear(dtypes, x, weight, bias))
+    _core.linear(*dtypes, output.reshape(rows.shape[0], weight.shape[0]), rows, weight, bias.bias)
     return output
 
 
@@ -73,8 +69,8 @@ def linear_rows(x: Array, weight_dtype: str, weight: Array, bias: Array | None) 
 def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`."""
     follow_torch()
-    leading, rows = rows_of("hidden", hidden, "weight", weight)
-    out = sample_fields(leading)
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("hidden", results.greedy(dtype, hidden, weight, rules))
     _core.greedy((dtype, rows, weight, rules), [x.reshape(-1) for x in out])
     return out
 
@@ -90,8 +86,8 @@ def sample(
 ) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`."""
     follow_torch()
-    leading, rows = rows_of("hidden", hidden, "weight", weight)
-    out = sample_fields(leading, settings.samples, settings.top)
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("hidden", results.sample(dtype, hidden, weight, draws, rules, settings))
     columns = Draws(*[column(x, rows.shape[0]) for x in draws])
     _core.sample((dtype, rows, weight, rules), columns, given(settings), shard, [x.reshape(-1) for x in out])
     return out
@@ -101,14 +97,14 @@ def ranks(
     dtype: str,
     hidden: Array,
     weight: Array,
-    drawn: tuple[Array, ...],
+    drawn: Drawn,
     rules: Rules,
     settings: Settings,
     shard: Shard | None = None,
 ) -> Array:
-    """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
+    """`farspan.Sample.rank`."""
     follow_torch()
-    _, rows = rows_of("hidden", hidden, "weight", weight)
+    rows = rows_of("hidden", hidden, "weight", weight)
     token, logit, known = drawn
     out = known.copy()
     flat = [token.reshape(-1), logit.reshape(-1)]
@@ -128,33 +124,34 @@ def given(settings: Settings) -> Settings | None:
     return settings if settings.reals is not None else None
 
 
-def score(dtype: str, hidden: Array, weight: Array, targets: Array, rules: Rules, top: int) -> tuple[Array, ...]:
+def score(
+    dtype: str, hidden: Array, weight: Array, targets: Targets, rules: Rules, listed: Listed
+) -> tuple[Array, ...]:
     """The fields of `farspan.Score`."""
     follow_torch()
-    leading, rows = rows_of("hidden", hidden, "weight", weight)
-    shapes = zip(score_shapes(leading, top), SCORE_KINDS.values(), strict=True)
-    out = tuple(empty("hidden", shape, kind) for shape, kind in shapes)
-    _core.score((dtype, rows, weight, rules), column(targets, rows.shape[0]), top, [x.reshape(-1) for x in out])
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("hidden", results.score(dtype, hidden, weight, targets, rules, listed))
+    per_row = column(targets.targets, rows.shape[0])
+    _core.score((dtype, rows, weight, rules), per_row, listed.top, [x.reshape(-1) for x in out])
     return out
 
 
-def top(dtype: str, hidden: Array, weight: Array, k: int, rules: Rules) -> tuple[Array, ...]:
+def top(dtype: str, hidden: Array, weight: Array, longest: Longest, rules: Rules) -> tuple[Array, ...]:
     """The fields of `farspan.Top`."""
     follow_torch()
-    leading, rows = rows_of("hidden", hidden, "weight", weight)
-    out = (*(empty("k", (*leading, k), kind) for kind in (np.int64, np.float32)), empty("hidden", leading, np.float32))
-    _core.top((dtype, rows, weight, rules), k, [x.reshape(-1) for x in out])
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("k", results.top(dtype, hidden, weight, longest, rules))
+    _core.top((dtype, rows, weight, rules), longest.k, [x.reshape(-1) for x in out])
     return out
 
 
-def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple[int, ...], Array]:
-    """The leading shape of x, and x as `[rows, dim]`: a view wherever the strides allow one."""
+def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> Array:
+    """x as `[rows, dim]`: a view wherever the strides allow one."""
     if x.ndim == 0:
         rank(name, x, "[..., dim]")
     rank(weight_name, weight, "[outputs, dim]" if name == "x" else "[vocab, dim]")
-    leading = x.shape[:-1]
     try:
-        return leading, x.reshape(math.prod(leading), x.shape[-1])
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     except (MemoryError, ValueError):
         raise BackendError(message(name, "rows that fit into memory", f"shape {list(x.shape)}")) from None
 
@@ -162,40 +159,6 @@ def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> tuple[tuple
 def column(x: Array, rows: int) -> Array:
     """A per-row setting as `[rows]`."""
     return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
-
-
-SAMPLE_KINDS = {
-    "token": "int64", "logprob": "float32", "raw_logprob": "float32", "lse": "float32", "flag": "int32",
-    "rank": "int64", "logit": "float32", "kept": "int64", "kept_mass": "float32", "entropy": "float32",
-    "top_token": "int64", "top_logprob": "float32",
-}  # fmt: skip
-"""What the backends give for a `farspan.Sample`, with element types."""
-
-
-SCORE_KINDS = {
-    "logprob": "float32", "rank": "int64", "entropy": "float32", "lse": "float32",
-    "top_token": "int64", "top_logprob": "float32",
-}  # fmt: skip
-"""The same for a `farspan.Score`."""
-
-
-def score_shapes(leading: tuple[int, ...], top: int) -> list[tuple[int, ...]]:
-    """The shape of each of them."""
-    return [(*leading, top) if name.startswith("top_") else leading for name in SCORE_KINDS]
-
-
-def sample_shapes(leading: tuple[int, ...], samples: int, top: int) -> list[tuple[int, ...]]:
-    """The shape of each of them."""
-    drawn = leading if samples == 1 else (*leading, samples)
-    shapes = {name: drawn for name in ("token", "logprob", "raw_logprob", "rank", "logit")}
-    shapes |= {name: (*leading, top) for name in ("top_token", "top_logprob")}
-    return [shapes.get(name, leading) for name in SAMPLE_KINDS]
-
-
-def sample_fields(leading: tuple[int, ...], samples: int = 1, top: int = 0) -> tuple[Array, ...]:
-    """Memory for what the backends give for a `farspan.Sample`."""
-    shapes = sample_shapes(leading, samples, top)
-    return tuple(empty("hidden", shape, kind) for shape, kind in zip(shapes, SAMPLE_KINDS.values(), strict=True))
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -1,4 +1,4 @@
-"""The operations of `_kernels` over memory of a CUDA device: outputs are allocated, `_core.cuda_*` has them filled.
+"""The operations of `cpu.py` over memory of a CUDA device: outputs are allocated, `_core.cuda_*` has them filled.
 
 Large inputs are arrays of the device. An address says nothing of who holds the memory: every array that is described
 stays in a variable until the call is made. Where nothing but seed, position, stream and temperature is set, nothing
@@ -11,18 +11,17 @@ import math
 from typing import Any
 
 from farspan import _core
-from farspan._backend import cpu
+from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan._backend.memory import Memory
 from farspan._backend.schema import map_arrays
-from farspan._backend.settings import Draws, Rules, Settings, Shard
+from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
     """Output and LSE."""
-    shape, lse_shape = cpu.attention_shapes(query, key, value, hooks)
-    output, lse = memory.empty(shape, dtype), memory.empty(lse_shape, "float32")
+    output, lse = _allocate(memory, results.attention(dtype, query, key, value, hooks))
     if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     at = memory.describe
@@ -49,10 +48,11 @@ def sample(
     """The fields of `farspan.Sample`."""
     if settings.reals is None and shard is None:
         return _drawn(memory, dtype, hidden, weight, draws, rules)
-    leading, rows = _rows(hidden)
+    rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
     on_device = [_spread(memory.take(x, kind), rows.shape[0]) for x, kind in zip(draws, kinds, strict=True)]
-    out = cpu.sample_fields(leading, settings.samples, settings.top)
+    found = results.sample(dtype, hidden, weight, draws, rules, settings)
+    out = cpu.allocate("hidden", found)
     _core.cuda_sample_on_host(
         memory,
         _problem(memory, dtype, rows, weight, rules),
@@ -62,7 +62,7 @@ def sample(
         shard,
         [x.reshape(-1) for x in out],
     )
-    return tuple(memory.take(x, kind) for x, kind in zip(out, cpu.SAMPLE_KINDS.values(), strict=True))
+    return tuple(memory.take(x, kind) for x, (_, kind) in zip(out, found.values(), strict=True))
 
 
 def _on_host(memory: Memory, settings: Settings) -> Settings | None:
@@ -70,9 +70,8 @@ def _on_host(memory: Memory, settings: Settings) -> Settings | None:
 
 
 def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
-    leading, rows = _rows(hidden)
-    shapes = zip(cpu.sample_shapes(leading, 1, 0), cpu.SAMPLE_KINDS.values(), strict=True)
-    out = tuple(memory.empty(shape, kind) for shape, kind in shapes)
+    rows = _rows(hidden)
+    out = _allocate(memory, results.greedy(dtype, hidden, weight, rules))
     spread = None if draws is None else [_spread(x, rows.shape[0]) for x in draws]
     described = None if spread is None else Draws(*(memory.describe(x) for x in spread))
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
@@ -84,13 +83,13 @@ def ranks(
     dtype: str,
     hidden: Any,
     weight: Any,
-    drawn: tuple[Any, ...],
+    drawn: Drawn,
     rules: Rules,
     settings: Settings,
     shard: Shard | None = None,
 ) -> Any:
-    """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
-    _, rows = _rows(hidden)
+    """`farspan.Sample.rank`."""
+    rows = _rows(hidden)
     token, logit, known = drawn
     out = memory.empty(tuple(known.shape), "int64")
     out[...] = known
@@ -102,30 +101,31 @@ def ranks(
 
 
 def score(
-    memory: Memory, dtype: str, hidden: Any, weight: Any, targets: Any, rules: Rules, top: int
+    memory: Memory, dtype: str, hidden: Any, weight: Any, targets: Targets, rules: Rules, listed: Listed
 ) -> tuple[Any, ...]:
     """The fields of `farspan.Score`."""
-    leading, rows = _rows(hidden)
-    shapes = zip(cpu.score_shapes(leading, top), cpu.SCORE_KINDS.values(), strict=True)
-    out = tuple(memory.empty(shape, kind) for shape, kind in shapes)
-    spread = _spread(targets, rows.shape[0])
+    rows = _rows(hidden)
+    out = _allocate(memory, results.score(dtype, hidden, weight, targets, rules, listed))
+    spread = _spread(targets.targets, rows.shape[0])
     problem = _problem(memory, dtype, rows, weight, rules)
-    _core.cuda_score(memory, problem, memory.describe(spread), top, _addresses(memory, out))
+    _core.cuda_score(memory, problem, memory.describe(spread), listed.top, _addresses(memory, out))
     return out
 
 
-def top(memory: Memory, dtype: str, hidden: Any, weight: Any, k: int, rules: Rules) -> tuple[Any, ...]:
+def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> tuple[Any, ...]:
     """The fields of `farspan.Top`."""
-    leading, rows = _rows(hidden)
-    token, logit = memory.empty((*leading, k), "int64"), memory.empty((*leading, k), "float32")
-    out = (token, logit, memory.empty(leading, "float32"))
-    _core.cuda_top(memory, _problem(memory, dtype, rows, weight, rules), k, _addresses(memory, out))
+    out = _allocate(memory, results.top(dtype, hidden, weight, longest, rules))
+    problem = _problem(memory, dtype, _rows(hidden), weight, rules)
+    _core.cuda_top(memory, problem, longest.k, _addresses(memory, out))
     return out
 
 
-def _rows(hidden: Any) -> tuple[tuple[int, ...], Any]:
-    leading = tuple(hidden.shape[:-1])
-    return leading, hidden.reshape(math.prod(leading), hidden.shape[-1])
+def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:
+    return tuple(memory.empty(shape, kind) for shape, kind in found.values())
+
+
+def _rows(hidden: Any) -> Any:
+    return hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
 
 
 def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:

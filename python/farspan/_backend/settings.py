@@ -56,6 +56,33 @@ class Draws(NamedTuple):
     """float32"""
 
 
+class Drawn(NamedTuple):
+    """Draws whose ranks are to be counted."""
+
+    token: Array
+    logit: Array
+    known: Array
+    """The ranks that `sample` knew."""
+
+
+class Targets(NamedTuple):
+    """The tokens that are scored: one, or one per row."""
+
+    targets: Array
+
+
+class Longest(NamedTuple):
+    """How many of the largest logits are listed."""
+
+    k: Size
+
+
+class Bias(NamedTuple):
+    """What a linear layer adds to each output."""
+
+    bias: Array | None = None
+
+
 class Listed(NamedTuple):
     """What `farspan.score` lists beside the target."""
 

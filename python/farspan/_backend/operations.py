@@ -1,0 +1,68 @@
+"""The table of operations: what each takes, and what it gives.
+
+The torch operators (`farspan.ops`) and the calls with NumPy arrays (`farspan._compute`) follow from it. An operation is
+a line here, a function of its name in `results.py`, `cpu.py` and `gpu.py`, and a public function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from farspan._backend import results
+from farspan._backend.arrays import dtype_name
+from farspan._backend.hooks import Hooks
+from farspan._backend.schema import schema
+from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of the table."""
+
+    name: str
+    large: tuple[str, ...]
+    """The large inputs, which are read where they lie."""
+    lists: tuple[Any, ...]
+    """The lists of further arguments, each a NamedTuple, in the order in which the backends take them."""
+    results: tuple[str, ...]
+    mixed: bool = False
+    """Whether the large inputs may differ in their element type; backends are told all of these then."""
+
+    def schema(self) -> str:
+        """The operator as torch declares it."""
+        given = ", ".join([*(f"Tensor {name}" for name in self.large), *map(schema, self.lists)])
+        found = ", ".join(f"Tensor {name}" for name in self.results)
+        return f"{self.name}({given}) -> " + (f"({found})" if len(self.results) > 1 else "Tensor")
+
+    def split(self, given: Sequence[Any]) -> tuple[Sequence[Any], list[Any]]:
+        """The large inputs and the lists, from arguments one behind the other. What is left out at the end has its
+        default."""
+        start = len(self.large)
+        large, lists = given[:start], []
+        for kind in self.lists:
+            end = start + len(kind._fields)
+            lists.append(kind(*given[start:end]))
+            start = end
+        return large, lists
+
+    def dtype(self, large: Sequence[Any]) -> Any:
+        """The element type that the backends are told."""
+        return tuple(map(dtype_name, large)) if self.mixed else dtype_name(large[0])
+
+
+_UNEMBEDDING = ("hidden", "weight")
+
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        Operation("attention", ("query", "key", "value"), (Hooks,), ("output", "lse")),
+        Operation("linear", ("x", "weight"), (Bias,), ("output",), mixed=True),
+        Operation("greedy", _UNEMBEDDING, (Rules,), tuple(results.SAMPLE)),
+        Operation("sample", _UNEMBEDDING, (Draws, Rules, Settings), tuple(results.SAMPLE)),
+        Operation("ranks", _UNEMBEDDING, (Drawn, Rules, Settings), ("rank",)),
+        Operation("score", _UNEMBEDDING, (Targets, Rules, Listed), tuple(results.SCORE)),
+        Operation("top", _UNEMBEDDING, (Longest, Rules), ("token", "logit", "lse")),
+    )
+}

@@ -1,0 +1,74 @@
+"""What each operation gives: names, shapes and element types, from arrays of any kind, fake ones included.
+
+The functions take what the backends take, in their order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farspan._backend.arrays import rank
+from farspan._backend.hooks import Hooks
+from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
+
+Results = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and element type by name."""
+
+SAMPLE = {
+    "token": "int64", "logprob": "float32", "raw_logprob": "float32", "lse": "float32", "flag": "int32",
+    "rank": "int64", "logit": "float32", "kept": "int64", "kept_mass": "float32", "entropy": "float32",
+    "top_token": "int64", "top_logprob": "float32",
+}  # fmt: skip
+"""What the backends give for a `farspan.Sample`."""
+
+SCORE = {
+    "logprob": "float32", "rank": "int64", "entropy": "float32", "lse": "float32",
+    "top_token": "int64", "top_logprob": "float32",
+}  # fmt: skip
+"""The same for a `farspan.Score`."""
+
+PER_DRAW = ("token", "logprob", "raw_logprob", "rank", "logit")
+"""Those of a sample that have one entry for each of several draws."""
+
+
+def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Results:
+    layout = "[total, heads, dim]" if hooks.ragged else "[batch, heads, time, dim]"
+    rank("query", query, layout)
+    of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
+    rank("key", key, of_keys)
+    rank("value", value, of_keys)
+    lse = (query.shape[1], query.shape[0]) if hooks.ragged else tuple(query.shape[:3])
+    return {"output": ((*query.shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
+
+
+def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:
+    return {"output": ((*x.shape[:-1], weight.shape[0]), dtypes[0])}
+
+
+def greedy(dtype: str, hidden: Any, weight: Any, rules: Rules) -> Results:
+    return _sample(tuple(hidden.shape[:-1]), 1, 0)
+
+
+def sample(dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, settings: Settings) -> Results:
+    return _sample(tuple(hidden.shape[:-1]), settings.samples, settings.top)
+
+
+def _sample(rows: tuple[int, ...], samples: int, top: int) -> Results:
+    drawn = rows if samples == 1 else (*rows, samples)
+    shapes = dict.fromkeys(PER_DRAW, drawn) | {"top_token": (*rows, top), "top_logprob": (*rows, top)}
+    return {name: (shapes.get(name, rows), kind) for name, kind in SAMPLE.items()}
+
+
+def ranks(dtype: str, hidden: Any, weight: Any, drawn: Drawn, rules: Rules, settings: Settings) -> Results:
+    return {"rank": (tuple(drawn.known.shape), "int64")}
+
+
+def score(dtype: str, hidden: Any, weight: Any, targets: Targets, rules: Rules, listed: Listed) -> Results:
+    rows = tuple(hidden.shape[:-1])
+    return {name: ((*rows, listed.top) if name.startswith("top_") else rows, kind) for name, kind in SCORE.items()}
+
+
+def top(dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> Results:
+    rows = tuple(hidden.shape[:-1])
+    lists = (*rows, longest.k)
+    return {"token": (lists, "int64"), "logit": (lists, "float32"), "lse": (rows, "float32")}

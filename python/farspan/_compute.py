@@ -1,0 +1,38 @@
+"""The way from the public functions to a backend: the kind of array is chosen here, once a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from farspan._backend import cpu
+from farspan._backend.operations import OPERATIONS, Operation
+from farspan._backend.settings import Shard
+
+
+def compute(name: str, large: Sequence[Any], lists: Sequence[Any], shard: Shard | None = None) -> Any:
+    """What an operation gives for NumPy arrays or torch tensors: an array, or a tuple where there are several results.
+    Arguments are checked and of one kind already."""
+    if isinstance(large[0], np.ndarray):
+        return _on_arrays(OPERATIONS[name], large, lists, shard)
+    from farspan import ops
+
+    if shard is not None:
+        return ops.of_shard(OPERATIONS[name], large, lists, shard)
+    return getattr(ops, name)(*large, *chain.from_iterable(lists))
+
+
+def _on_arrays(operation: Operation, large: Sequence[Any], lists: Sequence[Any], shard: Shard | None) -> Any:
+    of_shard = () if shard is None else (shard,)
+    kernel = getattr(cpu, operation.name)
+    found = kernel(operation.dtype(large), *map(cpu.bits, large), *lists, *of_shard)
+    like = large[0].dtype
+    return tuple(_typed(x, like) for x in found) if isinstance(found, tuple) else _typed(found, like)
+
+
+def _typed(x: np.ndarray, like: Any) -> np.ndarray:
+    """A result; half types come as their bits."""
+    return x.view(like) if x.dtype == np.uint16 else x
