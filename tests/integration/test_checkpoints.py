@@ -196,6 +196,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "index without shards": ("weight_map", lambda f: write_index(f, {"weight_map": {}})),
     "index is a list": ("weight_map", lambda f: write_index(f, [])),
     "index that leaves the folder": ("beside it", lambda f: write_index(f, {"weight_map": {Q: "../w.safetensors"}})),
+    "index to no name at all": ("beside it", lambda f: write_index(f, {"weight_map": {Q: "a\0b.safetensors"}})),
     "index to a missing shard": ("gone.safetensors", lambda f: write_index(f, {"weight_map": {Q: "gone.safetensors"}})),
     "index of fewer tensors": ("index.json", lambda f: write_index(f, {"weight_map": {Q: "weights.safetensors"}})),
     "config is not there": ("config.json", lambda f: (f / "config.json").unlink()),

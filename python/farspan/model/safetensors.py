@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farspan._errors import BackendError, CheckpointError, message
+from farspan._errors import CheckpointError, message, missing_package
 from farspan.model.files import refuse_pointer
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -90,7 +90,5 @@ def _library() -> Any:
     try:
         import safetensors
     except ModuleNotFoundError:
-        raise BackendError(
-            message("safetensors", "this package, to read and write weights", "none: pip install safetensors")
-        ) from None
+        raise missing_package("reading and writing weights", "safetensors") from None
     return safetensors

@@ -142,6 +142,8 @@ class DynamicNTK(ScaledRoPE):
 
     The base grows by `(factor * n / original_length - (factor - 1)) ** (dim / (dim - 2))` once n > original_length.
     Keys are cached un-rotated, so earlier keys turn by the new base too. Keys that were cached rotated could not.
+    The hidden states that earlier keys came from were computed with the base of their time: only reading the text again
+    in one pass computes those with the new one.
     """
 
     factor: float
@@ -240,6 +242,8 @@ class Llama3(ScaledRoPE):
 class LongRoPE(ScaledRoPE):
     """LongRoPE (arXiv 2402.13753): each pair's frequency is divided by its entry of `short_factor`. Once the sequence's
     own length, keys in the cache included, exceeds `original_length`, it is divided by that of `long_factor` instead.
+    Keys in the cache turn by the new frequencies from then on. The hidden states that they came from stay those of
+    their time.
 
     `attention_factor` None: `sqrt(1 + ln(max_length / original_length) / ln(original_length))`.
     """
