@@ -141,10 +141,10 @@ impl<A: Arrays> Problem<A> {
         }
         let table = self.block_table.as_ref().map(Array::shape);
         let shape = Shape::of(self.query.shape(), self.key.shape(), self.value.shape(), table)?;
-        self.sequences.check(&shape, self.block_table.is_some())?;
         if let Some(table) = &self.block_table {
             check_shape("block_table", &[self.sequence_count(), table.shape()[1]], &table.shape())?;
         }
+        self.sequences.check(&shape, self.block_table.is_some())?;
         self.check_tables(&shape)?;
         self.check_positions(&shape)?;
         Ok(shape)
