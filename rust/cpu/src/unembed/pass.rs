@@ -39,9 +39,10 @@ pub(super) struct Problem<'a> {
 }
 
 impl Problem<'_> {
-    /// The ids of the weight's tokens that exist.
+    /// The ids of the weight's tokens that exist; of a part that is padding alone none, behind all that do.
     pub(super) fn tokens(&self) -> Range<usize> {
-        self.first..self.first + self.valid
+        let first = self.first.min(self.exist);
+        first..first + self.valid
     }
 
     /// The rules for the weight's rows in `range`.

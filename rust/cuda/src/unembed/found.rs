@@ -70,6 +70,7 @@ impl FoundLayout {
         let tiles = checked.tokens.tiles();
         let segments = tiles.div_ceil(SEGMENT);
         let entries = wants.listed.map_or(tiles * TOKENS, |listed| listed.min(checked.tokens.count));
+        let first = checked.tokens.first.min(checked.exist); // of a part that is padding alone: behind all that exist
         let mut bytes = 0;
         let mut room = |each: usize| {
             let start = bytes;
@@ -88,7 +89,7 @@ impl FoundLayout {
             spreads: room(if wants.spreads { tiles * size::SPREAD } else { 0 }),
             list: room(entries * size::ENTRY),
             bytes,
-            tokens: checked.tokens.first..checked.tokens.first + checked.tokens.count,
+            tokens: first..first + checked.tokens.count,
             exist: checked.exist,
         }
     }
@@ -161,8 +162,9 @@ fn mass(record: &[u8]) -> Mass {
 }
 
 fn best(record: &[u8]) -> Best {
-    let token = word(record, 2);
-    Best { score: number(record, 0), logit: number(record, 1), token: (token as i32 >= 0).then_some(token) }
+    let [score, rest, logit] = std::array::from_fn(|i| number(record, i));
+    let token = word(record, 3);
+    Best { score, rest, logit, token: (token as i32 >= 0).then_some(token) }
 }
 
 fn spread(record: &[u8]) -> Spread {
