@@ -2,6 +2,7 @@
 //! token gets, how partial results merge, how work is cut into tiles, and what the right answer is in float64.
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod attention;
 pub mod draw;
 pub mod dtype;

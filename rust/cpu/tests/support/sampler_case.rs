@@ -1,13 +1,15 @@
 //! Random sampler settings over logits that float32 holds exactly, and what they should keep, by sorting.
 
-use farspan_core::draw::{Part, Results, merge, plans};
+use farspan_core::Result;
 use farspan_core::noise::philox;
 use farspan_core::sampler::{Mask, Order, Ragged, Settings, xtc_applies};
 use farspan_core::unembed::{Draws, Rules, Shard};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::unembed::{SampleOut, Samples, part, sample};
+use farspan_cpu::unembed::{Problem, SampleOut, Samples, sample, sample_of_shard};
 use ndarray::{Array2, s};
 use proptest::prelude::*;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Philox words of one seed, one after the other.
 #[derive(Clone, Debug)]
@@ -140,32 +142,34 @@ impl Case {
     /// Draws from the whole vocabulary.
     pub fn run(&self) -> Samples {
         self.call(|hidden, weight, draws, settings, out| {
-            let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.view()));
-            sample(hidden, weight, draws, Some(settings), &Rules::default(), out).unwrap();
+            let problem = problem(hidden, weight, None);
+            sample(&problem, draws, Some(settings), out).unwrap();
         })
     }
 
-    /// Draws from parts of the vocabulary that end at these tokens, each sent as bytes, and arriving in reverse.
-    pub fn run_in_parts(&self, ends: &[usize]) -> Samples {
-        self.call(|hidden, weight, draws, settings, out| {
-            let (count, vocab) = (self.rows.len(), weight.nrows());
-            let parts = |undecided: Option<&[usize]>| -> Vec<Part> {
-                let read = |(index, &end): (usize, &usize)| {
-                    let first = if index == 0 { 0 } else { ends[index - 1] };
-                    let weight = weight.slice(s![first..end, ..]);
-                    let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight));
-                    let shard = Shard { first, vocab };
-                    let part = part(hidden, weight, draws, Some(settings), &Rules::default(), shard, undecided);
-                    Part::from_bytes(&part.unwrap().to_bytes().unwrap()).unwrap()
-                };
-                ends.iter().enumerate().map(read).rev().collect()
-            };
-            let plans = plans(Some(draws), Some(settings), count, vocab);
-            let mut results = Results::new(out, count, self.samples, self.top).unwrap();
-            let all: Vec<usize> = (0..count).collect();
-            let undecided = merge(parts(None), &plans, &all, false, vocab, &mut results).unwrap();
-            let left = merge(parts(Some(&undecided)), &plans, &undecided, true, vocab, &mut results).unwrap();
-            assert!(left.is_empty());
+    /// Draws from parts of the vocabulary that end at these tokens; what the holder of each of them drew.
+    pub fn run_in_parts(&self, ends: &[usize]) -> Vec<Samples> {
+        self.each_part(ends, |hidden, weight, part, draws, settings, mut exchange, out| {
+            let problem = problem(hidden, weight, Some(part));
+            sample_of_shard(&problem, draws, Some(settings), &mut exchange, out).unwrap();
+        })
+    }
+
+    /// Hands everything that a draw takes to `run`, once for each part of the vocabulary, in a thread for each of them.
+    pub fn each_part(
+        &self,
+        ends: &[usize],
+        run: impl Fn(&Array2<f32>, &Array2<f32>, Range<usize>, &Draws, &Settings, Exchange, SampleOut) + Sync,
+    ) -> Vec<Samples> {
+        let parts = [0].iter().chain(ends).zip(ends).map(|(start, end)| *start..*end);
+        let one = |(part, exchange)| {
+            self.call(|hidden, weight, draws, settings, out| {
+                run(hidden, weight, part, draws, settings, exchange, out);
+            })
+        };
+        std::thread::scope(|scope| {
+            let holders: Vec<_> = parts.zip(exchanges(ends.len())).map(|part| scope.spawn(|| one(part))).collect();
+            holders.into_iter().map(|holder| holder.join().unwrap()).collect()
         })
     }
 
@@ -393,4 +397,38 @@ impl Left {
             _ => {}
         }
     }
+}
+
+/// Hidden states against all rows of a weight, or against those of one part of a vocabulary.
+fn problem<'a>(hidden: &'a Array2<f32>, weight: &'a Array2<f32>, part: Option<Range<usize>>) -> Problem<'a> {
+    let shard = part.as_ref().map(|part| Shard { first: part.start, vocab: weight.nrows() });
+    let part = part.unwrap_or(0..weight.nrows());
+    let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.slice(s![part, ..])));
+    Problem { hidden, weight, rules: Rules::default(), shard }
+}
+
+/// How one of several threads sends bytes to all and hears from all.
+pub type Exchange = Box<dyn FnMut(Vec<u8>) -> Result<Vec<Vec<u8>>> + Send>;
+
+/// So many of them. Each hears of the others in another order.
+fn exchanges(count: usize) -> Vec<Exchange> {
+    let mut senders: Vec<Vec<Sender<Vec<u8>>>> = vec![Vec::new(); count];
+    let receivers = (0..count).map(|_| {
+        let pairs = senders.iter_mut().map(|senders| {
+            let (sender, receiver) = channel();
+            senders.push(sender);
+            receiver
+        });
+        pairs.collect::<Vec<_>>()
+    });
+    let mut receivers: Vec<_> = receivers.collect();
+    receivers.iter_mut().enumerate().for_each(|(at, receivers)| receivers.rotate_left(at));
+    senders.into_iter().zip(receivers).map(|(senders, receivers)| exchange(senders, receivers)).collect()
+}
+
+fn exchange(senders: Vec<Sender<Vec<u8>>>, receivers: Vec<Receiver<Vec<u8>>>) -> Exchange {
+    Box::new(move |own| {
+        senders.iter().for_each(|sender| sender.send(own.clone()).unwrap());
+        Ok(receivers.iter().map(|receiver| receiver.recv().unwrap()).collect())
+    })
 }

@@ -5,7 +5,7 @@ use farspan_core::noise::NoiseKey;
 use farspan_core::oracle::unembed as oracle;
 use farspan_core::unembed::{Draws, Rules};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::unembed::{Samples, ScoreOut, TopOut, greedy, sample, score, top};
+use farspan_cpu::unembed::{Problem, Samples, ScoreOut, TopOut, greedy, sample, score, top};
 use half::{bf16, f16};
 use ndarray::{ArrayView2, s};
 use proptest::prelude::*;
@@ -107,13 +107,14 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
 }
 
 impl Case {
-    pub fn rules(&self) -> Rules<'_> {
-        Rules {
+    pub fn problem(&self) -> Problem<'_> {
+        let rules = Rules {
             scale: self.scale,
             softcap: self.softcap,
             bias: self.bias.as_deref(),
             valid_vocab: Some(self.valid_vocab),
-        }
+        };
+        Problem { hidden: self.hidden.matrix(), weight: self.weight.matrix(), rules, shard: None }
     }
 
     pub fn key(&self, row: usize) -> NoiseKey {
@@ -139,7 +140,6 @@ impl Case {
     pub fn choose(&self, sampled: bool) -> Chosen {
         let rows = self.hidden.rows;
         let mut samples = Samples::new(rows, 1, 0);
-        let (hidden, weight) = (self.hidden.matrix(), self.weight.matrix());
         if sampled {
             let draws = Draws {
                 seed: &self.seed,
@@ -147,9 +147,9 @@ impl Case {
                 stream: &self.stream,
                 temperature: &self.temperature,
             };
-            sample(hidden, weight, &draws, None, &self.rules(), samples.out()).unwrap();
+            sample(&self.problem(), &draws, None, samples.out()).unwrap();
         } else {
-            greedy(hidden, weight, &self.rules(), samples.out()).unwrap();
+            greedy(&self.problem(), samples.out()).unwrap();
         }
         let Samples { token, flag, logprob, raw_logprob, lse, .. } = samples;
         Chosen { token, flag, numbers: [bits(&logprob), bits(&raw_logprob), bits(&lse)] }
@@ -157,7 +157,6 @@ impl Case {
 
     pub fn run(&self) -> Results {
         let rows = self.hidden.rows;
-        let (hidden, weight) = (self.hidden.matrix(), self.weight.matrix());
         let mut results = Results { greedy: self.choose(false), sample: self.choose(true), ..Results::default() };
         if self.valid_vocab > 0 {
             let [mut logprob, mut entropy, mut lse] = [(); 3].map(|()| vec![7.0; rows]);
@@ -172,14 +171,14 @@ impl Case {
                 top_token: &mut top_token,
                 top_logprob: &mut top_logprob,
             };
-            score(hidden, weight, &self.targets, k, &self.rules(), out).unwrap();
+            score(&self.problem(), &self.targets, k, out).unwrap();
             results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
             results.rank = rank;
             self.check_lists(&top_token, &top_logprob, k);
         }
         let (mut token, mut logit, mut lse) = (vec![7; rows * self.k], vec![7.0; rows * self.k], vec![7.0; rows]);
         let out = TopOut { token: &mut token, logit: &mut logit, lse: &mut lse };
-        top(hidden, weight, self.k, &self.rules(), out).unwrap();
+        top(&self.problem(), self.k, out).unwrap();
         results.top_token = token;
         results.top = [bits(&logit), bits(&lse)];
         results
@@ -190,7 +189,7 @@ impl Case {
         let rows = self.hidden.rows;
         let (mut wanted, mut logit, mut lse) = (vec![7; rows * k], vec![7.0; rows * k], vec![7.0; rows]);
         let out = TopOut { token: &mut wanted, logit: &mut logit, lse: &mut lse };
-        top(self.hidden.matrix(), self.weight.matrix(), k, &self.rules(), out).unwrap();
+        top(&self.problem(), k, out).unwrap();
         assert_eq!(token, wanted);
         for (at, (&logprob, &logit)) in logprob.iter().zip(&logit).enumerate() {
             let wanted = logit - lse[at / k];
@@ -202,7 +201,7 @@ impl Case {
     /// The oracle's logits of a row.
     pub fn logits(&self, row: usize) -> Vec<f64> {
         let weight: Vec<_> = (0..self.weight.rows).map(|token| self.weight.f64_row(token)).collect();
-        oracle::logits(&self.hidden.f64_row(row), &weight, &self.rules())
+        oracle::logits(&self.hidden.f64_row(row), &weight, &self.problem().rules)
     }
 
     /// How far a float32 logit of this row may be from the oracle's: sums of `columns` rounded products.
