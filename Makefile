@@ -64,7 +64,7 @@ $(BUILT): $(READY) $(RUST_SOURCES)
 	@$(RUN) maturin develop --release
 	@touch $@
 
-$(WHEEL): $(READY) $(RUST_SOURCES) $(PACKAGE_FILES) README.md LICENSE
+$(WHEEL): $(READY) $(RUST_SOURCES) $(PACKAGE_FILES) python/README.md LICENSE
 	@rm -rf dist
 	@$(RUN) RUSTFLAGS="$(NO_PATHS)" maturin build --release $(PORTABLE_LINUX) --out dist
 	@touch $@

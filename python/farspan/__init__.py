@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from farspan._backend.threads import get_num_threads, set_num_threads
-from farspan._errors import ArgumentError, BackendError, CheckpointError, DtypeError, Error
+from farspan._errors import ArgumentError, BackendError, CheckpointError, DtypeError, Error, missing_package
 from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
 from farspan.parallel.vocabulary import VocabularyShard, vocabulary_ranges
@@ -20,6 +20,7 @@ from farspan.verify import Verified, verify
 if TYPE_CHECKING:
     from farspan import positions, reference
     from farspan.embedded import load_embedded
+    from farspan.lab.measure import measure
     from farspan.model import Cache, Completion, Config, Transformer
     from farspan.reference import sampler as reference_sampler
 
@@ -34,6 +35,7 @@ _LAZY = {
     "Config": "farspan.model",
     "Transformer": "farspan.model",
     "load_embedded": "farspan.embedded",
+    "measure": "farspan.lab.measure",
     "positions": "farspan",
     "reference": "farspan",
     "reference_sampler": "farspan.reference",
@@ -45,8 +47,8 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
     "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified",
-    "VocabularyShard", "attention", "get_num_threads", "greedy", "linear", "load_embedded", "positions", "reference",
-    "reference_sampler", "sample", "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
+    "VocabularyShard", "attention", "get_num_threads", "greedy", "linear", "load_embedded", "measure", "positions",
+    "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 
@@ -59,14 +61,12 @@ def __getattr__(name: str) -> Any:
         else:
             value = getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("farspan"):
+        if (missing.name or "farspan").startswith("farspan"):
             raise
-        raise BackendError(
-            f"farspan.{name}: expected {missing.name} to be installed, given no such module"
-        ) from missing
+        raise missing_package(f"farspan.{name}", str(missing.name)) from missing
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted([*__all__, "__version__"])

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from farspan._backend.hooks import Hooks
 from farspan._backend.settings import Draws, Rules, Settings
 
 _Array = np.ndarray
@@ -18,31 +19,13 @@ def attention(
     query: _Array,
     key: _Array,
     value: _Array,
-    causal: bool,
-    left: int | None,
-    right: int | None,
-    keep_first: int,
-    scale: float | None,
-    softcap: float | None,
-    sink: _Array | None,
-    key_bias: _Array | None,
-    query_scale: _Array | None,
-    distance_table: _Array | None,
-    distance_minimum: int,
-    inv_freq: _Array | None,
-    magnitude: float,
-    interleaved: bool,
-    border: float | None,
-    far_query_positions: _Array | None,
-    far_key_positions: _Array | None,
-    query_positions: _Array | None,
-    key_positions: _Array | None,
-    key_lengths: _Array | None,
-    query_offsets: _Array | None,
-    key_offsets: _Array | None,
-    block_table: _Array | None,
+    hooks: Hooks,
     /,
 ) -> None: ...
+
+HOOKS: tuple[str, ...]
+"""The fields of Hooks that are read."""
+
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...
 def activate(out: _Array, x: _Array, activation: str, gated: bool, /) -> None: ...
@@ -110,7 +93,17 @@ _DeviceProblem: TypeAlias = tuple[str, _Described, _Described, Rules]
 class Emulator:
     def __new__(cls, path: str, seed: int = 0, /) -> Emulator: ...
 
-def cuda_attention(memory: Any, dtype: str, /, *arguments: Any) -> None: ...
+def cuda_attention(
+    memory: Any,
+    dtype: str,
+    output: _Described,
+    lse: _Described,
+    query: _Described,
+    key: _Described,
+    value: _Described,
+    hooks: Hooks,
+    /,
+) -> None: ...
 def cuda_probe(memory: Any, name: str, tiles: int, addresses: tuple[int, int, int], /) -> None: ...
 def cuda_sample(memory: Any, problem: _DeviceProblem, drawn: Draws | None, out: Sequence[int], /) -> None: ...
 def cuda_decide(

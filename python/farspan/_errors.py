@@ -30,3 +30,9 @@ for _class in (Error, ArgumentError, DtypeError, BackendError, CheckpointError):
 def message(argument: str, expected: str, given: object) -> str:
     """The one wording that every layer uses."""
     return f"{argument}: expected {expected}, given {given}"
+
+
+def missing_package(what: str, package: str) -> BackendError:
+    """The error of every part that needs a package that is not installed. The hint works from a clone and from a wheel
+    file alike: farspan's extras have names only where farspan itself comes from an index."""
+    return BackendError(message(what, f"the package {package} to be installed", f"none: pip install {package}"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from farspan._backend import arrays, cpu
+from farspan._backend.hooks import Hooks
 from farspan._errors import ArgumentError, DtypeError, message
 
 
@@ -68,9 +69,6 @@ class DistanceBias:
         shape = getattr(self.table, "shape", (1, 1))
         if len(shape) != 2 or 0 in tuple(shape):
             raise ArgumentError(message("distance_bias", "a table of shape [q_heads or 1, L], L >= 1", list(shape)))
-
-
-_NO_ROTARY: tuple[Any, ...] = (None, 1.0, False, None, None, None)
 
 
 def attention(
@@ -159,7 +157,7 @@ def attention(
         query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
     if isinstance(query, np.ndarray):
-        output, lse = cpu.attention(dtype, *(cpu.bits(x) for x in (query, key, value)), *hooks)
+        output, lse = cpu.attention(dtype, cpu.bits(query), cpu.bits(key), cpu.bits(value), hooks)
         output = output.view(query.dtype)
     else:
         from farspan import ops
@@ -187,36 +185,31 @@ def hook_arguments(
     query_offsets: Any = None,
     key_offsets: Any = None,
     block_table: Any = None,
-) -> tuple[Any, ...]:
-    """All but the large inputs, checked, of the kind of `query`, in the order of `torch.ops.farspan.attention`."""
+) -> Hooks:
+    """All but the large inputs, checked, of the kind of `query`."""
     if block_table is not None:
         if key_offsets is not None:
-            raise ArgumentError(
-                message("key_offsets", "None, as there is a block_table", arrays.describe(key_offsets))
-            )
+            raise ArgumentError(message("key_offsets", "None, as there is a block_table", arrays.describe(key_offsets)))
     elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
         raise ArgumentError(message(missing, "both query_offsets and key_offsets, or neither", "None"))
-    left, right = _window(window)
-    return (
-        bool(causal),
-        left,
-        right,
-        arrays.count("keep_first", keep_first),
-        None if scale is None else arrays.number("scale", scale),
-        None if softcap is None else arrays.number("softcap", softcap),
-        arrays.small("sink", sink, query),
-        arrays.small("key_bias", key_bias, query),
-        arrays.small("query_scale", query_scale, query),
-        *((None, 0) if distance_bias is None else _distance_bias(distance_bias, query)),
-        *(_NO_ROTARY if rotary is None else _rotary(rotary, query)),
-        arrays.small("query_positions", query_positions, query),
-        arrays.small("key_positions", key_positions, query),
-        arrays.small("key_lengths", key_lengths, query),
-        arrays.small("query_offsets", query_offsets, query),
-        arrays.small("key_offsets", key_offsets, query),
-        arrays.small("block_table", block_table, query),
-    )
+    # Hooks that are not given are left out: they cost time in every layer.
+    given = {} if rotary is None else _rotary(rotary, query)
+    if distance_bias is not None:
+        given |= _distance_bias(distance_bias, query)
+    if window is not None:
+        given["left"], given["right"] = _window(window)
+    for name, x in (("scale", scale), ("softcap", softcap)):
+        if x is not None:
+            given[name] = arrays.number(name, x)
+    for name, x in (
+        ("sink", sink), ("key_bias", key_bias), ("query_scale", query_scale), ("query_positions", query_positions),
+        ("key_positions", key_positions), ("key_lengths", key_lengths), ("query_offsets", query_offsets),
+        ("key_offsets", key_offsets), ("block_table", block_table),
+    ):  # fmt: skip
+        if x is not None:
+            given[name] = arrays.small(name, x, query)
+    return Hooks(bool(causal), keep_first=arrays.count("keep_first", keep_first), **given)
 
 
 def _window(window: Any) -> tuple[int | None, int | None]:
@@ -234,28 +227,28 @@ def _window(window: Any) -> tuple[int | None, int | None]:
     return length - 1, 0
 
 
-def _distance_bias(bias: Any, query: Any) -> tuple[Any, ...]:
+def _distance_bias(bias: Any, query: Any) -> dict[str, Any]:
     if not isinstance(bias, DistanceBias):
         raise DtypeError(message("distance_bias", "a farspan.DistanceBias", arrays.describe(bias)))
     minimum = arrays.index("minimum", bias.minimum)
     if not -(2**62) <= minimum <= 2**62:
         raise ArgumentError(message("minimum", "a distance of at most 2**62", minimum))
-    return arrays.small("distance_bias", bias.table, query), minimum
+    return dict(distance_table=arrays.small("distance_bias", bias.table, query), distance_minimum=minimum)
 
 
-def _rotary(rotary: Any, query: Any) -> tuple[Any, ...]:
+def _rotary(rotary: Any, query: Any) -> dict[str, Any]:
     if not isinstance(rotary, Rotary):
         raise DtypeError(message("rotary", "a farspan.Rotary", arrays.describe(rotary)))
     border = None if rotary.border is None else arrays.number("border", rotary.border)
     if border is not None and math.isnan(border):
         raise ArgumentError(message("border", "a distance", border))
-    return (
-        arrays.small("inv_freq", rotary.inv_freq, query),
-        arrays.number("magnitude", rotary.magnitude),
-        bool(rotary.interleaved),
-        border,
-        arrays.small("far_query_positions", rotary.far_query_positions, query),
-        arrays.small("far_key_positions", rotary.far_key_positions, query),
+    return dict(
+        inv_freq=arrays.small("inv_freq", rotary.inv_freq, query),
+        magnitude=arrays.number("magnitude", rotary.magnitude),
+        interleaved=bool(rotary.interleaved),
+        border=border,
+        far_query_positions=arrays.small("far_query_positions", rotary.far_query_positions, query),
+        far_key_positions=arrays.small("far_key_positions", rotary.far_key_positions, query),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from farspan._backend import cpu, gpu
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
+from farspan._backend.hooks import Hooks
 from farspan._backend.memory import GpuMemory
 from farspan._backend.schema import map_arrays, schema
 from farspan._backend.settings import Draws, Listed, Rules, Settings
@@ -101,43 +102,24 @@ def _register(
 
 # ------------------------------------------------------------------------------------------------------------ attention
 
-_HOOKS = (
-    "bool causal=False, int? left=None, int? right=None, int keep_first=0, float? scale=None, float? softcap=None, "
-    "Tensor? sink=None, Tensor? key_bias=None, Tensor? query_scale=None, Tensor? distance_table=None, "
-    "int distance_minimum=0, Tensor? inv_freq=None, float magnitude=1.0, bool interleaved=False, float? border=None, "
-    "Tensor? far_query_positions=None, Tensor? far_key_positions=None, Tensor? query_positions=None, "
-    "Tensor? key_positions=None, Tensor? key_lengths=None, Tensor? query_offsets=None, Tensor? key_offsets=None, "
-    "Tensor? block_table=None"
-)
-_TENSOR_HOOKS = [(i, hook.split()[1].split("=")[0]) for i, hook in enumerate(_HOOKS.split(", ")) if "Tensor" in hook]
-_HOOK_DEFAULTS = (False, None, None, 0, None, None, None, None, None, None, 0, None, 1.0, False, *(None,) * 9)
-
-
-def _completed(hooks: tuple[Any, ...]) -> list[Any]:
-    """torch leaves out what equals the schema's defaults at the end."""
-    return [*hooks, *_HOOK_DEFAULTS[len(hooks) :]]
-
 
 def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    arrays = _completed(hooks)
-    for i, name in _TENSOR_HOOKS:
-        if arrays[i] is not None:
-            arrays[i] = _small(name, arrays[i])
-    output, lse = cpu.attention(dtype_name(query), _large(query), _large(key), _large(value), *arrays)
+    arrays = map_arrays(_small, Hooks(*hooks))
+    output, lse = cpu.attention(dtype_name(query), _large(query), _large(key), _large(value), arrays)
     return _tensor(output, query), torch.from_numpy(lse)
 
 
 def _attention_cuda(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    return gpu.attention(GpuMemory(query), dtype_name(query), query, key, value, *_completed(hooks))
+    return gpu.attention(GpuMemory(query), dtype_name(query), query, key, value, Hooks(*hooks))
 
 
 def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *hooks: Any) -> tuple[Tensor, Tensor]:
-    shape, lse_shape = cpu.attention_shapes(query, key, value, _completed(hooks))
+    shape, lse_shape = cpu.attention_shapes(query, key, value, Hooks(*hooks))
     return query.new_empty(shape), query.new_empty(lse_shape, dtype=torch.float32)
 
 
 attention = _register(
-    f"attention(Tensor query, Tensor key, Tensor value, {_HOOKS}) -> (Tensor output, Tensor lse)",
+    f"attention(Tensor query, Tensor key, Tensor value, {schema(Hooks)}) -> (Tensor output, Tensor lse)",
     _attention_cpu,
     _attention_cuda,
     _attention_fake,

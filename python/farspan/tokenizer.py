@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan._errors import BackendError, CheckpointError, message
+from farspan._errors import CheckpointError, message, missing_package
 
 
 class Tokenizer(Protocol):
@@ -37,11 +37,14 @@ class FolderTokenizer:
         try:
             import tokenizers
         except ImportError:
-            raise BackendError("reading tokenizer.json needs the package tokenizers: pip install farspan[hf]") from None
+            raise missing_package("reading tokenizer.json", "tokenizers") from None
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare Exception
             raise CheckpointError(message(str(path), "a tokenizer the package tokenizers reads", error)) from error
+        # What a training run left in the file must neither cut a text nor fill it up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)

@@ -32,20 +32,20 @@ def verify(
         accepted = (own[:, :n] == draft_tokens).cumprod(-1).sum(-1)
         token = own.gather(-1, accepted)
 
-    The noise is a function of seed, stream, position and token id, so `own` is what drawing one by one would give: the
-    text does not depend on the drafter, whatever it is, and no probabilities of the drafter are needed.
+    The noise is a function of seed, stream, position and token id, so `own` is what drawing one by one would give. The
+    text does not depend on the drafter, and no probabilities of the drafter are needed.
 
     Args:
-        hidden: `[rows, n + 1, dim]`, the states from which the n drafted tokens and the one behind them are drawn.
+        hidden: `[rows, n + 1, dim]`, the states from which the n drafted tokens and the one after them are drawn.
         weight: `[vocab, dim]`.
         draft_tokens: `[rows, n]`, int32 or int64.
         seed, stream: as in `sample`, a scalar or `[rows]`.
         position: of the first draft, a scalar or `[rows]`.
-        settings: everything else that `sample` takes but `samples` and `top`; per-row values are `[rows]`, lists and
-            masks one per row. A history ends before the first draft: it grows with the drafts.
+        settings: everything else that `sample` takes, except `samples` and `top`. Per-row values are `[rows]`, with one
+            list or mask per row. A history ends before the first draft, and grows with the drafts.
 
     Returns:
-        A `Verified`. The token of a row is -1 where `sample` would flag it.
+        A `Verified`. The token of a row is -1 if `sample` would flag it.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `sample`.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.models import SHAPE, VOCAB, ids, small_model, transformers_model
+from support.models import SHAPE, ids, small_model, transformers_model
 
 import farspan
 from farspan import positions as P
 from farspan.model import Config, Transformer, safetensors
+from farspan.model.checkpoint import named_tensors
 from farspan.testing import assert_same_bits
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -84,19 +86,18 @@ def test_shards_of_transformers(tmp_path: Path) -> None:
     assert torch.equal(ours.layers[2].mlp.up.weight[:50], theirs.model.layers[2].mlp.gate_proj.weight)
 
 
-def test_the_reader_agrees_with_the_safetensors_library(tmp_path: Path) -> None:
-    library = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     tensors = {
         "a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(2, 2).half(), "d": torch.zeros(0, 4),
-        "e": torch.tensor(2.5, dtype=torch.float64),
+        "e": torch.tensor(2.5, dtype=torch.float64), "rows of a": torch.randn(6, 5)[2:4],
     }  # fmt: skip
-    library.save_file(tensors, tmp_path / "theirs.safetensors")
-    safetensors.write(tmp_path / "ours.safetensors", tensors)
-    for file, read in (("theirs", safetensors.read_header), ("ours", library.load_file)):
-        for name, found in read(tmp_path / f"{file}.safetensors").items():
-            tensor = found if isinstance(found, torch.Tensor) else found.read()
-            assert tensor.dtype == tensors[name].dtype
-            assert torch.equal(tensor, tensors[name]), name
+    safetensors.write(tmp_path / "x.safetensors", tensors)
+    stored = safetensors.open_file(tmp_path / "x.safetensors")
+    assert stored.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert stored[name].shape == tensor.shape
+        assert stored[name].read().dtype == tensor.dtype
+        assert torch.equal(stored[name].read(), tensor), name
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -129,10 +130,23 @@ def truncate(folder: Path, missing: int) -> None:
     path.write_bytes(path.read_bytes()[:-missing])
 
 
+def append(folder: Path, data: bytes) -> None:
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(data)
+
+
+def repeat_in_header(folder: Path, name: str) -> None:
+    """The entry of `name` once more, so that the last of the two holds and is sound."""
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    first = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})[:-1].encode() + b","
+    header = first + raw[9 : 8 + length]
+    path.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
+
+
 def rename_tensor(header: dict[str, Any], old: str, new: str) -> None:
-    """The old name stays, as a tensor without elements."""
     header[new] = header.pop(old)
-    header[old] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 
 
 def write_header(folder: Path, text: bytes, length: int | None = None) -> None:
@@ -156,21 +170,33 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "header is no text": ("model.safetensors", lambda f: write_header(f, b"\xff\xfe{}")),
     "header is a list": ("model.safetensors", lambda f: write_header(f, b"[]")),
     "header nested without end": ("model.safetensors", lambda f: write_header(f, b"[" * 100_000)),
-    "overlapping tensors": ("overlap", lambda f: edit_header(f, lambda h: h[NORM].update(data_offsets=[0, 192]))),
-    "negative offsets": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(data_offsets=[-192, 0]))),
+    "overlapping tensors": ("offset", lambda f: edit_header(f, lambda h: h[NORM].update(data_offsets=[0, 192]))),
+    "a hole between tensors": ("invalid offset", lambda f: edit_header(f, lambda h: h.pop(Q))),
+    "negative offsets": ("-192", lambda f: edit_header(f, lambda h: h[NORM].update(data_offsets=[-192, 0]))),
     "offsets past the end": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(data_offsets=[2**62, 2**63]))),
-    "shape and bytes disagree": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(shape=[2**40, 2**40]))),
-    "negative shape": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(shape=[-48]))),
-    "shape is text": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(shape="48"))),
+    "shape and bytes overflow": ("overflow", lambda f: edit_header(f, lambda h: h[NORM].update(shape=[2**40, 2**40]))),
+    "shape and bytes disagree": ("invalid shape", lambda f: edit_header(f, lambda h: h[NORM].update(shape=[47]))),
+    "negative shape": ("-48", lambda f: edit_header(f, lambda h: h[NORM].update(shape=[-48]))),
+    "shape is text": ("header", lambda f: edit_header(f, lambda h: h[NORM].update(shape="48"))),
+    "dtype is a list": ("header", lambda f: edit_header(f, lambda h: h[NORM].update(dtype=["F32"]))),
     "unknown dtype": ("I7", lambda f: edit_header(f, lambda h: h[NORM].update(dtype="I7"))),
-    "entry is a number": (NORM, lambda f: edit_header(f, lambda h: h.update({NORM: 3}))),
-    "missing tensor": (Q, lambda f: edit_header(f, lambda h: h.pop(Q))),
-    "left-over tensor": ("extra.weight", lambda f: edit_header(f, lambda h: rename_tensor(h, NORM, "extra.weight"))),
+    "dtype of integers": ("I32", lambda f: edit_header(f, lambda h: h[NORM].update(dtype="I32"))),
+    "entry is a number": ("header", lambda f: edit_header(f, lambda h: h.update({NORM: 3}))),
+    "a name twice": (f"duplicate field '{NORM}'", lambda f: repeat_in_header(f, NORM)),
+    "bytes behind the last tensor": ("not fully covered", lambda f: append(f, b"0")),
+    "a pointer to a file that was not fetched": ("git lfs pull", lambda f: (f / "model.safetensors").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 93212\n")),
+    "a pointer in place of config.json": ("git lfs pull", lambda f: (f / "config.json").write_text(
+        "version https://git-lfs.github.com/spec/v1\n")),
+    "missing tensor": (Q, lambda f: edit_header(f, lambda h: rename_tensor(h, Q, NORM[:-1]))),
+    "left-over tensor": ("extra.weight", lambda f: edit_header(f, lambda h: h.update({
+        "extra.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}))),
     "wrong shape": (NORM, lambda f: edit_header(f, lambda h: h[NORM].update(shape=[1, 48]))),
     "no weights": ("safetensors", lambda f: (f / "model.safetensors").unlink()),
     "index without shards": ("weight_map", lambda f: write_index(f, {"weight_map": {}})),
     "index is a list": ("weight_map", lambda f: write_index(f, [])),
     "index that leaves the folder": ("beside it", lambda f: write_index(f, {"weight_map": {Q: "../w.safetensors"}})),
+    "index to no name at all": ("beside it", lambda f: write_index(f, {"weight_map": {Q: "a\0b.safetensors"}})),
     "index to a missing shard": ("gone.safetensors", lambda f: write_index(f, {"weight_map": {Q: "gone.safetensors"}})),
     "index of fewer tensors": ("index.json", lambda f: write_index(f, {"weight_map": {Q: "weights.safetensors"}})),
     "config is not there": ("config.json", lambda f: (f / "config.json").unlink()),
@@ -215,8 +241,9 @@ def test_missing_setting() -> None:
 def test_what_old_checkpoints_carry_beside_the_model(tmp_path: Path) -> None:
     model = small_model(tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
-    from farspan.model.checkpoint import named_tensors
-
-    extra = {"lm_head.weight": torch.zeros(VOCAB, 48), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(6)}
+    angles = 10000.0 ** (-torch.arange(0, 12, 2) / 12)
+    extra = {"lm_head.weight": model.embedding.clone(), "model.layers.0.self_attn.rotary_emb.inv_freq": angles.half()}
     safetensors.write(tmp_path / "model.safetensors", named_tensors(model) | extra)
-    assert torch.equal(Transformer.from_pretrained(tmp_path).unembedding, model.embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(Transformer.from_pretrained(tmp_path).unembedding, model.embedding)

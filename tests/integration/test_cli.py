@@ -106,13 +106,16 @@ def test_measure_writes_json_csv_and_picture(run: Run, text: Path, tmp_path: Pat
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert str(out / "loss.png") in printed
     assert "bits per byte" in printed
+    assert {path.name for path in out.iterdir()} == {f"loss.{kind}" for kind in ("json", "csv", "png", "svg", "pdf")}
 
 
 def test_measure_json_prints_what_it_writes(run: Run, text: Path, tmp_path: Path) -> None:
-    options = ("--data", text, text, "--lengths", "32", "--schemes", "own", "--windows", 2, "--out", tmp_path)
+    options = ("--data", text, text, "--lengths", "32", "--schemes", "own", "--windows", 1, "--out", tmp_path)
     code, printed, err = run("measure", *options, "--json", "--by", "position")
     assert (code, err) == (0, "")
-    assert json.loads(printed) == json.loads((tmp_path / "loss.json").read_text())
+    document = json.loads(printed, parse_constant=pytest.fail)
+    assert document == json.loads((tmp_path / "loss.json").read_text())
+    assert document["points"][0]["standard_error"] is None, "a single window has none, and JSON has no NaN"
 
 
 def test_measure_knows_its_default_text(run: Run, tmp_path: Path) -> None:
@@ -127,8 +130,89 @@ def test_measure_a_folder_with_its_own_tokenizer(run: Run, text: Path, tmp_path:
     pytest.importorskip("tokenizers")
     options = ("--data", text, "--lengths", "32", "--schemes", "rope", "--windows", 4, "--json", "--out", tmp_path)
     own, folder = (json.loads(run("measure", *options, *more)[1]) for more in ((), ("--model", FOLDER)))
+    assert own["first_tokens"] == folder["first_tokens"] == []
     # The folder's text lacks the zero byte that opens a file, so its windows lie one token later.
     assert folder["points"][0]["nats_per_token"] == pytest.approx(own["points"][0]["nats_per_token"], rel=0.2)
+
+
+def test_measure_puts_the_beginning_of_a_text_before_every_window_or_before_none(
+    run: Run, text: Path, tmp_path: Path
+) -> None:
+    options = ("--data", text, "--lengths", "32", "--schemes", "own", "--windows", 2, "--out", tmp_path)
+    documents = {bos: json.loads(run("measure", *options, "--bos", bos, "--json")[1]) for bos in ("always", "never")}
+    assert {bos: document["first_tokens"] for bos, document in documents.items()} == {"always": [0], "never": []}
+    assert documents["always"]["notes"][0].startswith("every window begins with 0")
+    assert "note: every window begins with 0" in run("measure", *options, "--bos", "always")[1]
+    assert documents["always"]["points"] != documents["never"]["points"]
+
+
+OWN_SCHEME = """
+import dataclasses
+from farspan.positions import RoPE, Span
+
+@dataclasses.dataclass(frozen=True)
+class Nearby(RoPE):
+    window: int = 16
+
+    def hooks(self, span: Span):
+        return super().hooks(span) | {"window": self.window}
+"""
+
+
+def test_measure_takes_a_class_of_ones_own(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "schemes_of_mine.py").write_text(OWN_SCHEME)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    named = "schemes_of_mine:Nearby(base, window=8)"
+    options = ("--data", text, "--lengths", "32", "--windows", 2, "--out", tmp_path / "out", "--json")
+    code, printed, err = run("measure", *options, "--schemes", f"own,{named}")
+    assert (code, err) == (0, "")
+    document = json.loads(printed)
+    assert document["schemes"][named] == {"scheme": "Nearby", "base": 10000.0, "window": 8}
+    own, nearby = document["points"]
+    assert nearby["nats_per_token"] != own["nats_per_token"]
+    assert named in (tmp_path / "out" / "loss.svg").read_text()
+    code, _, err = run("measure", *options, "--schemes", "schemes_of_mine:Far")
+    assert code == 2
+    assert "Far" in err
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_measure_keeps_what_it_has_when_it_ends_early(
+    failure: type[BaseException], run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_positions = farspan.Transformer.with_positions
+
+    def stop_at_yarn(model: farspan.Transformer, scheme: object) -> farspan.Transformer:
+        if type(scheme).__name__ == "YaRN":
+            raise failure
+        return with_positions(model, scheme)
+
+    monkeypatch.setattr(farspan.Transformer, "with_positions", stop_at_yarn)
+    options = ("--data", text, "--lengths", "32,64", "--windows", 2, "--out", tmp_path)
+    code, out, err = run("measure", *options, "--schemes", "own,linear,yarn,ntk")
+    assert (code, out) == (130 if failure is KeyboardInterrupt else 1, "")
+    document = json.loads((tmp_path / "loss-partial.json").read_text())
+    assert document["complete"] is False
+    assert [(point["scheme"], point["length"]) for point in document["points"]] == [
+        ("own", 32), ("own", 64), ("linear", 32), ("linear", 64)
+    ]  # fmt: skip
+    assert (tmp_path / "loss-partial.png").is_file()
+    assert "loss-partial.csv" in err
+    assert not (tmp_path / "loss.json").exists()
+
+
+@pytest.mark.parametrize("command", [["demo"], ["measure"]])
+def test_a_missing_matplotlib_is_told_at_once(
+    command: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("farspan.lab.subject.load_model", lambda *_: pytest.fail("work has begun"))
+    code, _, err = run(*command, "--out", tmp_path)
+    assert code == 1
+    assert "pip install matplotlib" in only_line(err)
 
 
 # ---------------------------------------------------------------------------------------------------------------- info
@@ -217,6 +301,12 @@ def test_a_missing_model_is_1_and_one_line_that_names_it(command: str, run: Run,
     code, printed, err = run(command, "--model", tmp_path / "nowhere", *out)
     assert (code, printed) == (1, "")
     assert "nowhere" in only_line(err)
+
+
+def test_a_name_on_the_hub_is_told_how_to_get_it(run: Run) -> None:
+    code, _, err = run("generate", "--model", "org/small-1b")
+    assert code == 1
+    assert "hf download org/small-1b" in only_line(err)
 
 
 def test_missing_and_too_short_data_are_named(run: Run, tmp_path: Path) -> None:

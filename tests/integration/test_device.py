@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import farspan
 from farspan import _core, ops
 from farspan import positions as P
+from farspan._backend.hooks import Hooks
 from farspan._backend.settings import COUNTS, REALS, collect
-from farspan.model import Transformer
+from farspan.model import Transformer, operations
 from farspan.model.operations import DeviceOperations
 
 
@@ -24,6 +25,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models compute as they do on a GPU."""
     monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
     monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
+    monkeypatch.setattr(operations, "arrays_serve", lambda *inputs: False)
     with emulated_kernels():
         yield
 
@@ -134,11 +136,16 @@ def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.
     make = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(2, heads, 19, 24, generator=make).to(dtype) for heads in (4, 2, 2))
     bias = torch.randn(4, 1, generator=make)
-    hooks = (True, 7, 0, 2, None, 20.0, torch.zeros(4), bias, None, None, 0, torch.rand(6), 1.5, True)
+    hooks = Hooks(
+        causal=True, left=7, right=0, keep_first=2, softcap=20.0, sink=torch.zeros(4), key_bias=bias,
+        inv_freq=torch.rand(6), magnitude=1.5, interleaved=True,
+    )  # fmt: skip
     close(ops._attention_cuda(query, key, value, *hooks), ops._attention_cpu(query, key, value, *hooks))
     ragged, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, 19, 38])
     key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
-    hooks = (*hooks[:7], None, None, None, 0, *(None, 1.0, False), *(None,) * 6, offsets, offsets.int())
+    hooks = hooks._replace(
+        key_bias=None, inv_freq=None, magnitude=1.0, interleaved=False, query_offsets=offsets, key_offsets=offsets.int()
+    )
     close(ops._attention_cuda(ragged, key, value, *hooks), ops._attention_cpu(ragged, key, value, *hooks))
 
 

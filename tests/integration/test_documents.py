@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 farspan = pytest.importorskip("farspan")
@@ -68,7 +69,7 @@ def is_target(document: Path, link: str) -> bool:
     return heading in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=name_of)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=name_of)
 def test_the_index_leads_to_every_page(page: Path) -> None:
     index = ROOT / "docs" / "index.md"
     assert page == index or f"({page.name})" in index.read_text()
@@ -117,6 +118,14 @@ def test_the_picture_of_the_schemes_is_drawn_and_shows_each(tmp_path: Path) -> N
     picture.draw(tmp_path / "positions.png")
     distance, seen = picture.seen_distance(farspan.positions.ReRoPE(128))
     assert (seen == distance.clip(max=128)).all()
+
+
+def test_the_picture_of_visibility_is_drawn_from_attention(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with it")
+    import visibility_picture as picture
+
+    assert (picture.visible(12, {"causal": True}) == np.tri(12, dtype=bool)).all()
+    picture.draw(tmp_path / "visibility.png")
 
 
 def test_an_answer_with_dots_matches_anything_there() -> None:

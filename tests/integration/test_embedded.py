@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 
 import pytest
@@ -23,10 +25,19 @@ def test_the_folder_is_small_and_complete() -> None:
 
 def test_it_is_what_the_script_of_this_repository_makes() -> None:
     model, _ = farspan.load_embedded()
-    assert model.config == CONFIG
+    assert farspan.Config.from_pretrained(FOLDER) == CONFIG
+    assert model.config == dataclasses.replace(CONFIG, dtype="float32")
     assert model.dtype == torch.float32
     assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters" in CARD
     assert "middle of a run" not in CARD, "the training was interrupted before its decay"
+
+
+def test_what_the_card_names_is_there() -> None:
+    named = re.findall(r"`(farspan(?:\.\w+)+)`|python -m (farspan(?:\.\w+)+)", CARD)
+    assert len(named) == 2
+    for function, module in named:
+        folder, _, name = (function or module).rpartition(".")
+        assert hasattr(importlib.import_module(folder), name), name
 
 
 def test_a_dtype_may_be_asked_for() -> None:

@@ -42,6 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
         pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
     monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
     monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
+    monkeypatch.setattr(operations, "arrays_serve", lambda *inputs: False)
     for name in ("attention", "linear", "greedy", "sample"):
         monkeypatch.setattr(ops, name, getattr(ops, f"_{name}_cuda"))
     monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
@@ -130,6 +131,18 @@ def test_emulated_graphs_change_no_bit_of_any_draw(
     other = tiny_model(hidden_size=16) if draft == "a model" else draft
     with_as_without(monkeypatch, tiny_model(), max_new_tokens=10, draft=other, draft_length=2, **options)
     assert replays(made) > 1
+
+
+def test_emulated_hooks_are_heard_at_every_step(made: list[ReplayedPython]) -> None:
+    """Python that a graph would replay without."""
+    model, doubled = tiny_model(), tiny_model()
+    seen: list[torch.Tensor] = []
+    model.layers[0].mlp.register_forward_hook(lambda module, given, out: seen.append(out) or 2 * out)
+    with torch.no_grad():
+        doubled.layers[0].mlp.down.weight.mul_(2)
+    found = model.generate(PROMPTS, max_new_tokens=9, temperature=0.9)
+    assert (len(seen), replays(made)) == (9, 0)
+    assert numbers(found) == numbers(doubled.generate(PROMPTS, max_new_tokens=9, temperature=0.9))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,19 +12,23 @@ from support.arrays import lay_out
 from torch.library import opcheck
 
 import farspan
-from farspan import ops, reference
+import farspan.ops
+from farspan import reference
+from farspan._backend.hooks import Hooks
 
 torch.manual_seed(0)
 QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
 HIDDEN, WEIGHT, BIAS = torch.randn(3, 2, 16), torch.randn(40, 16), torch.randn(40)
-EVERY_HOOK = (
-    True, 6, 0, 2, 0.3, 20.0, torch.randn(4), torch.randn(2, 4, 9), torch.rand(2, 1, 5), torch.randn(4, 7), 0,
-    torch.rand(8), 1.1, True, 3.0, torch.arange(5), torch.arange(9), torch.arange(5) + 4, torch.arange(9.0),
-    torch.tensor([9, 7]), None, None,
+EVERY_HOOK = Hooks(
+    causal=True, left=6, right=0, keep_first=2, scale=0.3, softcap=20.0, sink=torch.randn(4),
+    key_bias=torch.randn(2, 4, 9), query_scale=torch.rand(2, 1, 5), distance_table=torch.randn(4, 7),
+    inv_freq=torch.rand(8), magnitude=1.1, interleaved=True, border=3.0, far_query_positions=torch.arange(5),
+    far_key_positions=torch.arange(9), query_positions=torch.arange(5) + 4, key_positions=torch.arange(9.0),
+    key_lengths=torch.tensor([9, 7]),
 )  # fmt: skip
-RAGGED = (*ops._HOOK_DEFAULTS[:-3], torch.tensor([0, 2, 7]), torch.tensor([0, 4, 11]))
+RAGGED = Hooks(query_offsets=torch.tensor([0, 2, 7]), key_offsets=torch.tensor([0, 4, 11]))
 PAGES = (torch.randn(7, 2, 4, 16), torch.randn(7, 2, 4, 24))
-PAGED = (*ops._HOOK_DEFAULTS[:-1], torch.tensor([[6, 1], [0, 4]]))
+PAGED = Hooks(block_table=torch.tensor([[6, 1], [0, 4]]))
 DRAWS = (torch.tensor(7), torch.arange(6).reshape(3, 2), torch.tensor(0), torch.rand(3, 2))
 
 

@@ -90,6 +90,38 @@ def test_a_scaling_takes_the_base_of_the_checkpoint() -> None:
     assert model.with_positions(P.RoPE()).config.positions[0] == P.RoPE(10000.0)
 
 
+MIXED: dict[str, Any] = {"positions": (P.RoPE(5e5), P.NoPE(), P.RoPE(2e4))}
+
+
+@pytest.mark.parametrize("scheme", [P.YaRN(2, 64), P.NoPE(), P.ALiBi(), P.LogN(9), P.ReRoPE(9), P.NTK(2)], ids=repr)
+def test_only_layers_that_rotate_are_changed(scheme: P.Scheme) -> None:
+    """Each keeps its own base, and a layer without a rotation stays without, whatever came between."""
+    model = small_model(**MIXED)
+    for start in (model, model.with_positions(P.ALiBi()), model.with_positions(P.NoPE()).with_positions(P.NTK(3))):
+        switched = start.with_positions(scheme).config
+        assert switched.positions == (scheme.with_base(5e5), P.NoPE(), scheme.with_base(2e4))
+        assert switched.rotating_layers == (0, 2)
+        assert Config.from_dict(switched.to_dict()) == switched
+    assert model.config.rope_bases == (5e5, None, 2e4)
+    assert model.config.rope_theta == 5e5
+
+
+def test_a_model_without_any_rotation_takes_a_scheme_in_every_layer() -> None:
+    config = Config(**SHAPE, positions=(P.ALiBi(), P.NoPE(), P.ALiBi()))
+    assert config.with_positions(P.RoPE(7.0)).positions == (P.RoPE(7.0),) * 3
+
+
+@pytest.mark.parametrize(("scheme", "rope"), [
+    (P.LinearInterpolation(2), {"rope_type": "linear", "factor": 2.0}),
+    (P.YaRN(4, 16), {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+])  # fmt: skip
+def test_switching_a_smollm3_is_what_its_settings_would_do(scheme: P.Scheme, rope: dict[str, Any]) -> None:
+    settings = {**SHAPE, "model_type": "smollm3", "no_rope_layers": [1, 0, 1]}
+    own = Config.from_dict(settings)
+    read = Config.from_dict({**settings, "rope_parameters": {**rope, "rope_theta": own.rope_theta}})
+    assert own.with_positions(scheme) == read
+
+
 def test_window_of_the_layer_and_of_the_scheme() -> None:
     """The narrower of the two holds."""
     options: dict[str, Any] = {"num_hidden_layers": 1, "positions": P.Streaming(0, 9, inner=P.NoPE())}

@@ -110,8 +110,39 @@ def test_nothing_names_a_folder_of_the_building_machine(wheel: Path) -> None:
     assert not naming
 
 
-def test_numpy_is_the_only_requirement(wheel: Path) -> None:
+def metadata_of(wheel: Path) -> str:
     (metadata,) = [data.decode() for name, data in contents(wheel).items() if name.endswith(".dist-info/METADATA")]
+    return metadata
+
+
+def description_of(wheel: Path) -> str:
+    """What package pages show: the text behind the headers."""
+    return metadata_of(wheel).partition("\n\n")[2]
+
+
+def test_the_package_page_has_no_link_that_leads_nowhere(wheel: Path) -> None:
+    """There are no files beside a package page: a link is whole, or leads to a heading of the page itself."""
+    description = description_of(wheel)
+    assert len(description) > 1000
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", description, re.MULTILINE)
+    assert [link for found in links for link in found if link and not re.match(r"https?://|#", link)] == []
+    assert "python/README.md" not in description
+
+
+def test_the_examples_of_the_package_page_run_with_numpy_alone(wheel: Path, python: Path) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```$", description_of(wheel), re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 2
+    alone = [example for example in examples if "load_embedded" not in example]
+    assert alone
+    output_of(python, "\n".join(alone))
+    with_torch = [example for example in examples if "load_embedded" in example]
+    for example in with_torch:
+        compile(example, "package page", "exec")
+        assert "pip install torch" in run(python, "-c", example).stderr
+
+
+def test_numpy_is_the_only_requirement(wheel: Path) -> None:
+    metadata = metadata_of(wheel)
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert [re.match(r"Requires-Dist: ([\w-]+)", line).group(1) for line in required] == ["numpy"]
 
@@ -172,4 +203,4 @@ def test_without_torch_a_model_is_one_clear_line(python: Path) -> None:
     done = run(python, "-m", "farspan", "generate", "--prompt", "x", "--max-new-tokens", "1")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "torch" in line
+    assert line.endswith("pip install torch")

@@ -15,7 +15,7 @@ from farspan import Error
 from farspan.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "python" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,10 +64,12 @@ def run_page(page: Path) -> None:
     """Run the page's Python and its farspan commands from top to bottom, as a reader would, in one namespace."""
     names = {"__name__": page.stem}
     torch.manual_seed(0)  # an equality on random numbers holds in each run or in none
+    wrong = []
     for block in filter(lambda block: block.runs, blocks(page)):
         given = run_python(block, names) if block.language == "python" else run_commands(block)
         if block.answer is not None and not matches(given, block.answer):
-            raise AssertionError(f"{block.where}: the page says\n{block.answer}\nbut this comes\n{given}")
+            wrong.append(f"{block.where}: the page says\n{block.answer}\nbut this comes\n{given}")
+    assert not wrong, "\n\n".join(wrong)
 
 
 def run_python(block: Block, names: dict[str, object]) -> str:

@@ -1,30 +1,25 @@
-"""Loss against length: windows, schemes by name, files."""
+"""Loss against length: which windows and tokens are scored, and what the result says of itself."""
 
 from __future__ import annotations
 
-import csv
-import json
+import dataclasses
 import math
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from farspan import positions, reference
-from farspan._errors import ArgumentError
+from farspan import reference
+from farspan._errors import ArgumentError, DtypeError
 from farspan.lab import measure as measuring
-from farspan.lab import schemes
-from farspan.lab.measure import measure, window_ends
-from farspan.lab.report import files
-from farspan.lab.report.files import Subject
-from farspan.lab.schemes import Reach
+from farspan.lab.measure import default_schemes, measure, window_ends
+from farspan.lab.measurement import Measurement
 from farspan.model import Config, Transformer
-from farspan.positions import RoPE, YaRN
+from farspan.positions import DynamicNTK, Llama3, NoPE, RoPE, YaRN
 
 CONFIG = Config(
     vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, head_dim=8
 )
-SUBJECT = Subject("a model", "a text", 16, 1.0, {"rope": RoPE().to_dict(), "yarn": YaRN(4, 16).to_dict()})
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def test_progress_counts_up_to_the_whole(model: Transformer) -> None:
     seen: list[tuple[int, int]] = []
     measure(model, TOKENS, [16, 32], {"rope": None, "yarn": YaRN(2, 16)}, windows=3,
             progress=lambda done, total, next_step: seen.append((done, total)))  # fmt: skip
-    assert [done for done, _ in seen] == [0, 48, 144, 192, 288]
+    assert [done for done, _ in seen] == [0, 48, 144, 192, 288]  # before each batch, and at the end
     assert {whole for _, whole in seen} == {288}
 
 
@@ -138,95 +133,105 @@ def test_progress_counts_up_to_the_whole(model: Transformer) -> None:
     [
         ({"lengths": []}, "lengths"), ({"lengths": [1]}, "lengths"), ({"lengths": [900]}, "lengths"),
         ({"by": "token"}, "by"), ({"windows": 0}, "windows"), ({"targets": 0}, "targets"),
+        ({"windows": 2.5}, "windows"), ({"trained_length": 0}, "trained_length"), ({"lengths": [16.5]}, "lengths"),
+        ({"lengths": 16.5}, "lengths"),
+        ({"first_tokens": [1] * 9}, "first_tokens"), ({"schemes": []}, "schemes"), ({"schemes": ["rotary"]}, "schemes"),
+        ({"schemes": {"mine": 3}}, "mine"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(changes: dict[str, object], named: str, model: Transformer) -> None:
     lengths = changes.pop("lengths", [16])
     with pytest.raises(ArgumentError, match=named):
-        measure(model, TOKENS, lengths, {"rope": None}, **changes)
+        measure(model, TOKENS, lengths, **{"schemes": {"rope": None}, **changes})
 
 
-# ------------------------------------------------------------------------------------------------------------- schemes
+@pytest.mark.parametrize("tokens", [TOKENS.float(), TOKENS.bool(), [*TOKENS.tolist(), 0.5], "text", ["a", "b"], 3])
+def test_tokens_are_integers(tokens: object, model: Transformer) -> None:
+    with pytest.raises(DtypeError, match=r"tokens: expected token ids, integers .* given"):
+        measure(model, tokens, [16], "own")
 
 
-@pytest.mark.parametrize(("trained", "longest"), [(256, 2048), (256, 300), (256, 100), (4096, 131072), (2, 64)])
-def test_every_name_makes_a_scheme_for_every_reach(trained: int, longest: int) -> None:
-    names = [entry.name for entry in schemes.TABLE]
-    made = schemes.make(names, Reach(trained, longest, 10000.0))
-    assert list(made) == names
-    assert [name for name, scheme in made.items() if scheme is None] == ["own"]
+def test_a_model_of_another_library_is_named() -> None:
+    with pytest.raises(DtypeError, match=r"model: expected a farspan\.Transformer, given Linear"):
+        measure(torch.nn.Linear(2, 2), TOKENS, [16])
 
 
-@pytest.mark.parametrize(("trained", "longest"), [(256, 2048), (256, 4096), (100, 999), (512, 513)])
-def test_region_schemes_stay_within_the_trained_distances(trained: int, longest: int) -> None:
-    made = schemes.make(("rerope", "self-extend", "streaming"), Reach(trained, longest, 10000.0))
-    assert made["rerope"].window < trained
-    assert made["streaming"].sinks + made["streaming"].window <= trained
-    extend = made["self-extend"]
-    assert (longest - 1) // extend.group + extend.window - extend.window // extend.group < trained
+@pytest.mark.parametrize("kind", [np.array, list, lambda ids: torch.tensor(ids, dtype=torch.uint8)])
+def test_tokens_may_come_as_anything_with_integers(kind: object, model: Transformer) -> None:
+    wanted = measure(model, TOKENS, [16], "own", windows=3).points
+    assert measure(model, kind(TOKENS.tolist()), [16], "own", windows=3).points == wanted
 
 
-def test_names_may_be_written_in_several_ways_and_each_counts_once() -> None:
-    made = schemes.make(("PI", "linear", "dynamic_ntk", " log-n "), Reach(256, 512, 500.0))
-    assert list(made) == ["linear", "dynamic-ntk", "logn"]
-    assert made["logn"].inner == RoPE(500.0)
+# ------------------------------------------------------------------------------------------------- what the result says
 
 
-def test_an_unknown_scheme_is_an_error_that_lists_the_known() -> None:
-    with pytest.raises(ArgumentError, match=r"yarn.*'rotary'"):
-        schemes.find("rotary")
+def test_own_is_measured_by_default_and_plain_rope_only_where_it_is_another_scheme(model: Transformer) -> None:
+    result = measure(model, TOKENS, [16], windows=1)
+    assert next(iter(result.schemes)) == "own"
+    assert "rope" not in result.schemes
+    assert result.schemes["own"] == {"scheme": "own", "layers": [RoPE().to_dict()]}
+    scaled = model.with_positions(Llama3(8, 1, 4, 16))
+    assert default_schemes(scaled.config)[:2] == ("own", "rope")
 
 
-def test_every_scheme_has_a_look_of_its_own_and_a_line_in_the_help() -> None:
-    looks = [(entry.colour, entry.marker) for entry in schemes.TABLE]
-    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(schemes.TABLE)
-    assert set(schemes.COMPARED) <= {entry.name for entry in schemes.TABLE}
-    told = [line.split()[0] for line in schemes.command_line_help().splitlines()]
-    assert told == [entry.name for entry in schemes.TABLE]
+def test_a_scaling_that_other_schemes_put_out_of_use_is_told(model: Transformer) -> None:
+    scaled = model.with_positions(Llama3(8, 1, 4, 16))
+    result = measure(scaled, TOKENS, [32], ["own", "rope"], windows=2)
+    assert any("Llama3" in note for note in result.notes)
+    assert result.trained_length == 16
+    own, rope = result.points
+    assert abs(own.nats_per_token - rope.nats_per_token) > 1e-4
+    assert not measure(scaled, TOKENS, [32], "own", windows=2).notes
+    assert not measure(model, TOKENS, [32], ["own", "yarn"], windows=2).notes
 
 
-def test_every_class_of_positions_has_a_name_but_the_one_that_needs_searched_factors() -> None:
-    made = schemes.make([entry.name for entry in schemes.TABLE], Reach(256, 2048, 10000.0))
-    assert {type(scheme) for scheme in made.values() if scheme} == set(positions.SCHEMES) - {positions.LongRoPE}
+def test_a_scheme_goes_on_the_layers_that_rotate(model: Transformer) -> None:
+    """SmolLM3 has layers without positions. `rope` is then the model's own, and not another model."""
+    mixed = Transformer(dataclasses.replace(CONFIG, positions=(RoPE(), NoPE()), rope_bases=None), backend="reference")
+    mixed.load_state_dict(model.state_dict())
+    assert "rope" not in default_schemes(mixed.config)
+    result = measure(mixed, TOKENS, [32], ["own", "rope", "yarn"], windows=2, trained_length=16)
+    own, rope, yarn = result.points
+    assert rope.nats_per_token == own.nats_per_token
+    assert yarn.nats_per_token != own.nats_per_token
+    assert [note for note in result.notes if "1 of the model's 2 layers" in note]
 
 
-# -------------------------------------------------------------------------------------------------------------- report
+@pytest.mark.parametrize(("by", "told"), [("length", False), ("position", True)])
+def test_by_position_says_that_dynamic_schemes_know_the_whole_window(by: str, told: bool, model: Transformer) -> None:
+    chosen = {"own": None, "dynamic": DynamicNTK(2, 16), "yarn": YaRN(2, 16)}
+    notes = measure(model, TOKENS, [16, 64], chosen, by=by, windows=2).notes
+    assert [note.startswith("dynamic: every position") and "64" in note for note in notes] == [True] * told
 
 
-@pytest.mark.parametrize("by", ["length", "position"])
-def test_files(by: str, model: Transformer, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    result = measure(model, TOKENS, [16, 32], {"rope": RoPE(), "yarn": YaRN(4, 16)}, by=by, windows=3)
-    paths = files.write(result, SUBJECT, tmp_path / "deep" / "out")
-    assert [path.name for path in paths] == ["loss.json", "loss.csv", "loss.png"]
-    document = json.loads(paths[0].read_text())
-    assert (document["model"], document["trained_length"], document["by"]) == ("a model", 16, by)
-    assert [(p["scheme"], p["length"]) for p in document["points"]] == [
-        ("rope", 16), ("rope", 32), ("yarn", 16), ("yarn", 32)
-    ]  # fmt: skip
-    assert document["schemes"]["yarn"]["factor"] == 4
-    for point in document["points"]:
-        assert point["bits_per_byte"] == pytest.approx(point["nats_per_token"] / math.log(2))
-    with paths[1].open() as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["nats_per_token"]) for row in rows] == [p["nats_per_token"] for p in document["points"]]
-    assert paths[2].read_bytes().startswith(b"\x89PNG")
-    table = files.table(result, SUBJECT).splitlines()
-    assert len(table) == 3
-    assert table[0].startswith("bits per byte")
+def test_every_window_begins_with_the_first_tokens(model: Transformer) -> None:
+    """A text of one letter: all values are equal, so the loss is the same at every length where like is compared."""
+    text = torch.full((300,), 7)
+    bare = measure(model, text, [16, 32, 64], "own", windows=4)
+    begun = measure(model, text, [16, 32, 64], "own", windows=4, first_tokens=[3], targets=4)
+    assert begun.first_tokens == (3,)
+    assert any("begins with 3" in note for note in begun.notes)
+    assert len({round(point.nats_per_token, 5) for point in bare.points}) == 1
+    window = torch.cat((torch.tensor([3]), text[:15]))[None]
+    wanted = -torch.log_softmax(model.logits(window).double(), -1)[0, -4:, 7].mean().item()
+    assert begun.points[0].nats_per_token == pytest.approx(wanted, rel=1e-5)
+    assert begun.points[0].nats_per_token != pytest.approx(bare.points[0].nats_per_token, rel=1e-3)
 
 
-def test_json_has_no_nan(model: Transformer, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    result = measure(model, TOKENS, [16], {"rope": RoPE()}, windows=1)
-    path, *_ = files.write(result, SUBJECT, tmp_path)
-    (point,) = json.loads(path.read_text(), parse_constant=pytest.fail)["points"]
-    assert point["standard_error"] is None
+def test_what_is_measured_so_far_is_handed_over_after_each_point(model: Transformer) -> None:
+    seen: list[Measurement] = []
+    result = measure(model, TOKENS, [16, 32], ["own", YaRN(2, 16)], windows=2, keep=seen.append)
+    assert [len(so_far.points) for so_far in seen] == [1, 2, 3, 4]
+    assert not any(so_far.complete for so_far in seen)
+    assert result.complete
+    assert seen[2].points == result.points[:3]
+    assert list(seen[0].schemes) == ["own", "YaRN(factor=2, original_length=16)"]
 
 
-def test_tokens_of_several_bytes_are_drawn_in_nats_and_also_told_in_bits_per_byte(model: Transformer) -> None:
-    result = measure(model, TOKENS, [16], {"rope": RoPE()}, windows=2)
-    subject = Subject("a model", "a text", 16, 4.0, {})
-    (point,) = files.as_dict(result, subject)["points"]
-    assert subject.unit == "nats per token"
-    assert point["bits_per_byte"] == pytest.approx(point["nats_per_token"] / math.log(2) / 4)
+def test_differences_are_between_the_same_windows(model: Transformer) -> None:
+    own, yarn = measure(model, TOKENS, [64], {"own": None, "yarn": YaRN(4, 16)}, windows=5, targets=4).points
+    mean, error = yarn.above(own)
+    assert mean == pytest.approx(yarn.nats_per_token - own.nats_per_token)
+    apart = torch.tensor(yarn.window_losses, dtype=torch.float64) - torch.tensor(own.window_losses, dtype=torch.float64)
+    assert error == pytest.approx(apart.std().item() / math.sqrt(5))
+    assert own.above(own) == (0.0, 0.0)

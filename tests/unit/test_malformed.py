@@ -14,7 +14,8 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 
 import farspan
-from farspan import _core, ops
+from farspan import _core
+from farspan._backend.hooks import Hooks
 
 B, H, G, N, M, D, ROWS, V = 2, 4, 2, 5, 9, 8, 3, 11
 HUGE = 2**44
@@ -413,7 +414,7 @@ def test_overlapping_inputs_are_read_as_they_are() -> None:
 
 
 def core_attention(output: Any, lse: Any = None) -> None:
-    _core.attention("float32", output, ones(B, H, N) if lse is None else lse, *ATTENTION.values(), *ops._HOOK_DEFAULTS)
+    _core.attention("float32", output, ones(B, H, N) if lse is None else lse, *ATTENTION.values(), Hooks())
 
 
 def test_outputs_that_cannot_be_written() -> None:
@@ -437,9 +438,7 @@ def test_outputs_that_cannot_be_written() -> None:
             core_attention(x)
         assert what
     with pytest.raises(farspan.Error, match="overlaps"):
-        _core.attention(
-            "float32", shared, ones(B, H, N), shared, ATTENTION["key"], ATTENTION["value"], *ops._HOOK_DEFAULTS
-        )
+        _core.attention("float32", shared, ones(B, H, N), shared, ATTENTION["key"], ATTENTION["value"], Hooks())
     with pytest.raises(farspan.Error, match="lse"):
         core_attention(output, lse=ones(B, H, N + 1))
 

@@ -136,6 +136,7 @@ def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:
     rows = [{"operation": operation, "case": case, "peer": {"name": peer}} for operation, case, peer in README_ROWS]
     reports = [REPORT | {"date": date, "isa": isa, "results": [*rows, *REPORT["results"]]}
                for date, isa in (("2026-01-01", None), ("2026-03-01", "avx2"), ("2026-02-01", None))]  # fmt: skip
+    reports.append(REPORT | {"date": "2026-04-01"})  # a part of the cases only
     assert chosen(reports) == [reports[2] | {"results": rows}]
 
 

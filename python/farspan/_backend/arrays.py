@@ -112,6 +112,8 @@ def _tensor(name: str, x: np.ndarray) -> Any:
     """A small array as a tensor; the memory is shared where torch can write to it."""
     import torch
 
+    if torch.compiler.is_compiling():  # a traced array has no flags
+        return torch.from_numpy(x)
     x = _ordinary(name, x)
     try:
         return torch.from_numpy(x if x.flags.writeable else x.copy())

@@ -6,13 +6,13 @@ bfloat16 and float16 arrive and leave as their bits, in uint16 arrays, with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from farspan import _core
 from farspan._backend.arrays import rank
+from farspan._backend.hooks import Hooks
 from farspan._backend.settings import Draws, Rules, Settings
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
@@ -33,28 +33,24 @@ def empty(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         raise BackendError(message(name, "a result that fits into memory", f"shape {list(shape)}")) from None
 
 
-def is_ragged(hooks: Sequence[Any]) -> bool:
-    """Whether these hooks, in the order of `torch.ops.farspan.attention`, are those of a ragged query."""
-    return hooks[-3] is not None
-
-
-def attention_shapes(query: Any, key: Any, value: Any, hooks: Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def attention_shapes(query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of output and LSE, from arrays of either kind."""
-    ragged, paged = is_ragged(hooks), hooks[-1] is not None
+    ragged = hooks.ragged
     layout = "[total, heads, dim]" if ragged else "[batch, heads, time, dim]"
     rank("query", query, layout)
-    for name, x in (("key", key), ("value", value)):
-        rank(name, x, "[pages, heads, page_size, dim]" if paged else layout)
+    of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
+    rank("key", key, of_keys)
+    rank("value", value, of_keys)
     lse = (query.shape[1], query.shape[0]) if ragged else query.shape[:3]
     return (*query.shape[:-1], value.shape[-1]), tuple(lse)
 
 
-def attention(dtype: str, query: Array, key: Array, value: Array, *hooks: Any) -> tuple[Array, Array]:
-    """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
+def attention(dtype: str, query: Array, key: Array, value: Array, hooks: Hooks) -> tuple[Array, Array]:
+    """Output and LSE."""
     follow_torch()
     shape, lse_shape = attention_shapes(query, key, value, hooks)
     output, lse = (empty("query", shape, query.dtype), empty("query", lse_shape, np.float32))
-    _core.attention(dtype, output, lse, query, key, value, *hooks)
+    _core.attention(dtype, output, lse, query, key, value, hooks)
     return output, lse
 
 

@@ -13,25 +13,22 @@ from typing import Any
 from farspan import _core
 from farspan._backend import cpu
 from farspan._backend.arrays import dtype_name
+from farspan._backend.hooks import Hooks
 from farspan._backend.memory import Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Draws, Rules, Settings
 
 
-def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, *hooks: Any) -> tuple[Any, Any]:
-    """Output and LSE. `hooks` are those of `torch.ops.farspan.attention`, in its order."""
+def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
+    """Output and LSE."""
     shape, lse_shape = cpu.attention_shapes(query, key, value, hooks)
     output, lse = memory.empty(shape, dtype), memory.empty(lse_shape, "float32")
-    if cpu.is_ragged(hooks):  # offsets are not read here: a row that no sequence covers sees nothing
+    if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
-    large = (memory.describe(x) for x in (output, lse, query, key, value))
-    described = (_typed(memory, x) if hasattr(x, "shape") else x for x in hooks)
-    _core.cuda_attention(memory, dtype, *large, *described)
+    at = memory.describe
+    described = map_arrays(lambda _, x: (*at(x), dtype_name(x)), hooks)
+    _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), described)
     return output, lse
-
-
-def _typed(memory: Memory, x: Any) -> tuple[Any, ...]:
-    return (*memory.describe(x), dtype_name(x))
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:

@@ -33,9 +33,18 @@ def array_fields(arguments: Any) -> tuple[str, ...]:
 
 def map_arrays(change: Callable[[str, Any], Any], arguments: _Arguments) -> _Arguments:
     """The same arguments with each array x that is given replaced by `change(name, x)`."""
-    given = ((name, getattr(arguments, name)) for name in array_fields(type(arguments)))
-    changed = {name: change(name, x) for name, x in given if x is not None}
-    return arguments._replace(**changed) if changed else arguments  # type: ignore[attr-defined]
+    changed: list[Any] | None = None
+    for i, name in _places_of_arrays(type(arguments)):
+        x = arguments[i]
+        if x is not None:
+            changed = list(arguments) if changed is None else changed
+            changed[i] = change(name, x)
+    return arguments if changed is None else arguments._make(changed)  # type: ignore[attr-defined]
+
+
+@cache
+def _places_of_arrays(arguments: Any) -> tuple[tuple[int, str], ...]:
+    return tuple((arguments._fields.index(name), name) for name in array_fields(arguments))
 
 
 def _kind(hint: Any) -> str:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from farspan import __version__
-from farspan._errors import Error
+from farspan._errors import Error, missing_package
 from farspan.cli import cache, demo, generate, info, measure
 
 COMMANDS = {"demo": demo, "generate": generate, "measure": measure, "info": info, "cache": cache}
@@ -49,7 +49,7 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
-        return f"this command needs the package {error.name}: pip install farspan[torch,plot]"
+        return str(missing_package("this command", str(error.name)))
     return text if isinstance(error, Error) and text else f"{type(error).__name__}: {text}"
 
 

@@ -7,18 +7,18 @@ an eager torch loop over the same weights. 4. How far the model reaches past its
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farspan.cli.generate import prompt_ids, stream_completion
-from farspan.cli.measure import stderr_progress
+from farspan.cli.measure import measure_to_files
 from farspan.cli.options import add_out
 from farspan.cli.output import print_now
-from farspan.lab import schemes
 
 if TYPE_CHECKING:
     from farspan.lab.subject import LoadedModel
@@ -32,6 +32,8 @@ SEED = 5
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 WINDOWS = 24
 SPEED_TOKENS, ROUNDS = 128, 5
+LARGEST_SPREAD = 1.5
+"""Rounds of the same work that differ by more say nothing about the program."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the four parts, print what they show, and write the measurement."""
+    from farspan.lab.report import require_matplotlib
     from farspan.lab.subject import load_model
 
+    require_matplotlib()
     started = time.monotonic()
     loaded = load_model(None)
     _show_text(loaded)
@@ -96,26 +100,36 @@ def _show_speed(loaded: LoadedModel) -> None:
     for _ in range(rounds):
         for name, run in (("farspan", ours), ("eager torch", plain)):
             speeds[name].append(tokens / _seconds(run, tokens))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, value in medians.items():
-        print(f"{name:<14}{value:8.0f} tokens/s")
-    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print(f"farspan is {statistics.median(ratios):.2f} times as fast as eager torch with a key-value cache")
+    for name, values in speeds.items():
+        print(f"{name:<14}{statistics.median(values):8.0f} tokens/s ({min(values):.0f} to {max(values):.0f})")
+    print(speed_summary(*speeds.values(), waiting=os.getloadavg()[0], cores=os.cpu_count() or 1))
+
+
+def speed_summary(ours: Sequence[float], theirs: Sequence[float], *, waiting: float, cores: int) -> str:
+    """How many times as fast, from the speeds of each round, or why that cannot be said: on average `waiting` processes
+    shared the cores."""
+    if waiting > cores:
+        return f"this machine was too busy to compare: {waiting:.1f} processes for {cores} cores in the last minute"
+    spread = max(max(speeds) / min(speeds) for speeds in (ours, theirs))
+    if spread > LARGEST_SPREAD:
+        return f"this machine was too noisy to compare: equal rounds were up to {spread:.2f} times apart"
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    said = f"farspan is {statistics.median(ratios):.2f} times as fast as eager torch with a key-value cache"
+    return f"{said} ({min(ratios):.2f} to {max(ratios):.2f} over the rounds)" if len(ratios) > 1 else said
 
 
 def _show_reach(loaded: LoadedModel, out: Path) -> None:
-    from farspan.lab.report import files
-    from farspan.lab.subject import load_text, measure_schemes
+    from farspan.lab import report
+    from farspan.lab.measure import trained_length_of
+    from farspan.lab.subject import load_text
 
-    _headline("4", f"held-out loss up to {LENGTHS[-1] // loaded.trained_length} times the trained length")
-    print(f"reading {WINDOWS} windows of each length under {len(schemes.COMPARED)} position schemes ...", flush=True)
+    times = LENGTHS[-1] // trained_length_of(loaded.model.config)
+    _headline("4", f"held-out loss up to {times} times the trained length")
+    print(f"reading {WINDOWS} windows of each length under several position schemes ...", flush=True)
     text = load_text((), loaded.tokenizer)
-    measurement, subject = measure_schemes(
-        loaded, text, schemes.COMPARED, LENGTHS, windows=WINDOWS, targets=32, progress=stderr_progress()
-    )
-    paths = files.write(measurement, subject, out)
-    print(files.table(measurement, subject))
-    print(f"the picture: {paths[-1]}")
+    measurement, paths = measure_to_files(loaded, text, out, lengths=LENGTHS, windows=WINDOWS, targets=32)
+    print(report.table(measurement))
+    print(f"the picture: {next(path for path in paths if path.suffix == '.png')}")
 
 
 def _seconds(run: Callable[[int], None], tokens: int) -> float:

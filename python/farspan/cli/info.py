@@ -24,7 +24,7 @@ OPERATIONS = {
 }
 """What the operations are called for people, and the function of `farspan._core` that computes them."""
 
-OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplotlib")
+OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplotlib", "tqdm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -49,23 +49,30 @@ def some_text(text: str) -> str:
     return text
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Entries separated by commas, at least one."""
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not found:
+def entries(text: str) -> tuple[str, ...]:
+    """Entries separated by commas, except those inside brackets."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    given = tuple(entry.strip() for entry in found if entry.strip())
+    if not given:
         raise argparse.ArgumentTypeError(f"expected entries separated by commas, given {text!r}")
-    return found
+    return given
 
 
 def ids(text: str) -> list[int]:
     """Token ids separated by commas."""
-    return list(map(whole(0), names(text)))
+    return list(map(whole(0), entries(text)))
 
 
 def biases(text: str) -> dict[int, float]:
     """`ID=VALUE` entries separated by commas; -inf is a value."""
     found = {}
-    for entry in names(text):
+    for entry in entries(text):
         token, _, value = entry.partition("=")
         if not token.isdecimal() or math.isnan(number(value)) or number(value) == math.inf:
             raise argparse.ArgumentTypeError(f"expected ID=VALUE, an id and a number or -inf, given {entry!r}")

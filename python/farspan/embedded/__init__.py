@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from farspan.model import Transformer
 from farspan.tokenizer import ByteTokenizer
-
-if TYPE_CHECKING:
-    from farspan.model import Transformer
 
 __all__ = ["FOLDER", "load_embedded"]
 
@@ -22,6 +20,4 @@ def load_embedded(**options: Any) -> tuple[Transformer, ByteTokenizer]:
     The weights are stored as float16; they are loaded as float32 unless `dtype` says otherwise: at 1.1 million
     parameters float32 is the fastest on every CPU.
     """
-    from farspan.model import Transformer
-
     return Transformer.from_pretrained(FOLDER, **{"dtype": "float32", **options}), ByteTokenizer()

@@ -7,17 +7,19 @@ Curves compare like with like: at every length and under every scheme the very s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from farspan._errors import ArgumentError, message
-from farspan.model import Transformer
-from farspan.positions import Scheme
+from farspan._errors import ArgumentError, DtypeError, message
+from farspan.lab import schemes as named
+from farspan.lab.measurement import Measurement, Point, mean_and_error
+from farspan.lab.schemes import Reach
+from farspan.model import Config, Transformer
+from farspan.positions import RoPE, Scheme
 from farspan.unembed import score
 
 TOKENS_AT_ONCE = 8192
@@ -30,80 +32,118 @@ class Progress(Protocol):
         """`done` of `total` tokens are read; `next_step` says in words what comes now."""
 
 
-def no_progress(done: int, total: int, next_step: str) -> None:
-    """Tell nobody."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """The loss of one scheme where predictions have `shortest` to `length` tokens of context, the newest included."""
-
-    scheme: str
-    length: int
-    shortest: int
-    nats_per_token: float
-    standard_error: float
-    """of the mean over windows, which are taken as independent"""
-    tokens: int
-    """how many predictions the mean is over"""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured, and how."""
-
-    by: str
-    """"length": the same tokens under windows of every length. "position": all tokens of the longest windows."""
-    lengths: tuple[int, ...]
-    windows: int
-    stride: int
-    """tokens from one window's end to the next one's"""
-    targets: int
-    """tokens predicted at the end of each window (by length)"""
-    points: tuple[Point, ...]
-
-
-@torch.no_grad()
 def measure(
     model: Transformer,
-    tokens: Tensor,
-    lengths: Sequence[int],
-    schemes: Mapping[str, Scheme | None],
+    tokens: Any,
+    lengths: Sequence[int] = named.LENGTHS,
+    schemes: named.Chosen = None,
     *,
     by: str = "length",
     windows: int = 32,
     targets: int = 64,
-    progress: Progress = no_progress,
+    trained_length: int | None = None,
+    first_tokens: Sequence[int] = (),
+    model_name: str = "the model",
+    text_name: str = "the text",
+    bytes_per_token: float | None = None,
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+    keep: Callable[[Measurement], object] | None = None,
 ) -> Measurement:
-    """The losses of `model` over `tokens` `[n]`; a scheme of None is the model's own.
+    """The mean loss of `model` over a text at every length and under every scheme, with its standard error.
 
-    By length: windows of each length that end at the same places, their last `targets` tokens scored (at most half the
-    shortest length). By position: all tokens of windows of the greatest length, averaged from one length to the next.
+    `tokens`: the text, `[n]` ids. `lengths`: context lengths in tokens. `schemes`: names as `farspan measure --help`
+    lists them, and objects of `farspan.positions` or of a class of your own; or a mapping from names to schemes, in
+    which None is the scheme that the model comes with. None: that one ("own") and those that can help a model trained
+    with RoPE. A name's settings follow from `trained_length` (None: what the model's config says) and the greatest
+    length.
+
+    `by` "length": windows of each length that end at the same places, at most `windows` of them, their last `targets`
+    tokens scored (at most half the shortest length). "position": all tokens of windows of the greatest length, averaged
+    from one length to the next. A scheme whose frequencies depend on the length then has those of the whole window at
+    every position; a note in the result says so.
+
+    `first_tokens`: ids that every window begins with, such as the model's token for the beginning of a text. A window
+    of length n then has n tokens with them. `bytes_per_token`: of the text, for bits per byte.
+
+    `model_name` and `text_name` stand above a picture; `notes` go before those of the result. `progress(done, total,
+    next_step)` hears how many tokens are read, `keep(so_far)` gets what is measured after each point.
+    `farspan.lab.report` writes and draws the result.
+
+    ArgumentError, DtypeError: an argument that cannot be, such as a length that the text does not hold.
+
+        model, tokenizer = farspan.load_embedded()
+        text = torch.tensor(tokenizer.encode(Path("setup.py").read_text()))
+        measurement = farspan.measure(model, text, [64, 128], ["own", farspan.positions.YaRN(4, 256)])
     """
+    if not isinstance(model, Transformer):
+        raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
     lengths = _checked_lengths(lengths)
     if by not in ("length", "position"):
         raise ArgumentError(message("by", "'length' or 'position'", repr(by)))
-    if windows < 1 or targets < 1:
-        raise ArgumentError(message("windows and targets", "positive numbers", f"{windows} and {targets}"))
+    trained_length = trained_length_of(model.config) if trained_length is None else trained_length
+    for name, count in (("windows", windows), ("targets", targets), ("trained_length", trained_length)):
+        if not isinstance(count, Integral) or count < 1:
+            raise ArgumentError(message(name, "a positive integer", repr(count)))
+    tokens, start = _as_ids("tokens", tokens), _as_ids("first_tokens", first_tokens)
+    if 2 * len(start) > lengths[0]:
+        expected = f"at most half as many ids as the shortest length, {lengths[0]}"
+        raise ArgumentError(message("first_tokens", expected, len(start)))
+    base = model.config.rope_theta or 10000.0
+    chosen = named.choose(schemes, Reach(trained_length, lengths[-1], base), default=default_schemes(model.config))
     targets = min(targets, max(1, lengths[0] // 2))
     ends, stride = window_ends(len(tokens), lengths[-1], windows, targets)
     read = lengths if by == "length" else lengths[-1:]
-    total, done = len(schemes) * len(ends) * sum(read), 0
+
     points: list[Point] = []
-    for name, scheme in schemes.items():
+
+    def so_far(complete: bool) -> Measurement:
+        return Measurement(
+            model_name, text_name, trained_length, bytes_per_token,
+            {name: _settings(model.config, scheme) for name, scheme in chosen.items()},
+            by, lengths, len(ends), stride, targets, tuple(start.tolist()),
+            (*notes, *_notes(model.config, chosen, by, lengths, start.tolist())), complete, tuple(points),
+        )  # fmt: skip
+
+    total, done = len(chosen) * len(ends) * sum(read), 0
+    for name, scheme in chosen.items():
         switched = model if scheme is None else model.with_positions(scheme)
         for length in read:
-            progress(done, total, f"{name} at {length}")
-            keep = targets if by == "length" else length
-            losses = torch.cat([_losses(switched, part, keep) for part in _batches(tokens, ends, length)])
+            scored = targets if by == "length" else length
+            losses = []
+            for part in _batches(tokens, start, ends, length):
+                if progress:
+                    progress(done, total, f"{name} at {length}")
+                losses.append(_losses(switched, part, scored))
+                done += len(part) * length
+            per_token = torch.cat(losses)
             if by == "length":
-                points.append(_point(name, length, length - keep + 1, losses))
+                points.append(_point(name, length, length - scored + 1, per_token))
             else:
                 spans = zip((0, *lengths), lengths, strict=False)
-                points += [_point(name, last, first + 1, losses[:, first:last]) for first, last in spans]
-            done += len(ends) * length
-    progress(done, total, "done")
-    return Measurement(by, lengths, len(ends), stride, targets, tuple(points))
+                points += [_point(name, last, first + 1, per_token[:, first:last]) for first, last in spans]
+            if keep:
+                keep(so_far(False))
+    if progress:
+        progress(done, total, "done")
+    return so_far(True)
+
+
+def trained_length_of(config: Config) -> int:
+    """The longest sequence seen in training, as far as the config tells: before any scaling of its positions."""
+    lengths = (getattr(scheme, "original_length", None) for scheme in config.positions)
+    return min((n for n in lengths if n is not None), default=config.max_position_embeddings)
+
+
+def _own_schemes(config: Config) -> tuple[Scheme, ...]:
+    """The model's different schemes where another one would take their place: in the layers that rotate."""
+    return tuple(dict.fromkeys(config.positions[layer] for layer in config.rotating_layers))
+
+
+def default_schemes(config: Config) -> tuple[str, ...]:
+    """The model's own scheme, then those that can help; plain RoPE only where it is not the model's own."""
+    plain = all(isinstance(scheme, RoPE) for scheme in _own_schemes(config))
+    return tuple(name for name in named.COMPARED if name != "rope" or not plain)
 
 
 def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[Tensor, int]:
@@ -113,7 +153,7 @@ def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[
     """
     room = tokens - 1 - longest
     if room < 0:
-        expected = f"at most {tokens - 1}, what this text of {tokens} tokens holds"
+        expected = f"at most {max(0, tokens - 1)}, what this text of {tokens} tokens holds"
         raise ArgumentError(message("lengths", expected, longest))
     count = min(windows, room // targets + 1)
     stride = room // (count - 1) if count > 1 else 0
@@ -121,25 +161,74 @@ def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[
 
 
 def _checked_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
-    checked = tuple(sorted(set(lengths)))
-    if not checked or checked[0] < 2:
-        raise ArgumentError(message("lengths", "numbers of tokens, at least 2", list(lengths)))
-    return checked
+    given = list(lengths) if isinstance(lengths, Iterable) else [lengths]
+    if not given or not all(isinstance(length, Integral) and length >= 2 for length in given):
+        raise ArgumentError(message("lengths", "numbers of tokens, integers of at least 2", lengths))
+    return tuple(sorted(set(map(int, given))))
 
 
-def _batches(tokens: Tensor, ends: Tensor, length: int) -> Iterator[Tensor]:
+def _as_ids(name: str, ids: Any) -> Tensor:
+    """`[n]` integers of any kind on the CPU."""
+    try:
+        found = torch.as_tensor(ids, dtype=None if len(ids) else torch.int64).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DtypeError(message(name, "token ids, integers [n]", type(ids).__name__)) from None
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DtypeError(message(name, "token ids, integers [n]", found.dtype))
+    if found.ndim != 1:
+        raise ArgumentError(message(name, "token ids of shape [n]", f"shape {list(found.shape)}"))
+    return found
+
+
+def _batches(tokens: Tensor, start: Tensor, ends: Tensor, length: int) -> Iterator[Tensor]:
     """Windows `[some, length + 1]`, the last column only predicted."""
     for part in ends.split(max(1, TOKENS_AT_ONCE // length)):
-        yield tokens[part[:, None] + torch.arange(-length, 1)].long()
+        windows = tokens[part[:, None] + torch.arange(-length, 1)].long()
+        windows[:, : len(start)] = start
+        yield windows
 
 
-def _losses(model: Transformer, windows: Tensor, keep: int) -> Tensor:
-    """Nats `[batch, keep]` of the last `keep` tokens; logits are never built."""
-    hidden = model(windows[:, :-1])[:, -keep:]
-    return -score(hidden, model.unembedding, windows[:, -keep:]).logprob.cpu()
+@torch.no_grad()
+def _losses(model: Transformer, windows: Tensor, scored: int) -> Tensor:
+    """Nats `[batch, scored]` of the last `scored` tokens; logits are never built."""
+    hidden = model(windows[:, :-1])[:, -scored:]
+    return -score(hidden, model.unembedding, windows[:, -scored:]).logprob.cpu()
 
 
 def _point(name: str, length: int, shortest: int, losses: Tensor) -> Point:
-    per_window = losses.double().mean(dim=1)
-    error = float(per_window.std() / math.sqrt(len(per_window))) if len(per_window) > 1 else math.nan
-    return Point(name, length, shortest, float(per_window.mean()), error, losses.numel())
+    per_window = losses.double().mean(dim=1).tolist()
+    return Point(name, length, shortest, *mean_and_error(per_window), losses.numel(), tuple(per_window))
+
+
+def _settings(config: Config, scheme: Scheme | None) -> dict[str, Any]:
+    if scheme is not None:
+        return scheme.to_dict()
+    return {"scheme": "own", "layers": [own.to_dict() for own in dict.fromkeys(config.positions)]}
+
+
+def _notes(
+    config: Config, chosen: Mapping[str, Scheme | None], by: str, lengths: Sequence[int], start: list[int]
+) -> Iterator[str]:
+    """What a reader of the figures should know."""
+    if start:
+        yield f"every window begins with {', '.join(map(str, start))}, the token for the beginning of a text"
+    own = _own_schemes(config)
+    kept = config.num_hidden_layers - len(config.rotating_layers)
+    if kept and any(chosen.values()):
+        yield f"{kept} of the model's {config.num_hidden_layers} layers rotate nothing and stay so under every scheme"
+    scaled = [type(scheme).__name__ for scheme in own if not isinstance(scheme, RoPE)]
+    if scaled and any(chosen.values()):
+        yield f"the model's own positions have {', '.join(scaled)}, which the other schemes put out of use"
+    if by == "position":
+        used = {name: own if scheme is None else (scheme,) for name, scheme in chosen.items()}
+        dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]
+        if dynamic:
+            yield (
+                f"{', '.join(dynamic)}: every position was read with the frequencies for the whole window of "
+                f"{lengths[-1]} tokens, which it does not have in a shorter text; by length shows that"
+            )
+
+
+def _is_dynamic(scheme: Scheme, lengths: Sequence[int]) -> bool:
+    """Whether its frequencies differ between sequences of these lengths."""
+    return len({scheme.switch(length) for length in lengths}) > 1

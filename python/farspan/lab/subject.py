@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.embedded import load_embedded
-from farspan.lab import schemes
 from farspan.lab.embedded import data
-from farspan.lab.measure import Measurement, Progress, measure, no_progress
-from farspan.lab.report.files import Subject
-from farspan.lab.schemes import Reach
-from farspan.model import Transformer
+from farspan.model import Config, Transformer
 from farspan.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 
@@ -27,12 +25,6 @@ class LoadedModel:
     model: Transformer
     tokenizer: Tokenizer
 
-    @property
-    def trained_length(self) -> int:
-        """The longest sequence seen in training, as far as `config.json` tells: before any scaling of its positions."""
-        lengths = (getattr(scheme, "original_length", None) for scheme in self.model.config.positions)
-        return min((n for n in lengths if n is not None), default=self.model.config.max_position_embeddings)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -40,42 +32,95 @@ class Text:
 
     name: str
     tokens: Tensor
-    """`[n]`, int64"""
+    """`[n]`, int64, without what a tokenizer adds before and behind a text"""
     bytes_per_token: float
+    first_tokens: tuple[int, ...]
+    """what the tokenizer puts before a text"""
+    notes: tuple[str, ...] = ()
+    """what a reader of the measurement should know of the text"""
 
 
 def load_model(folder: Path | None, device: str = "cpu") -> LoadedModel:
     """The model of a folder, or the embedded one."""
     if folder is None:
         return LoadedModel("the embedded model", *load_embedded(device=device))
-    # Configuration and weights first: a folder that is missing altogether is reported as such.
-    model = Transformer.from_pretrained(folder, device=device)
-    return LoadedModel(folder.resolve().name, model, load_tokenizer(folder))
+    require_folder(folder)
+    # The configuration first: a folder that is missing altogether is reported as such. The weights take long: last.
+    Config.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    return LoadedModel(model_name(folder), Transformer.from_pretrained(folder, device=device), tokenizer)
+
+
+def require_folder(folder: Path) -> None:
+    """CheckpointError: there is no such folder. It says how to get what looks like a name on the Hugging Face hub."""
+    if folder.exists():
+        return
+    given = f"{str(folder)!r}, which is not there"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        given += (
+            f"; if that is a model on the Hugging Face hub, fetch it first (hf download {folder} --local-dir "
+            f"{folder.name}, from pip install huggingface_hub) and give that folder"
+        )
+    raise CheckpointError(message("model", "a folder with config.json and safetensors weights", given))
+
+
+def model_name(folder: Path) -> str:
+    """What the model of a folder is called: in the hub's cache the folder's own name is a number."""
+    whole = folder.resolve()
+    if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
+        return whole.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return whole.name
 
 
 def load_text(files: Sequence[Path], tokenizer: Tokenizer) -> Text:
-    """The files one after the other, or the modules of the standard library that the embedded model never saw."""
-    name = ", ".join(path.name for path in files) or "held-out Python source"
-    paths = list(files) or data.held_out_files()
+    """The files one after the other, or the modules of the standard library that the embedded model never saw.
+
+    Error: a file cannot be read, or its bytes are no text for this tokenizer.
+    """
+    if not files and isinstance(tokenizer, ByteTokenizer):
+        return _of_bytes("held-out Python source", data.held_out_text())
+    if not files:
+        name = "modules of Python's standard library"
+        note = "the text was held out from the embedded model only: another model may have learned it by heart"
+        return _of_text(name, data.held_out_files(), tokenizer, (note,))
     if isinstance(tokenizer, ByteTokenizer):
-        content = data.read_text(paths)
-        ids = torch.frombuffer(bytearray(content), dtype=torch.uint8).long()
-        return Text(name, ids, 1.0)
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-    ids = torch.tensor([token for text in texts for token in tokenizer.encode(text)], dtype=torch.int64)
-    return Text(name, ids, sum(len(text.encode()) for text in texts) / max(1, len(ids)))
+        return _of_bytes(_names(files), b"".join(data.FILE_START + path.read_bytes() for path in files))
+    return _of_text(_names(files), files, tokenizer)
 
 
-def measure_schemes(
-    loaded: LoadedModel, text: Text, names: Sequence[str], lengths: Sequence[int], *, trained: int | None = None,
-    by: str = "length", windows: int = 32, targets: int = 64, progress: Progress = no_progress,
-) -> tuple[Measurement, Subject]:  # fmt: skip
-    """The measurement, and what it is about."""
-    trained = trained or loaded.trained_length
-    base = loaded.model.config.rope_theta or 10000.0
-    chosen = schemes.make(names, Reach(trained, max(lengths), base))
-    measurement = measure(
-        loaded.model, text.tokens, lengths, chosen, by=by, windows=windows, targets=targets, progress=progress
-    )
-    settings = {name: None if scheme is None else scheme.to_dict() for name, scheme in chosen.items()}
-    return measurement, Subject(loaded.name, text.name, trained, text.bytes_per_token, settings)
+def _of_bytes(name: str, content: bytes) -> Text:
+    return Text(name, torch.frombuffer(bytearray(content), dtype=torch.uint8).long(), 1.0, ())
+
+
+def _of_text(name: str, files: Sequence[Path], tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> Text:
+    """Bytes are counted as the files have them."""
+    contents = [path.read_bytes() for path in files]
+    texts = [_decoded(path, content) for path, content in zip(files, contents, strict=True)]
+    before, behind = _added_around(tokenizer)
+    ids = [token for text in texts for token in _without(tokenizer.encode(text), before, behind)]
+    size = sum(map(len, contents))
+    return Text(name, torch.tensor(ids, dtype=torch.int64), size / max(1, len(ids)), tuple(before), notes)
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        given = f"{path}, whose byte {error.start} is {content[error.start]:#04x}"
+        raise ArgumentError(message("data", "text in UTF-8, which tokenizers read", given)) from None
+
+
+def _added_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer adds before and behind every text: what a text and no text have in common at their ends."""
+    empty, letter = tokenizer.encode(""), tokenizer.encode("a")
+    before = next((i for i, (a, b) in enumerate(zip(empty, letter, strict=False)) if a != b), len(empty))
+    return empty[:before], empty[before:]
+
+
+def _without(ids: list[int], before: list[int], behind: list[int]) -> list[int]:
+    return ids[len(before) : len(ids) - len(behind)]
+
+
+def _names(files: Sequence[Path]) -> str:
+    shown = ", ".join(path.name for path in files[:3])
+    return shown if len(files) <= 3 else f"{shown} and {len(files) - 3} more"

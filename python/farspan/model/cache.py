@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,16 @@ from farspan._errors import ArgumentError, message
 FIRST_CAPACITY = 64
 
 
+class CacheForm(NamedTuple):
+    """All by which the caches of two models differ."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
 class Cache:
     """One store per layer, `[2, batch, kv_heads, capacity, head_dim]`: keys as they were before rotation, and values.
 
@@ -22,19 +32,18 @@ class Cache:
     error. The sequences of a batch may have different `lengths`.
     """
 
-    def __init__(
-        self, layers: int, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
-        capacity: int | None = None,
-    ) -> None:  # fmt: skip
-        self.fixed = capacity is not None
+    def __init__(self, form: CacheForm, batch: int, capacity: int | None = None) -> None:
+        self.form, self.fixed = form, capacity is not None
         self._lengths = [0] * batch
         room = FIRST_CAPACITY if capacity is None else capacity
-        self._hold(_zeros((2, batch, kv_heads, room, head_dim), dtype, device) for _ in range(layers))
+        shape = (2, batch, form.kv_heads, room, form.head_dim)
+        self._hold(_zeros(shape, form.dtype, form.device) for _ in range(form.layers))
 
     def _hold(self, stores: Iterable[Tensor]) -> None:
         """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
-        self._stores = list(stores)
-        self._arrays = [store.numpy() for store in self._stores if _in_numpy(store.dtype, store.device)]
+        held = list(stores)
+        arrays = [store.numpy() for store in held if _in_numpy(store.dtype, store.device)]
+        self._stores, self._arrays = held, arrays  # last, and at once: an interrupt leaves both as they were
 
     @property
     def batch(self) -> int:
@@ -76,7 +85,7 @@ class Cache:
             if not 0 <= row < self.batch:
                 raise ArgumentError(message(f"indices[{index}]", f"0 to {self.batch - 1}", row))
         twin = Cache.__new__(Cache)
-        twin.fixed = self.fixed
+        twin.form, twin.fixed = self.form, self.fixed
         twin._lengths = [self._lengths[row] for row in rows]
         where = torch.tensor(rows, dtype=torch.int64, device=self._stores[0].device)
         twin._hold(store.index_select(1, where) for store in self._stores)
@@ -84,13 +93,18 @@ class Cache:
 
     # ------------------------------------------------------------------------------------------------- forward passes
 
+    def check_room(self, lengths: Sequence[int]) -> None:
+        """ArgumentError where sequences of these lengths are more than a fixed capacity."""
+        needed, room = max(lengths, default=0), self.capacity
+        if self.fixed and needed > room:
+            raise ArgumentError(message("cache", f"at most {room} tokens, its fixed capacity", f"{needed} tokens"))
+
     def reserve(self, lengths: Sequence[int]) -> None:
         """Makes room for sequences of these lengths; a fixed capacity is an error instead."""
+        self.check_room(lengths)
         needed, room = max(lengths, default=0), self.capacity
         if needed <= room:
             return
-        if self.fixed:
-            raise ArgumentError(message("cache", f"at most {room} tokens, its fixed capacity", f"{needed} tokens"))
         room = max(room, FIRST_CAPACITY)
         while room < needed:
             room *= 2

@@ -1,21 +1,29 @@
-"""A model folder as it lies on a hub: safetensors weights under Hugging Face's names, in one file or in shards."""
+"""A model folder as it lies on a hub: safetensors weights under a family's names, in one file or in shards."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from farspan._errors import CheckpointError, message
 from farspan.model import safetensors
-from farspan.model.config import read_json
+from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
-from farspan.model.layers import Attention, Linear, Norm
+from farspan.model.families import Names, names_of
+from farspan.model.files import read_json, replaced
+from farspan.model.kinds import shown
 from farspan.model.safetensors import StoredTensor
+from farspan.positions.frequencies import RotaryScheme, rope_frequencies
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,127 +32,193 @@ INDEX = "model.safetensors.index.json"
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def named_tensors(model: Decoder) -> dict[str, Tensor]:
-    """The model's parameters under Hugging Face's names; the parts of a stacked projection are views of it."""
-    return {name: tensor.detach() for name, tensor in _named(model)}
+def named_tensors(model: Decoder, names: Names | None = None) -> dict[str, Tensor]:
+    """The model's parameters under the names of the files it is written to, or under these; the parts of a stacked
+    projection are views of it."""
+    names = names or names_of(model.config.to_dict()["model_type"])
+    return {name: tensor.detach() for name, tensor in _named(model, names)}
 
 
-def _named(model: Decoder) -> Iterator[tuple[str, Tensor]]:
-    yield "model.embed_tokens.weight", model.embedding
-    for index, block in enumerate(model.layers):
-        at = f"model.layers.{index}"
-        yield from _norm(f"{at}.input_layernorm", block.attention_norm)  # type: ignore[arg-type]
-        yield from _attention(f"{at}.self_attn", block.attention)  # type: ignore[arg-type]
-        yield from _norm(f"{at}.post_attention_layernorm", block.mlp_norm)  # type: ignore[arg-type]
-        mlp = block.mlp
-        inner = model.config.intermediate_size
-        stacked = {"gate_proj": inner, "up_proj": inner} if model.config.gated_mlp else {"up_proj": inner}
-        yield from _stacked(f"{at}.mlp", mlp.up, stacked)  # type: ignore[arg-type, union-attr]
-        down = {"down_proj": model.config.hidden_size}
-        yield from _stacked(f"{at}.mlp", mlp.down, down)  # type: ignore[arg-type, union-attr]
-    yield from _norm("model.norm", model.norm)
-    if not model.config.tie_word_embeddings:
-        yield "lm_head.weight", model.head
+def _named(model: Decoder, names: Names) -> Iterator[tuple[str, Tensor]]:
+    whole = {"embedding": names.embedding, "head": names.head}
+    stacks = _stacks(model.config)
+    for path, parameter in model.named_parameters():
+        if path in whole:
+            yield whole[path], parameter
+            continue
+        module, kind = path.rsplit(".", 1)
+        if module == "norm":
+            yield f"{names.norm}.{kind}", parameter
+            continue
+        _, layer, part = module.split(".", 2)
+        stored = names.modules[part]
+        sizes = stacks.get(part, [len(parameter)])
+        if len(stored) > len(sizes):  # an MLP without a gate has the second of the two names
+            stored = stored[-len(sizes) :]
+        for name, rows in zip(stored, parameter.split(sizes) if len(stored) > 1 else [parameter], strict=True):
+            yield f"{names.layer.format(layer)}{name}.{kind}", rows
 
 
-def _attention(at: str, attention: Attention) -> Iterator[tuple[str, Tensor]]:
-    wide, narrow = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
-    yield from _stacked(at, attention.qkv, {"q_proj": wide, "k_proj": narrow, "v_proj": narrow})
-    yield from _stacked(at, attention.out, {"o_proj": len(attention.out.weight)})
-    for name in ("q_norm", "k_norm"):
-        norm = getattr(attention, name)
-        if norm is not None:
-            yield from _norm(f"{at}.{name}", norm)
-
-
-def _stacked(at: str, linear: Linear, sizes: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
-    start = 0
-    for name, size in sizes.items():
-        yield f"{at}.{name}.weight", linear.weight[start : start + size]
-        if linear.bias is not None:
-            yield f"{at}.{name}.bias", linear.bias[start : start + size]
-        start += size
-
-
-def _norm(at: str, norm: Norm) -> Iterator[tuple[str, Tensor]]:
-    yield f"{at}.weight", norm.weight
-    if norm.bias is not None:
-        yield f"{at}.bias", norm.bias
+def _stacks(config: Config) -> dict[str, list[int]]:
+    """How many rows each projection has in the modules that stack several."""
+    wide, narrow = config.num_attention_heads * config.dim_per_head, config.kv_heads * config.dim_per_head
+    return {"attention.qkv": [wide, narrow, narrow], "mlp.up": [config.intermediate_size] * (1 + config.gated_mlp)}
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def open_weights(folder: str | os.PathLike[str]) -> dict[str, StoredTensor]:
-    """All tensors of a folder by name, checked but not read."""
-    folder = Path(folder)
-    if (folder / ONE_FILE).exists():
-        return safetensors.read_header(folder / ONE_FILE)
-    if not (folder / INDEX).exists():
-        raise CheckpointError(message(str(folder), f"{ONE_FILE} or {INDEX}", "neither"))
-    place_of = _read_index(folder / INDEX)
-    shards = {file: safetensors.read_header(folder / file) for file in sorted(set(place_of.values()))}
-    tensors: dict[str, StoredTensor] = {}
-    for file, shard in shards.items():
-        for name, tensor in shard.items():
-            if place_of.get(name) != file:
-                raise CheckpointError(message(f"{name} in {folder / file}", f"only what {INDEX} places there", "it"))
-            tensors[name] = tensor
-    for name, file in place_of.items():
-        if name not in tensors:
-            raise CheckpointError(message(name, f"in {folder / file}, where {INDEX} places it", "not there"))
-    return tensors
+class Checkpoint:
+    """A model folder, opened: what config.json says, and the tensors by name, none of them read yet.
+
+    CheckpointError: anything missing, damaged or unknown.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        settings = read_settings(folder)
+        self.config = Config.from_dict(settings)
+        self.names = names_of(settings["model_type"])
+        self._stored = self._open(Path(folder))
+        self._drop_angles()
+        self._settle_tie()
+
+    def check(self, model: Decoder) -> None:
+        """CheckpointError unless the tensors are exactly the model's, by name and shape."""
+        slots = named_tensors(model, self.names)
+        missing = [name for name in slots if name not in self._stored]
+        if missing:
+            raise CheckpointError(message("weights", f"a tensor {missing[0]}", _others(missing, "none")))
+        extra = [name for name in self._stored if name not in slots]
+        if extra:
+            raise CheckpointError(message("weights", "only the model's tensors", extra[0] + _others(extra, "")))
+        for name, slot in slots.items():
+            self._stored[name].require(tuple(slot.shape), "as config.json says")
+
+    @torch.no_grad()
+    def load(self, model: Decoder) -> None:
+        """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
+        for name, slot in named_tensors(model, self.names).items():
+            slot.copy_(self._stored[name].read())
+
+    # ---- files
+
+    def _open(self, folder: Path) -> dict[str, StoredTensor]:
+        if (folder / ONE_FILE).exists():
+            return safetensors.open_file(folder / ONE_FILE)
+        if not (folder / INDEX).exists():
+            raise CheckpointError(message(str(folder), f"{ONE_FILE} or {INDEX}", "neither"))
+        place_of = _read_index(folder / INDEX)
+        needed = {file for name, file in place_of.items() if not self._spare(name)}
+        files = [file for file in sorted(set(place_of.values())) if file in needed or (folder / file).exists()]
+        tensors: dict[str, StoredTensor] = {}
+        for file in files:
+            for name, tensor in safetensors.open_file(folder / file).items():
+                listed = place_of.get(name) == file
+                if not listed and not self._spare(name):
+                    expected = f"only what {INDEX} places there"
+                    raise CheckpointError(message(f"{name} in {folder / file}", expected, "it"))
+                if listed or name not in tensors:
+                    tensors[name] = tensor
+        for name, file in place_of.items():
+            if name not in tensors and not self._spare(name):
+                raise CheckpointError(message(name, f"in {folder / file}, where {INDEX} places it", "not there"))
+        return tensors
+
+    def _spare(self, name: str) -> bool:
+        """Whether a model may do without a tensor of this name: a table of angles, or either of two that are tied."""
+        tied = self.config.tie_word_embeddings and name in (self.names.embedding, self.names.head)
+        return tied or self._layer_of_angles(name) is not None
+
+    # ---- tables of angles
+
+    def _layer_of_angles(self, name: str) -> int | None:
+        """The layer whose inverse frequencies a tensor of this name holds, 0 where it is all; None: it holds none."""
+        for template in self.names.angles:
+            found = re.fullmatch(re.escape(template).replace(re.escape("{}"), "([0-9]{1,9})"), name)
+            if found and int((found.groups() or ("0",))[0]) < self.config.num_hidden_layers:
+                return int((found.groups() or ("0",))[0])
+        return None
+
+    def _drop_angles(self) -> None:
+        """Older files carry what follows from config.json, which holds, as it does for transformers."""
+        for name in list(self._stored):
+            layer = self._layer_of_angles(name)
+            if layer is None:
+                continue
+            tensor = self._stored.pop(name)
+            tensor.require((self.config.dim_per_head // 2,), "a number for each pair of a head's dims")
+            if not _follows(tensor.read(), self.config, layer):
+                warnings.warn(
+                    f"{name} in {tensor.path} differs from what config.json says of the rotation: config.json holds",
+                    stacklevel=4,
+                )
+
+    # ---- tied embeddings
+
+    def _settle_tie(self) -> None:
+        """Of two tied tensors a file may hold either, or both; where they differ, they are not tied after all."""
+        if not self.config.tie_word_embeddings:
+            return
+        head = self._stored.get(self.names.head)
+        embedding = self._stored.get(self.names.embedding)
+        if head is None:
+            return
+        if embedding is not None:
+            shape = (self.config.vocab_size, self.config.hidden_size)
+            for tensor in (embedding, head):
+                tensor.require(shape, "as config.json says")
+            if not _equal(embedding.read(), head.read()):
+                tied = f"tie_word_embeddings is true in config.json, but {head.name} in {head.path} is another tensor"
+                warnings.warn(f"{tied} than {self.names.embedding}: both are used", stacklevel=4)
+                self.config = dataclasses.replace(self.config, tie_word_embeddings=False)
+                return
+        self._stored[self.names.embedding] = embedding or head
+        del self._stored[self.names.head]
 
 
 def _read_index(path: Path) -> dict[str, str]:
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
-        raise CheckpointError(message(str(path), "a weight_map of tensor names to files", repr(files)))
+        raise CheckpointError(message(str(path), "a weight_map of tensor names to files", shown(files)))
     for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", repr(file)))
+        if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
+            raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", shown(file)))
     return files
-
-
-def check_weights(model: Decoder, weights: Mapping[str, StoredTensor]) -> None:
-    """CheckpointError unless the weights are exactly the model's, by name and shape."""
-    slots = named_tensors(model)
-    missing = [name for name in slots if name not in weights]
-    if missing:
-        raise CheckpointError(message("weights", f"a tensor {missing[0]}", _others(missing, "none")))
-    extra = [name for name in weights if name not in slots and not _dispensable(model, name)]
-    if extra:
-        raise CheckpointError(message("weights", "only the model's tensors", extra[0] + _others(extra, "")))
-    for name, slot in slots.items():
-        if weights[name].shape != slot.shape:
-            found = f"{list(weights[name].shape)} in {weights[name].path}"
-            raise CheckpointError(message(name, f"shape {list(slot.shape)}, as config.json says", found))
 
 
 def _others(names: list[str], none: str) -> str:
     return f"{none} (and {len(names) - 1} more like it)" if len(names) > 1 else none
 
 
-def _dispensable(model: Decoder, name: str) -> bool:
-    """What old checkpoints carry beside the model: tables of angles, and a tied unembedding for a second time."""
-    return name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and model.config.tie_word_embeddings)
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same numbers, whatever their dtypes."""
+    if a.dtype == b.dtype:
+        return torch.equal(a, b)
+    return all(torch.equal(x.double(), y.double()) for x, y in zip(a.split(1024), b.split(1024), strict=True))
 
 
-@torch.no_grad()
-def load_weights(model: Decoder, weights: Mapping[str, StoredTensor]) -> None:
-    """Copies the weights, which `check_weights` has passed, into the model, in its dtype."""
-    for name, slot in named_tensors(model).items():
-        slot.copy_(weights[name].read())
+def _follows(stored: Tensor, config: Config, layer: int) -> bool:
+    """Whether inverse frequencies are those of the layer, before or after any scaling, in a low precision."""
+    scheme, base = config.positions[layer], (config.rope_bases or ())[layer] or config.rope_theta
+    tables = [] if base is None else [rope_frequencies(base, config.dim_per_head)]
+    if isinstance(scheme, RotaryScheme):
+        tables.append(scheme.inverse_frequencies(config.dim_per_head, 0))
+    numbers = stored.double().numpy()
+    return any(np.allclose(numbers, table, rtol=0.01, atol=1e-7) for table in tables)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
-    """Writes what `from_pretrained` reads, and transformers too where it knows the family."""
+    """Writes what `from_pretrained` reads, and transformers too where it knows the family. The dtype in config.json is
+    the one that holds all weights. Each file is replaced as a whole: a crash leaves the old one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = model.config.to_dict()
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    safetensors.write(folder / ONE_FILE, named_tensors(model))
+    widest = functools.reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
+    settings = dataclasses.replace(model.config, dtype=str(widest).removeprefix("torch.")).to_dict()
+    tensors = named_tensors(model, names_of(settings["model_type"]))
+    with replaced(folder / "config.json") as config, replaced(folder / ONE_FILE) as weights:
+        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        safetensors.write(weights, tensors)

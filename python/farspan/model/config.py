@@ -3,19 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from farspan._errors import ArgumentError, CheckpointError, message
-from farspan.model import huggingface
+from farspan.model import families
+from farspan.model.families.family import DTYPES, END_TOKENS
+from farspan.model.files import read_json
+from farspan.model.kinds import (
+    FLAG,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    POSITIVE,
+    TOKEN,
+    VOCABULARY,
+    WIDTH,
+    Kind,
+    count,
+    list_of,
+    number,
+    one_of,
+    optional,
+)
 from farspan.positions import RoPE, Scheme, scheme_from_dict
+from farspan.positions.frequencies import DEFAULT_BASE
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu")
-DTYPES = ("float32", "bfloat16", "float16")
 NORMS = ("rms", "layer")
 OWN_MODEL_TYPE = "farspan"
+
+KINDS: dict[str, Kind] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": optional(HEADS),
+    "head_dim": optional(HEADS),
+    "max_position_embeddings": LENGTH,
+    "norm": one_of(*NORMS),
+    "norm_eps": number(least=0, most=1),
+    "hidden_act": one_of(*ACTIVATIONS),
+    "gated_mlp": FLAG,
+    "qk_norm": FLAG,
+    "attention_bias": FLAG,
+    "attention_output_bias": FLAG,
+    "mlp_bias": FLAG,
+    "tie_word_embeddings": FLAG,
+    "rope_theta": optional(POSITIVE),
+    "bos_token_id": optional(TOKEN),
+    "eos_token_ids": list_of(TOKEN),
+    "dtype": one_of(*DTYPES),
+}
+"""What each field of a `Config` may be. Those with an entry per layer are in `PER_LAYER`."""
+
+PER_LAYER: dict[str, Kind] = {
+    "windows": optional(count(2**53)),
+    "positions": Kind("a position scheme of farspan.positions", lambda x: isinstance(x, Scheme)),
+    "rope_bases": optional(POSITIVE),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +71,9 @@ class Config:
     """A pre-norm decoder. Names are those of Hugging Face where it has one.
 
     `windows` and `positions` have one entry per layer: how many last keys the layer sees (None: all), and its position
-    scheme. A single window or scheme given for either stands for every layer. `rope_theta` is the base of RoPE that the
-    model was trained with (None: that of its first scheme that has one), also while another scheme is in place.
+    scheme. A single window or scheme given for either stands for every layer. `rope_bases` are the bases of RoPE that
+    the layers were trained with (None: such a layer does not rotate), also while other schemes are in place; None:
+    those of the schemes. `rope_theta` is the first of them, and what schemes without a base of their own get.
     """
 
     vocab_size: int
@@ -47,6 +96,7 @@ class Config:
     windows: tuple[int | None, ...] = (None,)
     positions: tuple[Scheme, ...] = (RoPE(),)
     rope_theta: float | None = None
+    rope_bases: tuple[float | None, ...] | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     dtype: str = "float32"
@@ -57,12 +107,10 @@ class Config:
 
     def __post_init__(self) -> None:
         settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "max_position_embeddings"):  # fmt: skip
-            _require_count(name, getattr(self, name))
+        for name, kind in KINDS.items():
+            settle(name, kind.check(name, getattr(self, name)))
         if self.num_key_value_heads is None:
             settle("num_key_value_heads", self.num_attention_heads)
-        _require_count("num_key_value_heads", self.num_key_value_heads)
         if self.num_attention_heads % self.kv_heads:
             expected = f"a divisor of num_attention_heads, {self.num_attention_heads}"
             raise ArgumentError(message("num_key_value_heads", expected, self.num_key_value_heads))
@@ -71,38 +119,41 @@ class Config:
                 expected = f"a multiple of num_attention_heads, {self.num_attention_heads}, where head_dim is not given"
                 raise ArgumentError(message("hidden_size", expected, self.hidden_size))
             settle("head_dim", self.hidden_size // self.num_attention_heads)
-        _require_count("head_dim", self.head_dim)
-        _require_one_of("norm", self.norm, NORMS)
-        _require_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
-        _require_one_of("dtype", self.dtype, DTYPES)
-        if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, (int, float)) or not self.norm_eps >= 0:
-            raise ArgumentError(message("norm_eps", "a number at least 0", repr(self.norm_eps)))
-        settle("windows", self._per_layer("windows", self.windows))
-        settle("positions", self._per_layer("positions", self.positions))
-        for window in self.windows:
-            if window is not None:
-                _require_count("windows", window)
-        for scheme in self.positions:
-            if not isinstance(scheme, Scheme):
-                raise ArgumentError(message("positions", "position schemes of farspan.positions", repr(scheme)))
-        if self.rope_theta is None:
-            settle("rope_theta", next((s.rope_base for s in self.positions if s.rope_base is not None), None))
-        if self.rope_theta is not None:
-            settle("positions", tuple(scheme.with_base(self.rope_theta) for scheme in self.positions))
         settle("eos_token_ids", tuple(self.eos_token_ids))
+        settle("windows", self._per_layer("windows"))
+        settle("positions", self._per_layer("positions"))
+        settle("rope_bases", self._trained_bases() if self.rope_bases is None else self._per_layer("rope_bases"))
+        settle("rope_theta", next((base for base in self.rope_bases or () if base is not None), self.rope_theta))
+        settle("positions", tuple(map(_based, self.positions, self.rope_bases or ())))
+        if self.dim_per_head % 2 and any(scheme.rotates for scheme in self.positions):
+            raise ArgumentError(message("head_dim", "an even number, since heads turn in pairs", self.head_dim))
         pairs = list(zip(self.positions, self.windows, strict=True))
         kinds = list(dict.fromkeys(pairs))
         settle("attention_kinds", kinds)
         settle("kind_of_layer", [kinds.index(pair) for pair in pairs])
 
-    def _per_layer(self, name: str, value: Any) -> tuple[Any, ...]:
+    def _per_layer(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
         entries = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if len(entries) == 1:
             entries *= self.num_hidden_layers
         if len(entries) != self.num_hidden_layers:
             expected = f"one entry, or one for each of the {self.num_hidden_layers} layers"
             raise ArgumentError(message(name, expected, f"{len(entries)} entries"))
-        return entries
+        return tuple(PER_LAYER[name].check(name, entry) for entry in entries)
+
+    def _trained_bases(self) -> tuple[float | None, ...]:
+        """`rope_theta` for each layer that rotates, or where it is not given the layer's own base. A `rope_theta`
+        beside schemes without any rotation says that every layer was trained with one."""
+        if not any(scheme.rotates for scheme in self.positions):
+            return (self.rope_theta,) * self.num_hidden_layers
+        first = next((s.rope_base for s in self.positions if s.rope_base is not None), DEFAULT_BASE)
+
+        def trained(scheme: Scheme) -> float | None:
+            own = first if scheme.rope_base is None else scheme.rope_base
+            return (self.rope_theta or own) if scheme.rotates else None
+
+        return tuple(map(trained, self.positions))
 
     @property
     def kv_heads(self) -> int:
@@ -114,11 +165,20 @@ class Config:
         """`head_dim`, settled."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    @property
+    def rotating_layers(self) -> tuple[int, ...]:
+        """The layers that were trained with a rotation; all of them, if none was."""
+        rotating = tuple(layer for layer, base in enumerate(self.rope_bases or ()) if base is not None)
+        return rotating or tuple(range(self.num_hidden_layers))
+
     def with_positions(self, scheme: Scheme) -> Config:
-        """The same shape with this scheme in every layer; a scheme that scales a RoPE takes over `rope_theta`."""
+        """The same shape with this scheme in the layers that rotate (SmolLM3: three of four), whatever stands there
+        now; a scheme that scales a RoPE takes over each layer's own base."""
         if not isinstance(scheme, Scheme):
             raise ArgumentError(message("scheme", "a position scheme of farspan.positions", repr(scheme)))
-        return dataclasses.replace(self, positions=(scheme,))
+        changed = set(self.rotating_layers)
+        positions = tuple(scheme if layer in changed else own for layer, own in enumerate(self.positions))
+        return dataclasses.replace(self, positions=positions)
 
     # ------------------------------------------------------------------------------------------------- reading, writing
 
@@ -126,55 +186,70 @@ class Config:
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Config:
         """Reads `config.json` of a model folder, and end-of-sequence ids from `generation_config.json` if it has any.
 
-        CheckpointError: not there, not JSON, or of a kind farspan lacks.
+        CheckpointError: not there, not JSON, of a kind farspan lacks, or with a setting that cannot be.
         """
-        settings = read_json(Path(folder) / "config.json")
-        beside = Path(folder) / "generation_config.json"
-        if beside.exists() and isinstance(settings, dict) and settings.get("model_type") != OWN_MODEL_TYPE:
-            generation = read_json(beside)
-            if isinstance(generation, dict) and generation.get("eos_token_id") is not None:
-                settings["eos_token_id"] = generation["eos_token_id"]
-        return cls.from_dict(settings)
+        return cls.from_dict(read_settings(folder))
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:
         """From what `to_dict` gave, or from the content of a Hugging Face `config.json`."""
         if not isinstance(settings, dict):
             raise CheckpointError(message("config.json", "an object of settings", type(settings).__name__))
+        own = settings.get("model_type") == OWN_MODEL_TYPE
         try:
-            if settings.get("model_type") != OWN_MODEL_TYPE:
-                return cls(**huggingface.read_config(settings))
-            own = {name: value for name, value in settings.items() if name != "model_type"}
-            own["positions"] = [scheme_from_dict(scheme) for scheme in own.get("positions", ())]
-            return cls(**own)
-        except (ArgumentError, TypeError) as error:
+            return cls(**(_own_fields(settings) if own else families.read(settings)))
+        except ArgumentError as error:
             raise CheckpointError(f"config.json: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a `config.json`: Hugging Face's where one of its families is this model, else our own."""
-        return huggingface.write_config(self) or self._own_dict()
-
-    def _own_dict(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        for settings in families.written(fields):
+            try:
+                if Config.from_dict(settings) == self:
+                    return settings
+            except CheckpointError:
+                continue
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
         return {"model_type": OWN_MODEL_TYPE} | plain | {"positions": [scheme.to_dict() for scheme in self.positions]}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a model folder. CheckpointError: unreadable, or not JSON."""
+def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of `config.json`, with the end-of-sequence ids of `generation_config.json` where that has any."""
+    settings = read_json(Path(folder) / "config.json")
+    beside = Path(folder) / "generation_config.json"
+    if not isinstance(settings, dict):
+        raise CheckpointError(message(str(Path(folder) / "config.json"), "an object", type(settings).__name__))
+    if settings.get("model_type") == OWN_MODEL_TYPE or not beside.exists():
+        return settings
+    generation = read_json(beside)
+    if not isinstance(generation, dict):
+        raise CheckpointError(message(str(beside), "an object", type(generation).__name__))
+    ends = generation.get("eos_token_id")
+    if ends is None:
+        return settings
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(message(str(path), "a readable file", error.strerror or error)) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(message(str(path), "JSON", error)) from None
+        END_TOKENS.check("eos_token_id", ends)
+    except ArgumentError as error:
+        raise CheckpointError(f"generation_config.json: {error}") from None
+    return {**settings, "eos_token_id": ends}
 
 
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(message(name, "a positive integer", repr(value)))
+def _own_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `Config.to_dict` wrote as they are."""
+    given = {name: value for name, value in settings.items() if name != "model_type"}
+    known = {field.name: field for field in dataclasses.fields(Config) if field.init}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ArgumentError(message(unknown[0], f"a setting of model_type {OWN_MODEL_TYPE}", "one it does not have"))
+    for name, field in known.items():
+        if field.default is dataclasses.MISSING and name not in given:
+            raise ArgumentError(message(name, KINDS[name].expected, "none"))
+    if "positions" in given:
+        schemes = list_of(Kind("an object of settings", lambda x: isinstance(x, dict)))
+        given["positions"] = [scheme_from_dict(x) for x in schemes.check("positions", given["positions"])]
+    return given
 
 
-def _require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArgumentError(message(name, f"one of {', '.join(choices)}", repr(value)))
+def _based(scheme: Scheme, base: float | None) -> Scheme:
+    return scheme if base is None else scheme.with_base(base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,11 @@ from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.arguments import check_ids, unknown_id
-from farspan.model.cache import Cache
+from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
-from farspan.model.layers import Block, Linear, Norm
+from farspan.model.layers import Block, Linear, Norm, hooks_everywhere, is_instrumented
 from farspan.model.operations import (
-    FUSED,
+    FUNCTIONS,
     ArrayOperations,
     DeviceOperations,
     Operations,
@@ -25,8 +27,10 @@ from farspan.model.operations import (
 )
 from farspan.model.passes import PassPlan, plan_pass
 
-BACKENDS = ("fused", "reference")
 INITIAL_DEVIATION = 0.02
+
+Tap = Callable[[int, Any], Any]
+"""What looks at a pass: `(depth, stream)`."""
 
 
 class Decoder(nn.Module):
@@ -44,13 +48,13 @@ class Decoder(nn.Module):
 
     def _build(self, config: Config, backend: str, dtype: torch.dtype, device: torch.device) -> None:
         """The modules, their memory uninitialised."""
-        if backend not in BACKENDS:
-            raise ArgumentError(message("backend", f"one of {', '.join(BACKENDS)}", repr(backend)))
-        self.config, self.backend = config, backend
+        if backend not in FUNCTIONS:
+            raise ArgumentError(message("backend", f"one of {', '.join(FUNCTIONS)}", repr(backend)))
+        self._config, self.backend = config, backend
         with torch.device(device):
             self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-            self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps)
+            self.layers = nn.ModuleList(Block(config, backend) for _ in range(config.num_hidden_layers))
+            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
             if not config.tie_word_embeddings:
                 self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.to(dtype).requires_grad_(backend == "reference")
@@ -74,6 +78,18 @@ class Decoder(nn.Module):
             self.head.normal_(std=INITIAL_DEVIATION)
 
     @property
+    def config(self) -> Config:
+        """The shape; its dtype is the one that the weights have now, whatever has been done to them."""
+        name = str(self.dtype).removeprefix("torch.")
+        if self._config.dtype != name and name in DTYPES:
+            self._config = dataclasses.replace(self._config, dtype=name)
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = config
+
+    @property
     def unembedding(self) -> Tensor:
         """`[vocab, dim]`: the embedding itself where the two are tied."""
         return self.embedding if self.config.tie_word_embeddings else self.head
@@ -93,37 +109,53 @@ class Decoder(nn.Module):
         return self.dtype if on_gpu else activation_dtype(self.dtype)
 
     def choose_operations(self) -> Operations:
-        """What this model computes with now: its backend, on arrays where nobody traces or differentiates."""
-        if self.backend == "reference":
-            return TensorOperations(reference, self.activations)
+        """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
         wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if wants_gradient or torch.compiler.is_compiling():
-            return TensorOperations(FUSED, self.activations)
-        return ArrayOperations() if self.device.type == "cpu" else DeviceOperations(self.activations)
+        if self.backend == "reference" or wants_gradient or torch.compiler.is_compiling():
+            return TensorOperations(self.backend, self.activations)
+        if self.device.type != "cpu":
+            return DeviceOperations(self.activations)
+        return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
+
+    @property
+    def instrumented(self) -> bool:
+        """Whether somebody has hooked a module of this model, or replaced one: then all are called, with tensors."""
+        return hooks_everywhere() or is_instrumented(self.layers) or is_instrumented(self.norm)
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` sequences. `capacity` None: it grows; a number: that many tokens, never more."""
         for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
+        return Cache(self._cache_form(), batch, capacity)
+
+    def _cache_form(self) -> CacheForm:
         c = self.config
-        return Cache(c.num_hidden_layers, batch, c.kv_heads, c.dim_per_head, self.activations, self.device, capacity)
+        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device)
 
     def check_cache(self, cache: Any, batch: int) -> None:
-        """ArgumentError unless this is a cache for `batch` sequences."""
+        """ArgumentError unless this model could have made the cache, for `batch` sequences."""
         if not isinstance(cache, Cache):
             raise ArgumentError(message("cache", "a farspan.Cache of model.new_cache", repr(cache)))
         if cache.batch != batch:
-            raise ArgumentError(message("cache", f"{batch} sequences, as ids has", f"{cache.batch} sequences"))
+            raise ArgumentError(message("cache", f"one for {batch} sequences", f"one for {cache.batch}"))
+        needed = self._cache_form()
+        for name, own, given in zip(needed._fields, needed, cache.form, strict=True):
+            if given != own:
+                raise ArgumentError(message("cache", f"one of this model, {name} {own}", f"one with {name} {given}"))
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
-    def forward(self, ids: Any, cache: Cache | None = None) -> Tensor:
+    def forward(self, ids: Any, cache: Cache | None = None, *, tap: Tap | None = None) -> Tensor:
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
-        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in.
+        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in. `tap(depth, stream)`
+        is shown the residual stream `[batch, time, dim]` at depth 0, which is the embedding, and after each layer; the
+        last under `model.norm` is what this returns. What it keeps it need not copy, and must not write to.
         """
         ids = _as_ids(ids)
+        if tap is not None and not callable(tap):
+            raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         batch, time = ids.shape
         if cache is not None:
             self.check_cache(cache, batch)
@@ -133,24 +165,42 @@ class Decoder(nn.Module):
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         plan = plan_pass(self.config, (time,) * batch, cache)
-        hidden = operations.as_tensor(self.run(ids.reshape(-1).to(self.device), plan, operations))
+        shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(batch, time, -1)))
+        hidden = operations.as_tensor(self.run(ids.reshape(-1).to(self.device), plan, operations, shown))
         return hidden.to(self.dtype).view(batch, time, -1)
 
-    def run(self, tokens: Any, plan: PassPlan, operations: Operations) -> Any:
+    def run(self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None) -> Any:
         """Packed ids `[tokens]` -> hidden states `[tokens, dim]` after the final norm; the cache takes them in."""
-        hidden = self.compute(tokens, operations.prepared(plan, self.device), operations)
+        hidden = self.compute(tokens, operations.prepared(plan, self.device), operations, tap)
         plan.commit()
         return hidden
 
-    def compute(self, tokens: Any, plan: PassPlan, operations: Operations) -> Any:
-        """What `run` gives. Keys and values are written, but the cache does not yet count them."""
+    def compute(self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None) -> Any:
+        """What `run` gives. Keys and values are written, but the cache does not yet count them. `tap` is shown what
+        flows from layer to layer, `[tokens, dim]`, as the numbers are."""
         try:
             x: Any = operations.embed(tokens, self.embedding)
         except IndexError:
             raise unknown_id(tokens, self.config.vocab_size) from None
+        if tap is not None:
+            tap(0, x)
         for index, block in enumerate(self.layers):
             x = block(x, index, plan, operations)
+            if tap is not None:
+                tap(index + 1, x)
         return operations.norm(x, self.norm)
+
+    def extra_repr(self) -> str:
+        c = self.config
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        heads = ("num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings")
+        lines = [", ".join(f"{name}={getattr(c, name)}" for name in names) for names in (sizes, heads)]
+        for kind, (scheme, window) in enumerate(c.attention_kinds):
+            layers = [str(layer) for layer, own in enumerate(c.kind_of_layer) if own == kind]
+            which = "all layers" if len(c.attention_kinds) == 1 else f"layers {', '.join(layers)}"
+            lines.append(f"{which}: {scheme}" + (f", window {window}" if window is not None else ""))
+        dtype = str(self.dtype).removeprefix("torch.")
+        return "\n".join([*lines, f"dtype={dtype}, device={self.device}, backend={self.backend}"])
 
     def logits(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
@@ -160,7 +210,7 @@ class Decoder(nn.Module):
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating dtype of farspan from its name or itself."""
     name = str(dtype).removeprefix("torch.")
-    if name not in (*DTYPES, "float64"):
+    if name not in DTYPES:
         raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
     found: torch.dtype = getattr(torch, name)
     return found

@@ -1,51 +1,67 @@
 """The parts of a decoder layer. Tokens of all sequences lie packed, `[tokens, width]`; only attention knows sequences.
 
-`forward` takes the numbers as torch tensors or as NumPy arrays: what differs between them is in `operations`.
+`forward` of a layer, of its attention and of its MLP takes the numbers as torch tensors or as NumPy arrays: what
+differs between them is in `operations`. `Linear` and `Norm` are called on tensors alone, as modules of torch are;
+on arrays `operations` reads their parameters instead.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from farspan.model.config import Config
-    from farspan.model.operations import Operations
-    from farspan.model.passes import PassPlan
+from farspan.model.config import Config
+from farspan.model.operations import FUNCTIONS, Operations, activation_dtype, norm
+from farspan.model.passes import PassPlan
 
 
-class Linear(nn.Module):
-    """`x @ weight.T + bias`; several projections of the same input are stacked into one weight."""
+class Linear(nn.Linear):
+    """`x @ weight.T + bias` in the dtype of x, whatever that of the weight; several projections of the same input are
+    stacked into one weight. An `nn.Linear`, so that adapters and hooks of other libraries find it."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+    def __init__(self, inputs: int, outputs: int, bias: bool, backend: str) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.backend = backend
+
+    def reset_parameters(self) -> None:
+        """Nothing: the model fills all its parameters, or loads them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(activation_dtype(x.dtype))
+        out: Tensor = FUNCTIONS[self.backend].linear(x, self.weight, bias)
+        return out
 
 
 class Norm(nn.Module):
     """RMSNorm (`kind` "rms") or LayerNorm ("layer") over the last dim."""
 
-    def __init__(self, kind: str, width: int, eps: float) -> None:
+    def __init__(self, kind: str, width: int, eps: float, backend: str) -> None:
         super().__init__()
-        self.eps = eps
+        self.kind, self.eps, self.backend = kind, eps, backend
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(x, self.weight, self.bias, self.eps, self.backend)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {len(self.weight)}, eps={self.eps}"
 
 
 class Attention(nn.Module):
     """Grouped causal self-attention; keys go to the cache un-rotated."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.dim_per_head
         stacked = (self.heads + 2 * self.kv_heads) * self.head_dim
-        self.qkv = Linear(config.hidden_size, stacked, config.attention_bias)
-        self.out = Linear(self.heads * self.head_dim, config.hidden_size, config.attention_output_bias)
-        self.q_norm = Norm("rms", self.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = Norm("rms", self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.qkv = Linear(config.hidden_size, stacked, config.attention_bias, backend)
+        self.out = Linear(self.heads * self.head_dim, config.hidden_size, config.attention_output_bias, backend)
+        per_head = ("rms", self.head_dim, config.norm_eps, backend)
+        self.q_norm = Norm(*per_head) if config.qk_norm else None
+        self.k_norm = Norm(*per_head) if config.qk_norm else None
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
@@ -71,11 +87,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where the config has no gate."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
         self.gated, self.activation = config.gated_mlp, config.hidden_act
-        self.up = Linear(config.hidden_size, config.intermediate_size * (1 + self.gated), config.mlp_bias)
-        self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+        stacked = config.intermediate_size * (1 + self.gated)
+        self.up = Linear(config.hidden_size, stacked, config.mlp_bias, backend)
+        self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias, backend)
 
     def forward(self, x: Any, operations: Operations) -> Any:
         inner = operations.activate(operations.linear(x, self.up), self.activation, self.gated)
@@ -85,13 +102,31 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One decoder layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.norm, config.hidden_size, config.norm_eps)
-        self.attention = Attention(config)
-        self.mlp_norm = Norm(config.norm, config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config)
+        self.attention_norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
+        self.attention = Attention(config, backend)
+        self.mlp_norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
+        self.mlp = MLP(config, backend)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         x = x + self.attention(operations.norm(x, self.attention_norm), layer, plan, operations)
         return x + self.mlp(operations.norm(x, self.mlp_norm), operations)
+
+
+OWN = {Linear, Norm, Attention, MLP, Block, nn.ModuleList}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_instrumented(layer: nn.Module) -> bool:
+    """Whether somebody has hooked a module in here, or put another one or another `forward` in its place, as adapters
+    do. Then modules have to be called as torch calls them."""
+    state = layer.__dict__
+    if type(layer) not in OWN or "forward" in state or any(state[name] for name in HOOKS):
+        return True
+    return any(is_instrumented(inner) for inner in state["_modules"].values() if inner is not None)
+
+
+def hooks_everywhere() -> bool:
+    """Whether somebody has hooked all modules of the process."""
+    return any(getattr(torch.nn.modules.module, f"_global{name}") for name in HOOKS)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farspan import ops
+from farspan import ops, reference
 from farspan._backend import cpu, threads
+from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
 from farspan.model.passes import PassPlan
@@ -27,6 +28,8 @@ from farspan.unembed import greedy, sample
 HALVES = (torch.bfloat16, torch.float16)
 FUSED = SimpleNamespace(attention=attention, linear=linear, greedy=greedy, sample=sample)
 """The package's own functions, under the names that `farspan.reference` has for them."""
+FUNCTIONS: dict[str, Any] = {"fused": FUSED, "reference": reference}
+"""What each backend of a model computes with on tensors."""
 
 
 def activation_dtype(weights: torch.dtype) -> torch.dtype:
@@ -69,12 +72,12 @@ class Operations(Protocol):
 
 
 class TensorOperations:
-    """On tensors, by the functions of `farspan.reference` or of `farspan`; between the weights `dtype`."""
+    """On tensors, by the functions of a backend; between the weights `dtype`. Modules are called, with their hooks."""
 
     refuses_unknown_ids = True
 
-    def __init__(self, operations: Any, dtype: torch.dtype) -> None:
-        self.operations, self.dtype = operations, dtype
+    def __init__(self, backend: str, dtype: torch.dtype) -> None:
+        self.backend, self.functions, self.dtype = backend, FUNCTIONS[backend], dtype
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return plan
@@ -84,19 +87,16 @@ class TensorOperations:
         return rows.to(self.dtype)
 
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
-        bias: Any = layer.bias
-        if bias is not None:
-            bias = bias.to(activation_dtype(x.dtype))
-        out: Tensor = self.operations.linear(x, layer.weight, bias)
+        out: Tensor = layer(x)
         return out
 
     def norm(self, x: Tensor, layer: Any) -> Tensor:
-        weight = layer.weight.to(x.dtype)
-        if layer.bias is None:
-            return F.rms_norm(x, weight.shape, weight, layer.eps)
-        return F.layer_norm(x, weight.shape, weight, layer.bias.to(x.dtype), layer.eps)
+        out: Tensor = layer(x)
+        return out
 
     def activate(self, x: Tensor, activation: str, gated: bool) -> Tensor:
+        if self.backend == "fused" and arrays_serve(x):
+            return torch.from_numpy(cpu.activate(x.detach().numpy(), activation, gated))
         gate, up = x.chunk(2, dim=-1) if gated else (x, None)
         if activation == "silu":
             gate = F.silu(gate)
@@ -107,7 +107,7 @@ class TensorOperations:
         return gate if up is None else gate * up
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
-        out: Tensor = self.operations.attention(query, key, value, **hooks)
+        out: Tensor = self.functions.attention(query, key, value, **hooks)
         return out
 
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
@@ -119,8 +119,8 @@ class TensorOperations:
     def draw(self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
         hidden = hidden.to(unembedding.dtype)
         if draws is None:
-            return self.operations.greedy(hidden, unembedding)
-        return self.operations.sample(hidden, unembedding, **draws)
+            return self.functions.greedy(hidden, unembedding)
+        return self.functions.sample(hidden, unembedding, **draws)
 
 
 class DeviceOperations(TensorOperations):
@@ -130,7 +130,7 @@ class DeviceOperations(TensorOperations):
     refuses_unknown_ids = False
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__(FUSED, dtype)
+        super().__init__("fused", dtype)
         self._attention = ops.attention
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
@@ -139,6 +139,23 @@ class DeviceOperations(TensorOperations):
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any) -> Tensor:
         out: Tensor = self._attention(query, key, value, *hooks)[0]
         return out
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: str) -> Tensor:
+    """RMSNorm, with a bias LayerNorm: with the bits of `ArrayOperations` where that could have done it."""
+    if bias is not None:
+        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+    if backend == "fused" and arrays_serve(x, weight):
+        return torch.from_numpy(cpu.rms_norm(x.detach().numpy(), _numbers(weight), eps))
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+
+
+def arrays_serve(*inputs: Tensor) -> bool:
+    """Whether a float32 x, the first of `inputs`, may be computed with as an array: on a CPU, and nobody traces or
+    asks for a gradient."""
+    if torch.compiler.is_compiling() or not inputs[0].is_cpu or inputs[0].dtype != torch.float32:
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
 
 
 class ArrayOperations:
@@ -150,7 +167,7 @@ class ArrayOperations:
     def __init__(self) -> None:
         threads.follow_torch()
         self._weights: dict[nn.Module, tuple[Any, ...]] = {}
-        self._hooks: tuple[Any, tuple[Any, ...]] = (None, ())
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return plan
@@ -182,7 +199,7 @@ class ArrayOperations:
     def attention(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any]) -> np.ndarray:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        return cpu.attention("float32", query, key, value, *self._hooks[1])[0]
+        return cpu.attention("float32", query, key, value, self._hooks[1])[0]
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)

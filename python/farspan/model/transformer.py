@@ -12,7 +12,6 @@ from torch import nn
 
 from farspan.model import checkpoint
 from farspan.model.cache import Cache
-from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
 from farspan.positions import Scheme
@@ -40,26 +39,29 @@ class Transformer(Decoder):
 
         `dtype` None: the one the checkpoint names. CheckpointError: anything missing, damaged, left over or unknown.
         """
-        config = Config.from_pretrained(folder)
-        wanted = torch_dtype(config.dtype if dtype is None else dtype)
-        weights = checkpoint.open_weights(folder)
+        opened = checkpoint.Checkpoint(folder)
+        wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
         with torch.device("meta"):
             shape = cls.__new__(cls)
             nn.Module.__init__(shape)
-            shape._build(config, backend, wanted, torch.device("meta"))
-        checkpoint.check_weights(shape, weights)
+            shape._build(opened.config, backend, wanted, torch.device("meta"))
+        opened.check(shape)
         model = shape.to_empty(device=torch_device(device))
-        checkpoint.load_weights(model, weights)
+        opened.load(model)
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype."""
+        """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype.
+
+        Each file is replaced as a whole, so that a crash leaves the one that was there.
+        """
         checkpoint.save(self, folder)
 
     def with_positions(self, scheme: Scheme) -> Transformer:
-        """This model, its weights shared, with another position scheme in every layer; caches fit both.
+        """This model, its weights shared, with another position scheme in the layers that rotate; caches fit both.
 
-        A scheme that only scales a RoPE takes over the base of this model's own.
+        A scheme that only scales a RoPE takes over each layer's own base; any scaling that the layers had goes. Layers
+        that were trained without a rotation (a quarter of SmolLM3's) stay as they are.
         """
         twin = copy.copy(self)
         twin.config = self.config.with_positions(scheme)

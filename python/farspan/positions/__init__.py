@@ -37,13 +37,18 @@ __all__ = [
 def scheme_from_dict(settings: Any) -> Scheme:
     """The scheme that `Scheme.to_dict` wrote down."""
     names = {scheme.__name__: scheme for scheme in SCHEMES}
-    if not isinstance(settings, dict) or settings.get("scheme") not in names:
+    named = settings.get("scheme") if isinstance(settings, dict) else None
+    if not isinstance(named, str) or named not in names:
         raise ArgumentError(message("scheme", f"a dict whose `scheme` is one of {', '.join(names)}", repr(settings)))
-    kind = names[settings["scheme"]]
+    kind = names[named]
     given = {name: value for name, value in settings.items() if name != "scheme"}
-    unknown = given.keys() - {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = given.keys() - fields.keys()
     if unknown:
         raise ArgumentError(message(f"{kind.__name__} settings", "names that it has", ", ".join(sorted(unknown))))
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
+    if missing:
+        raise ArgumentError(message(f"{kind.__name__} settings", f"a value for {missing[0]}", "none"))
     if "inner" in given:
         given["inner"] = scheme_from_dict(given["inner"])
     return kind(**given)

@@ -51,7 +51,7 @@ def alibi_slopes(heads: int) -> list[float]:
 @dataclasses.dataclass(frozen=True)
 class LogN(Scheme):
     """Log-n scaling (kexue.fm 8823; Qwen's `use_logn_attn`) on top of `inner`: the query of order i is scaled by
-    `max(1, log(i + 1) / log(original_length))`, by its own order and not by what the cache holds later."""
+    `max(1, log(i + 1) / log(original_length))`. Its own order counts, and not how long the sequence becomes later."""
 
     original_length: int
     inner: Scheme = PLAIN
@@ -63,6 +63,10 @@ class LogN(Scheme):
     @property
     def rope_base(self) -> float | None:
         return self.inner.rope_base
+
+    @property
+    def rotates(self) -> bool:
+        return self.inner.rotates
 
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))

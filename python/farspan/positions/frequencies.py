@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class RotaryScheme(Scheme):
     @property
     def magnitude(self) -> float:
         return 1.0
+
+    @property
+    def rotates(self) -> bool:
+        return True
 
     def rotary(self, span: Span) -> Rotary:
         """The rotation for every sequence of `span`, each by its own length."""
@@ -136,7 +141,9 @@ class DynamicNTK(ScaledRoPE):
     """NTK scaling by the sequence's own length n, keys in the cache included (transformers' `dynamic`).
 
     The base grows by `(factor * n / original_length - (factor - 1)) ** (dim / (dim - 2))` once n > original_length.
-    Keys are cached un-rotated, so those computed earlier turn by the new base too; with rotated keys they could not.
+    Keys are cached un-rotated, so earlier keys turn by the new base too. Keys that were cached rotated could not.
+    The hidden states that earlier keys came from were computed with the base of their time: only reading the text again
+    in one pass computes those with the new one.
     """
 
     factor: float
@@ -177,7 +184,10 @@ class YaRN(ScaledRoPE):
         require_number("beta_fast", self.beta_fast, at_least=self.beta_slow)
         if self.attention_factor is not None:
             require_number("attention_factor", self.attention_factor, above=0)
-        super().__post_init__()
+        if not isinstance(self.truncate, bool):
+            raise ArgumentError(message("truncate", "True or False", repr(self.truncate)))
+        if self.base is not None:  # its logarithm divides
+            require_number("base", self.base, above=1)
 
     @property
     def magnitude(self) -> float:
@@ -206,8 +216,8 @@ def yarn_attention_factor(factor: float, weight: float = 1.0) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Llama3(ScaledRoPE):
-    """Llama 3.1's scaling: wavelengths past `original_length / low_freq_factor` are divided by `factor`, those below
-    `original_length / high_freq_factor` kept, the ones between blended."""
+    """Llama 3.1's scaling: frequencies of wavelengths past `original_length / low_freq_factor` are divided by `factor`.
+    Those below `original_length / high_freq_factor` are kept, and those between are blended."""
 
     factor: float
     low_freq_factor: float
@@ -230,8 +240,10 @@ class Llama3(ScaledRoPE):
 
 @dataclasses.dataclass(frozen=True)
 class LongRoPE(ScaledRoPE):
-    """LongRoPE (arXiv 2402.13753): each pair's frequency divided by its entry of `short_factor`, or of `long_factor`
-    once the sequence's own length, keys in the cache included, exceeds `original_length`.
+    """LongRoPE (arXiv 2402.13753): each pair's frequency is divided by its entry of `short_factor`. Once the sequence's
+    own length, keys in the cache included, exceeds `original_length`, it is divided by that of `long_factor` instead.
+    Keys in the cache turn by the new frequencies from then on. The hidden states that they came from stay those of
+    their time.
 
     `attention_factor` None: `sqrt(1 + ln(max_length / original_length) / ln(original_length))`.
     """
@@ -273,10 +285,9 @@ class LongRoPE(ScaledRoPE):
 
 
 def _factor_list(name: str, value: Any) -> tuple[float, ...]:
-    try:
-        factors = tuple(float(x) for x in value)
-    except (TypeError, ValueError):
-        raise ArgumentError(message(name, "a list of numbers", repr(value))) from None
+    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        raise ArgumentError(message(name, "a list of numbers", repr(value)))
+    factors = [x.item() if isinstance(x, np.generic) else x for x in value]
     for index, factor in enumerate(factors):
         require_number(f"{name}[{index}]", factor, above=0)
-    return factors
+    return tuple(map(float, factors))

@@ -21,6 +21,10 @@ class RegionScheme(Scheme):
     def rope_base(self) -> float | None:
         return self.inner.rope_base  # type: ignore[attr-defined]
 
+    @property
+    def rotates(self) -> bool:
+        return self.inner.rotates  # type: ignore[attr-defined]
+
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[attr-defined, call-arg]
 
@@ -43,8 +47,8 @@ def _require_rotation(scheme: object, or_none: bool = False) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SelfExtend(RegionScheme):
-    """Self-Extend (arXiv 2401.01325): neighbours as trained, and from distance `window` on positions in steps of
-    `group`: `i // group + window - window // group` for the query, `j // group` for the key. Reaches
+    """Self-Extend (arXiv 2401.01325): near keys keep their positions. From distance `window` on, the query's position
+    is `i // group + window - window // group` and the key's is `j // group`, so that `group` keys share one. It reaches
     `(trained - window) * group + window` tokens."""
 
     group: int

@@ -72,6 +72,11 @@ class Scheme(abc.ABC):
         """The base of the RoPE in it, None where there is none or it is not settled."""
         return None
 
+    @property
+    def rotates(self) -> bool:
+        """Whether queries and keys are rotated."""
+        return self.rope_base is not None
+
     def with_base(self, base: float) -> Scheme:
         """This scheme on a model whose RoPE has this base: schemes that only scale a RoPE (base None) take it over."""
         del base

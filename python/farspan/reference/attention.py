@@ -48,11 +48,12 @@ def attention(
     hooks = dict(
         causal=causal, window=window, keep_first=keep_first, scale=scale, softcap=softcap, sink=sink, key_bias=key_bias,
         distance_bias=distance_bias, query_scale=query_scale, rotary=rotary, query_positions=query_positions,
-        key_positions=key_positions, key_lengths=key_lengths,
+        key_positions=key_positions, key_lengths=key_lengths, return_lse=return_lse,
     )  # fmt: skip
-    dense = _dense if query_offsets is None else _ragged
-    offsets = () if query_offsets is None or key_offsets is None else (query_offsets.tolist(), key_offsets.tolist())
-    output, lse = dense(query, key, value, *offsets, return_lse=return_lse, **hooks)
+    if query_offsets is None or key_offsets is None:
+        output, lse = _dense(query, key, value, **hooks)
+    else:
+        output, lse = _ragged(query, key, value, query_offsets.tolist(), key_offsets.tolist(), hooks)
     return (output, lse) if return_lse else output
 
 
@@ -198,13 +199,12 @@ def _weighted_sum(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
 
 
 def _ragged(
-    query: Tensor, key: Tensor, value: Tensor, query_offsets: list[int], key_offsets: list[int], *, return_lse: bool,
-    sink: Any, key_bias: Any, query_scale: Any, rotary: Any, query_positions: Any, key_positions: Any, key_lengths: Any,
-    **hooks: Any,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    query: Tensor, key: Tensor, value: Tensor, query_offsets: list[int], key_offsets: list[int], hooks: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
     """Each sequence of `[total, heads, dim]` by itself."""
 
-    def cut(x: Any, span: slice, total: int) -> Any:
+    def cut(name: str, span: slice, total: int) -> Any:
+        x = hooks[name]
         return x if x is None or x.shape[-1] == 1 != total else x[..., span]
 
     outputs, lses = [query.new_zeros(0, query.shape[1], value.shape[2])], [query.new_zeros(query.shape[1], 0).float()]
@@ -212,22 +212,18 @@ def _ragged(
         zip(query_offsets, query_offsets[1:], key_offsets, key_offsets[1:], strict=False)
     ):
         queries, keys = slice(q0, q1), slice(k0, k1)
-        output, lse = _dense(
-            *(x[span].transpose(0, 1)[None] for x, span in ((query, queries), (key, keys), (value, keys))),
-            sink=sink,
-            key_bias=cut(key_bias, keys, len(key)),
-            query_scale=cut(query_scale, queries, len(query)),
-            rotary=None if rotary is None else _SequenceRotary(rotary, b, queries, keys),
-            query_positions=cut(query_positions, queries, len(query)),
-            key_positions=cut(key_positions, keys, len(key)),
-            key_lengths=None if key_lengths is None else key_lengths[b : b + 1],
-            return_lse=return_lse,
-            **hooks,
-        )
+        own = {name: cut(name, queries, len(query)) for name in ("query_scale", "query_positions")}
+        own |= {name: cut(name, keys, len(key)) for name in ("key_bias", "key_positions")}
+        if hooks["rotary"] is not None:
+            own["rotary"] = _SequenceRotary(hooks["rotary"], b, queries, keys)
+        if hooks["key_lengths"] is not None:
+            own["key_lengths"] = hooks["key_lengths"][b : b + 1]
+        large = (x[span].transpose(0, 1)[None] for x, span in ((query, queries), (key, keys), (value, keys)))
+        output, lse = _dense(*large, **(hooks | own))
         outputs.append(output[0].transpose(0, 1))
         if lse is not None:
             lses.append(lse[0])
-    return torch.cat(outputs), torch.cat(lses, 1) if return_lse else None
+    return torch.cat(outputs), torch.cat(lses, 1) if hooks["return_lse"] else None
 
 
 class _SequenceRotary:

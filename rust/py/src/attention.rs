@@ -1,5 +1,7 @@
 //! `_core.attention`.
 
+pub(crate) mod hooks;
+
 use crate::arrays::{
     Large, broadcast_table, integer_rows, integers, large, large_mut, named_dtype, positions, readwrite, table,
 };
@@ -9,53 +11,34 @@ use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ra
 use farspan_core::{Error, Result};
 use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Rotary, attention as run};
 use farspan_cpu::{View, ViewMut, map};
+use hooks::Hooks;
 use numpy::ndarray::{Array2, ArrayViewD, ArrayViewMutD, Axis, IxDyn};
 use pyo3::prelude::*;
 
 /// Writes output and LSE. With offsets the large arrays are `[total, heads, dim]`, else `[batch, heads, time, dim]`.
 #[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "one per argument of farspan.attention")]
-#[pyo3(signature = (
-    dtype, output, lse, query, key, value, causal, left, right, keep_first, scale, softcap, sink, key_bias, query_scale,
-    distance_table, distance_minimum, inv_freq, magnitude, interleaved, border, far_query_positions, far_key_positions,
-    query_positions, key_positions, key_lengths, query_offsets, key_offsets, block_table, /
-))]
-pub(crate) fn attention(
-    py: Python<'_>,
+#[expect(clippy::too_many_arguments, reason = "five arrays, and what they are read with")]
+#[pyo3(signature = (dtype, output, lse, query, key, value, hooks, /))]
+pub(crate) fn attention<'py>(
+    py: Python<'py>,
     dtype: &str,
-    output: &Bound<'_, PyAny>,
-    lse: &Bound<'_, PyAny>,
-    query: &Bound<'_, PyAny>,
-    key: &Bound<'_, PyAny>,
-    value: &Bound<'_, PyAny>,
-    causal: bool,
-    left: Option<i64>,
-    right: Option<i64>,
-    keep_first: i64,
-    scale: Option<f64>,
-    softcap: Option<f64>,
-    sink: Option<&Bound<'_, PyAny>>,
-    key_bias: Option<&Bound<'_, PyAny>>,
-    query_scale: Option<&Bound<'_, PyAny>>,
-    distance_table: Option<&Bound<'_, PyAny>>,
-    distance_minimum: i64,
-    inv_freq: Option<&Bound<'_, PyAny>>,
-    magnitude: f64,
-    interleaved: bool,
-    border: Option<f64>,
-    far_query_positions: Option<&Bound<'_, PyAny>>,
-    far_key_positions: Option<&Bound<'_, PyAny>>,
-    query_positions: Option<&Bound<'_, PyAny>>,
-    key_positions: Option<&Bound<'_, PyAny>>,
-    key_lengths: Option<&Bound<'_, PyAny>>,
-    query_offsets: Option<&Bound<'_, PyAny>>,
-    key_offsets: Option<&Bound<'_, PyAny>>,
-    block_table: Option<&Bound<'_, PyAny>>,
+    output: &Bound<'py, PyAny>,
+    lse: &Bound<'py, PyAny>,
+    query: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+    hooks: Hooks<Bound<'py, PyAny>>,
 ) -> Outcome {
+    let Hooks {
+        causal, left, right, keep_first, scale, softcap, distance_minimum, magnitude, interleaved, border, ..
+    } = hooks;
+    let Hooks { sink, key_bias, query_scale, distance_table, inv_freq, .. } = &hooks;
+    let Hooks { far_query_positions, far_key_positions, query_positions, key_positions, .. } = &hooks;
+    let Hooks { key_lengths, query_offsets, key_offsets, block_table, .. } = &hooks;
     let dtype = named_dtype("query", dtype)?;
     let ragged = query_offsets.is_some();
     let (query, key, value) = (large("query", dtype, query)?, large("key", dtype, key)?, large("value", dtype, value)?);
-    let block_table = block_table.map(|table| integer_rows("block_table", table)).transpose()?;
+    let block_table = block_table.as_ref().map(|table| integer_rows("block_table", table)).transpose()?;
     let block_table = block_table.as_ref().map(|table| View::new("block_table", &table.view())).transpose()?;
     let (of_query, of_keys) = Layout::of(ragged, block_table.is_some());
     let query = input("query", &query, of_query)?;
@@ -70,7 +53,7 @@ pub(crate) fn attention(
         return Ok(()); // before anything is made for each of what may be 2^60 batch entries
     }
 
-    let key_lengths = key_lengths.map(|lengths| integers("key_lengths", lengths)).transpose()?;
+    let key_lengths = key_lengths.as_ref().map(|lengths| integers("key_lengths", lengths)).transpose()?;
     let sequences = match (query_offsets, key_offsets, block_table) {
         (Some(queries), Some(keys), None) => {
             let (queries, keys) = (integers("query_offsets", queries)?, integers("key_offsets", keys)?);
@@ -83,13 +66,17 @@ pub(crate) fn attention(
         _ => return Err(wrong_offsets(block_table.is_some()).into()),
     };
 
-    let (query_scale, key_bias, sink) =
-        (table("query_scale", query_scale)?, table("key_bias", key_bias)?, table("sink", sink)?);
-    let (distance_table, inv_freq) = (table("distance_bias", distance_table)?, table("inv_freq", inv_freq)?);
-    let query_positions = query_positions.map(|p| positions("query_positions", p)).transpose()?;
-    let key_positions = key_positions.map(|p| positions("key_positions", p)).transpose()?;
-    let far_query_positions = far_query_positions.map(|p| positions("far_query_positions", p)).transpose()?;
-    let far_key_positions = far_key_positions.map(|p| positions("far_key_positions", p)).transpose()?;
+    let (query_scale, key_bias, sink) = (
+        table("query_scale", query_scale.as_ref())?,
+        table("key_bias", key_bias.as_ref())?,
+        table("sink", sink.as_ref())?,
+    );
+    let (distance_table, inv_freq) =
+        (table("distance_bias", distance_table.as_ref())?, table("inv_freq", inv_freq.as_ref())?);
+    let query_positions = query_positions.as_ref().map(|p| positions("query_positions", p)).transpose()?;
+    let key_positions = key_positions.as_ref().map(|p| positions("key_positions", p)).transpose()?;
+    let far_query_positions = far_query_positions.as_ref().map(|p| positions("far_query_positions", p)).transpose()?;
+    let far_key_positions = far_key_positions.as_ref().map(|p| positions("far_key_positions", p)).transpose()?;
     let far_query = per_time("far_query_positions", far_query_positions.as_ref(), batch, query_time)?;
     let far_key = per_time("far_key_positions", far_key_positions.as_ref(), key_batch, key_time)?;
     let columns = |table: Option<&_>| table.and_then(last_size).unwrap_or(0);

@@ -21,6 +21,7 @@ use pyo3::types::PyTuple;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
+    module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;

@@ -68,7 +68,7 @@ def _rows(facts: Facts, config: Config) -> dict[str, str]:
         "trained context": f"{recipe.context} bytes",
         "weights": "float16, `model.safetensors` under the names of Hugging Face's Llama",
         "data": f"the source files of the standard library of Python {facts.python} "
-        f"(`farspan.lab.data.training_files`), {facts.trained_bytes:,} bytes",
+        f"(`farspan.lab.embedded.data.training_files`), {facts.trained_bytes:,} bytes",
         "held out": ", ".join(f"`{name}`" for name in HELD_OUT) + f": {facts.held_out_bytes:,} bytes",
         "training": f"{recipe.steps:,} steps of {recipe.batch} windows of {recipe.context} bytes ({seen:.1f} million "
         f"bytes), AdamW, rate {recipe.learning_rate:g} with {recipe.warmup} steps of warm-up and the last fifth "

@@ -1,1 +1,8 @@
-"""Measurements as files: JSON, CSV, a picture."""
+"""A measurement as files: `write(measurement, folder)`, `draw(measurement, path)`, `table(measurement)`."""
+
+from __future__ import annotations
+
+from farspan.lab.report.files import table, write
+from farspan.lab.report.plot import draw, require_matplotlib
+
+__all__ = ["draw", "require_matplotlib", "table", "write"]

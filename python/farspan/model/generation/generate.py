@@ -67,27 +67,35 @@ def generate(
     drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
     drafter = make_drafter(draft, model, len(known), drawing, stops, graphs)
     writer = _Writer(known, max_new_tokens, stops, streamer)
+    texts = writer.texts
+    if cache is not None:
+        _check_cache(model, cache, texts, max_new_tokens)
     if not known or not max_new_tokens:
         return writer.completions
 
     cache = model.new_cache(len(known)) if cache is None else cache
     steps = Steps(model, drawing, graphs)
-    texts = writer.texts
-    new: Mapping[int, Sequence[int]] = _to_read(model, texts, cache)
+    # The last token of a prompt is always read: its hidden state, which no cache keeps, gives the first new token.
+    _keep_all_but_last(cache, texts)
+    new: Mapping[int, Sequence[int]] = lacking(dict(enumerate(texts)), cache)
     rows = list(range(len(known)))  # the sequences that go on
     drafts: dict[int, list[int]] = {row: [] for row in rows}
-    while True:
-        places = [(row, texts[row] + array("q", drafts[row][:i])) for row in rows for i in range(len(drafts[row]) + 1)]
-        rows = writer.take(rows, drafts, steps(new, cache, places))
-        if drafter is not None:  # the cache knows the rejected guesses too, and those behind a token that ended a text
-            cache.truncate([min(held, len(text) - 1) for held, text in zip(cache.counts, texts, strict=True)])
-        if not rows:
-            return writer.completions
-        if drafter is not None:
-            most = {row: min(draft_length, writer.left(row) - 1) for row in rows}
-            most = {row: steady_tokens(model.config, len(texts[row]), count) for row, count in most.items()}
-            drafts = drafter.propose({row: texts[row] for row in rows}, most)
-        new = {row: [texts[row][-1], *drafts[row]] for row in rows}
+    try:
+        while True:
+            places = [
+                (row, texts[row] + array("q", drafts[row][:i])) for row in rows for i in range(len(drafts[row]) + 1)
+            ]
+            rows = writer.take(rows, drafts, steps(new, cache, places))
+            if not rows:
+                return writer.completions
+            if drafter is not None:
+                _keep_all_but_last(cache, texts)
+                most = {row: min(draft_length, writer.left(row) - 1) for row in rows}
+                most = {row: steady_tokens(model.config, len(texts[row]), count) for row, count in most.items()}
+                drafts = drafter.propose({row: texts[row] for row in rows}, most)
+            new = {row: [texts[row][-1], *drafts[row]] for row in rows}
+    finally:  # also where a streamer or a mask raises, or the user interrupts
+        _keep_all_but_last(cache, texts)
 
 
 class _Writer:
@@ -147,13 +155,18 @@ def _stops(model: Decoder, stop: Iterable[int] | int | None) -> frozenset[int]:
     return frozenset(arguments.integers("stop", [stop] if isinstance(arguments.plain(stop), int) else stop))
 
 
-def _to_read(model: Decoder, texts: list[Text], cache: Cache) -> dict[int, Text]:
-    """The tokens of each prompt that the cache does not hold already, at least its last."""
+def _check_cache(model: Decoder, cache: Cache, texts: list[Text], max_new_tokens: int) -> None:
+    """ArgumentError unless the model can use it, it holds no more than the prompts, and all new tokens but the last
+    find room."""
     model.check_cache(cache, len(texts))
     for row, (text, held) in enumerate(zip(texts, cache.counts, strict=True)):
         if held > len(text):
             expected = f"at least the {held} tokens that the cache holds"
             raise ArgumentError(message(f"prompts[{row}]", expected, f"{len(text)} tokens"))
-    # The last token is always read: its hidden state, which no cache keeps, gives the first new token.
-    cache.truncate([min(held, len(text) - 1) for text, held in zip(texts, cache.counts, strict=True)])
-    return lacking(dict(enumerate(texts)), cache)
+    cache.check_room([len(text) + max_new_tokens - 1 for text in texts])
+
+
+def _keep_all_but_last(cache: Cache, texts: list[Text]) -> None:
+    """The cache forgets what lies behind: guesses that were wrong or not looked at, and those behind a token that
+    ended a text."""
+    cache.truncate([min(held, len(text) - 1) for held, text in zip(cache.counts, texts, strict=True)])

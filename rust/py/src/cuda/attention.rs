@@ -2,6 +2,7 @@
 
 use super::device::{Array, Memory, broadcast, tensor};
 use crate::arrays::named_dtype;
+use crate::attention::hooks::Hooks;
 use crate::failure::{Outcome, guarded};
 use crate::layout::{Layout, wrong_offsets};
 use farspan_core::attention::{Rules, Shape};
@@ -17,12 +18,8 @@ type Typed = (u64, Vec<usize>, Vec<i64>, String);
 
 /// Writes output and LSE. With offsets the large arrays are `[total, heads, dim]`, else `[batch, heads, time, dim]`.
 #[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "one per argument of farspan.attention")]
-#[pyo3(signature = (
-    memory, dtype, output, lse, query, key, value, causal, left, right, keep_first, scale, softcap, sink, key_bias,
-    query_scale, distance_table, distance_minimum, inv_freq, magnitude, interleaved, border, far_query_positions,
-    far_key_positions, query_positions, key_positions, key_lengths, query_offsets, key_offsets, block_table, /
-))]
+#[expect(clippy::too_many_arguments, reason = "five arrays, and what they are read with")]
+#[pyo3(signature = (memory, dtype, output, lse, query, key, value, hooks, /))]
 pub(crate) fn cuda_attention(
     memory: &Bound<'_, PyAny>,
     dtype: &str,
@@ -31,30 +28,14 @@ pub(crate) fn cuda_attention(
     query: Array,
     key: Array,
     value: Array,
-    causal: bool,
-    left: Option<i64>,
-    right: Option<i64>,
-    keep_first: i64,
-    scale: Option<f64>,
-    softcap: Option<f64>,
-    sink: Option<Typed>,
-    key_bias: Option<Typed>,
-    query_scale: Option<Typed>,
-    distance_table: Option<Typed>,
-    distance_minimum: i64,
-    inv_freq: Option<Typed>,
-    magnitude: f64,
-    interleaved: bool,
-    border: Option<f64>,
-    far_query_positions: Option<Typed>,
-    far_key_positions: Option<Typed>,
-    query_positions: Option<Typed>,
-    key_positions: Option<Typed>,
-    key_lengths: Option<Typed>,
-    query_offsets: Option<Typed>,
-    key_offsets: Option<Typed>,
-    block_table: Option<Typed>,
+    hooks: Hooks<Typed>,
 ) -> Outcome {
+    let Hooks {
+        causal, left, right, keep_first, scale, softcap, distance_minimum, magnitude, interleaved, border, ..
+    } = hooks;
+    let Hooks { sink, key_bias, query_scale, distance_table, inv_freq, query_positions, key_positions, .. } = hooks;
+    let Hooks { far_query_positions, far_key_positions, key_lengths, query_offsets, key_offsets, block_table, .. } =
+        hooks;
     guarded(|| {
         let dtype = named_dtype("query", dtype)?;
         let ragged = query_offsets.is_some();

@@ -1,0 +1,86 @@
+"""Progress on stderr: a bar of tqdm's on a terminal, without tqdm one line that rewrites itself, and elsewhere a line
+now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from farspan.lab.measure import Progress
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+@contextmanager
+def progress_on_stderr(what: str) -> Iterator[Progress]:
+    """What long computations may call; `what` is done meanwhile. What stands on the terminal's line goes at the end."""
+    shown = _Lines(what) if not sys.stderr.isatty() else _bar_or_line(what)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def _bar_or_line(what: str) -> _Bar | _RewrittenLine:
+    try:
+        import tqdm
+    except ImportError:
+        return _RewrittenLine(what)
+    return _Bar(what, tqdm.tqdm)
+
+
+class _Bar:
+    def __init__(self, what: str, tqdm: Any) -> None:
+        self._what, self._tqdm = what, tqdm
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int, next_step: str) -> None:
+        if self._bar is None:
+            self._bar = self._tqdm(
+                desc=self._what, total=total, unit="token", unit_scale=True, leave=False, dynamic_ncols=True,
+                file=sys.stderr,
+            )  # fmt: skip
+        self._bar.set_postfix_str(next_step, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """A line every twenty seconds, for logs."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._started = what, time.monotonic()
+        self._last = self._started
+
+    def __call__(self, done: int, total: int, next_step: str) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            print(self._text(now, done, total, next_step), file=sys.stderr, flush=True)
+
+    def _text(self, now: float, done: int, total: int, next_step: str) -> str:
+        seconds = now - self._started
+        left = f", about {seconds / done * (total - done):.0f} s left" if done else ""
+        return f"{self._what}: {100 * done // max(1, total)} %, {next_step}{left}"
+
+    def close(self) -> None:
+        """Lines stay."""
+
+
+class _RewrittenLine(_Lines):
+    """One line of a terminal, for a machine without tqdm."""
+
+    def __call__(self, done: int, total: int, next_step: str) -> None:
+        sys.stderr.write("\r\x1b[K" + self._text(time.monotonic(), done, total, next_step))
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
