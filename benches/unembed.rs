@@ -5,7 +5,7 @@ use farspan_benches::Tensor;
 use farspan_core::Dtype;
 use farspan_core::sampler::{Order, Ragged, Settings};
 use farspan_core::unembed::{Draws, Rules};
-use farspan_cpu::unembed::{Samples, sample};
+use farspan_cpu::unembed::{Problem, Samples, sample};
 use std::time::Duration;
 
 const VOCAB: usize = 151_936;
@@ -25,8 +25,8 @@ fn sampling(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(rows as u64));
             group.bench_function(format!("B{rows}"), |bencher| {
                 bencher.iter(|| {
-                    sample(hidden.matrix(), weight.matrix(), &draws, None, &Rules::default(), results.out())
-                        .expect("a valid problem");
+                    let problem = problem(&hidden, &weight);
+                    sample(&problem, &draws, None, results.out()).expect("a valid problem");
                 });
             });
         }
@@ -82,12 +82,15 @@ fn sampling_with_settings(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(rows as u64));
         group.bench_function(format!("B{rows}"), |bencher| {
             bencher.iter(|| {
-                let rules = Rules::default();
-                sample(hidden.matrix(), weight.matrix(), &draws, Some(&settings), &rules, results.out())
-                    .expect("a valid problem");
+                let problem = problem(&hidden, &weight);
+                sample(&problem, &draws, Some(&settings), results.out()).expect("a valid problem");
             });
         });
     }
+}
+
+fn problem<'a>(hidden: &'a Tensor, weight: &'a Tensor) -> Problem<'a> {
+    Problem { hidden: hidden.matrix(), weight: weight.matrix(), rules: Rules::default(), shard: None }
 }
 
 fn quick() -> Criterion {

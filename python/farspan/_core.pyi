@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from farspan._backend.hooks import Hooks
-from farspan._backend.settings import Draws, Rules, Settings
+from farspan._backend.settings import Draws, Rules, Settings, Shard
 
 _Array = np.ndarray
 _Problem: TypeAlias = tuple[str, _Array, _Array, Rules]
@@ -33,43 +33,28 @@ def activate(out: _Array, x: _Array, activation: str, gated: bool, /) -> None: .
 RULES: tuple[str, ...]
 DRAWS: tuple[str, ...]
 SETTINGS: tuple[str, ...]
-"""The fields of these three that are read."""
+SHARD: tuple[str, ...]
+"""The fields of these that are read."""
 REALS: tuple[str, ...]
 COUNTS: tuple[str, ...]
 """The rows of the tables of settings."""
+SAMPLE: tuple[str, ...]
+SCORE: tuple[str, ...]
+"""What is written, in this order."""
 ORDERS: tuple[str, ...]
 
 def greedy(problem: _Problem, out: Sequence[_Array], /) -> None: ...
-def sample(problem: _Problem, draws: Draws, settings: Settings | None, out: Sequence[_Array], /) -> None: ...
-def rank(
-    problem: _Problem,
-    settings: Settings | None,
-    shard: tuple[int, int] | None,
-    drawn: Sequence[_Array],
-    rank: _Array,
-    /,
+def sample(
+    problem: _Problem, draws: Draws, settings: Settings | None, shard: Shard | None, out: Sequence[_Array], /
 ) -> None: ...
+def rank(
+    problem: _Problem, settings: Settings | None, shard: Shard | None, drawn: Sequence[_Array], rank: _Array, /
+) -> None: ...
+def sum_ranks(shard: Shard, counted: _Array, rank: _Array, /) -> None: ...
 def second_passes() -> int: ...
 
 SHARD_UNIT: int
 
-def sample_part(
-    problem: _Problem,
-    draws: Draws,
-    settings: Settings | None,
-    shard: tuple[int, int],
-    undecided: Sequence[int] | None,
-    /,
-) -> bytes: ...
-def sample_merge(
-    parts: Sequence[bytes],
-    draws: Draws,
-    settings: Settings | None,
-    exist: int,
-    undecided: Sequence[int] | None,
-    out: Sequence[_Array],
-    /,
-) -> list[int]: ...
 def score(problem: _Problem, targets: _Array, top: int, out: Sequence[_Array], /) -> None: ...
 def top(problem: _Problem, k: int, out: Sequence[_Array], /) -> None: ...
 def set_num_threads(count: int) -> None: ...
@@ -106,15 +91,18 @@ def cuda_attention(
 ) -> None: ...
 def cuda_probe(memory: Any, name: str, tiles: int, addresses: tuple[int, int, int], /) -> None: ...
 def cuda_sample(memory: Any, problem: _DeviceProblem, drawn: Draws | None, out: Sequence[int], /) -> None: ...
-def cuda_decide(
+def cuda_sample_on_host(
     memory: Any,
     problem: _DeviceProblem,
     drawn: Draws,
     draws: Draws,
-    settings: Settings,
+    settings: Settings | None,
+    shard: Shard | None,
     out: Sequence[_Array],
     /,
 ) -> None: ...
-def cuda_rank(memory: Any, problem: _DeviceProblem, settings: Settings | None, drawn: Sequence[int], /) -> None: ...
+def cuda_rank(
+    memory: Any, problem: _DeviceProblem, settings: Settings | None, shard: Shard | None, drawn: Sequence[int], /
+) -> None: ...
 def cuda_score(memory: Any, problem: _DeviceProblem, targets: _Described, top: int, out: Sequence[int], /) -> None: ...
 def cuda_top(memory: Any, problem: _DeviceProblem, k: int, out: Sequence[int], /) -> None: ...

@@ -21,7 +21,7 @@ from farspan._backend.compiler import warn_of_cache
 from farspan._backend.hooks import Hooks
 from farspan._backend.memory import GpuMemory
 from farspan._backend.schema import map_arrays, schema
-from farspan._backend.settings import Draws, Listed, Rules, Settings
+from farspan._backend.settings import Draws, Listed, Rules, Settings, Shard
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
@@ -63,6 +63,11 @@ def _telling(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _wants_gradient(name: str, argument: str) -> BackendError:
+    expected = f"no gradient: farspan.{name} has no backward yet (torch.no_grad() or farspan.reference.{name})"
+    return BackendError(message(argument, expected, "a tensor that requires one"))
+
+
 def _register(
     schema: str, kernel: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]
 ) -> Callable[..., Any]:
@@ -78,11 +83,7 @@ def _register(
         if torch.is_grad_enabled():
             for i, given in enumerate(arguments):
                 if given is not None and isinstance(given, Tensor) and given.requires_grad:
-                    argument = operator._schema.arguments[i].name
-                    expected = (
-                        f"no gradient: farspan.{name} has no backward yet (torch.no_grad() or farspan.reference.{name})"
-                    )
-                    raise BackendError(message(argument, expected, "a tensor that requires one"))
+                    raise _wants_gradient(name, operator._schema.arguments[i].name)
         try:
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
@@ -181,31 +182,71 @@ def _greedy_cuda(hidden: Tensor, weight: Tensor, *rules: Any) -> tuple[Tensor, .
     return gpu.greedy(GpuMemory(hidden), dtype_name(hidden), hidden, weight, Rules(*rules))
 
 
-def _sample_cpu(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    draws, rules, settings = _lists(rest, Draws, Rules, Settings)
+def _draw_cpu(hidden: Tensor, weight: Tensor, draws: Draws, *given: Any) -> tuple[Tensor, ...]:
+    rules, settings, *shard = given
     seed, position, stream, temperature = draws
     on_host = Draws(seed.numpy(), position.numpy(), stream.numpy(), _small("temperature", temperature))
     arrays = dtype_name(hidden), _large(hidden), _large(weight)
-    fields = cpu.sample(*arrays, on_host, _host_rules(rules), _host_settings(settings))
+    fields = cpu.sample(*arrays, on_host, _host_rules(rules), _host_settings(settings), *shard)
     return tuple(map(torch.from_numpy, fields))
 
 
+def _draw_cuda(hidden: Tensor, weight: Tensor, draws: Draws, *given: Any) -> tuple[Tensor, ...]:
+    return gpu.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, *given)
+
+
+def _count_cpu(hidden: Tensor, weight: Tensor, drawn: tuple[Tensor, ...], *given: Any) -> Tensor:
+    rules, settings, *shard = given
+    on_host = tuple(x.numpy() for x in drawn)
+    arrays = dtype_name(hidden), _large(hidden), _large(weight)
+    return torch.from_numpy(cpu.ranks(*arrays, on_host, _host_rules(rules), _host_settings(settings), *shard))
+
+
+def _count_cuda(hidden: Tensor, weight: Tensor, drawn: tuple[Tensor, ...], *given: Any) -> Any:
+    return gpu.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, *given)
+
+
+def _sample_cpu(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _draw_cpu(hidden, weight, *_lists(rest, Draws, Rules, Settings))
+
+
 def _sample_cuda(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    draws, rules, settings = _lists(rest, Draws, Rules, Settings)
-    return gpu.sample(GpuMemory(hidden), dtype_name(hidden), hidden, weight, draws, rules, settings)
+    return _draw_cuda(hidden, weight, *_lists(rest, Draws, Rules, Settings))
 
 
 def _ranks_cpu(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Tensor:
-    rules, settings = _lists(rest, Rules, Settings)
-    drawn = (token.numpy(), logit.numpy(), known.numpy())
-    arrays = dtype_name(hidden), _large(hidden), _large(weight)
-    return torch.from_numpy(cpu.ranks(*arrays, drawn, _host_rules(rules), _host_settings(settings)))
+    return _count_cpu(hidden, weight, (token, logit, known), *_lists(rest, Rules, Settings))
 
 
 def _ranks_cuda(hidden: Tensor, weight: Tensor, token: Tensor, logit: Tensor, known: Tensor, *rest: Any) -> Any:
-    rules, settings = _lists(rest, Rules, Settings)
-    drawn = (token, logit, known)
-    return gpu.ranks(GpuMemory(hidden), dtype_name(hidden), hidden, weight, drawn, rules, settings)
+    return _count_cuda(hidden, weight, (token, logit, known), *_lists(rest, Rules, Settings))
+
+
+class OfShard:
+    """`sample` and `ranks` of a part of a vocabulary. They are no operators: torch's dispatcher takes no functions, and
+    `gather` is one."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, rules: Rules, settings: Settings, shard: Shard) -> None:
+        if not (hidden.is_cpu or hidden.is_cuda):
+            raise BackendError(message("hidden", "a tensor on the CPU or on a CUDA device", f"one on {hidden.device}"))
+        self._hidden, self._weight, self._given = hidden, weight, (rules, settings, shard)
+        self._refuse_gradients({"hidden": hidden, "weight": weight, "bias": rules.bias})
+
+    def sample(self, draws: Draws) -> tuple[Tensor, ...]:
+        self._refuse_gradients(draws._asdict())
+        draw = _telling(_draw_cuda) if self._hidden.is_cuda else _draw_cpu
+        fields: tuple[Tensor, ...] = draw(self._hidden, self._weight, draws, *self._given)
+        return fields
+
+    def ranks(self, *drawn: Tensor) -> Tensor:
+        count = _telling(_count_cuda) if self._hidden.is_cuda else _count_cpu
+        ranks: Tensor = count(self._hidden, self._weight, drawn, *self._given)
+        return ranks
+
+    def _refuse_gradients(self, arguments: dict[str, Any]) -> None:
+        for name, x in arguments.items():
+            if torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad:
+                raise _wants_gradient("sample", name)
 
 
 def _score_cpu(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from farspan._backend import arrays, cpu
 from farspan._backend.settings import Draws, Rules, collect
-from farspan._errors import ArgumentError, DtypeError, message
+from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
-from farspan.parallel import exchange
+from farspan.parallel import vocabulary
 from farspan.parallel.vocabulary import VocabularyShard
 
 __all__ = ["FLAG_EMPTY", "FLAG_NAN", "Sample", "Score", "Top", "greedy", "sample", "score", "top"]
@@ -166,18 +166,16 @@ def sample(
         dry_base=dry_base, dry_allowed_length=dry_allowed_length, history=history, prompt_lengths=prompt_lengths,
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
-    if shard is not None:
-        if not isinstance(shard, VocabularyShard):
-            raise DtypeError(message("shard", "a farspan.VocabularyShard", arrays.describe(shard)))
-        sharded = exchange.Draw(dtype, hidden, weight, draws, rules, settings, shard)
-        fields = exchange.like(sharded.fields(), hidden)
-        return _sampled(fields, settings.top, lambda *drawn: exchange.like((sharded.ranks(*drawn),), hidden)[0])
+    part = vocabulary.place(shard)
     if isinstance(hidden, np.ndarray):
         problem = (dtype, cpu.bits(hidden), cpu.bits(weight))
-        fields = cpu.sample(*problem, draws, rules, settings)
-        return _sampled(fields, settings.top, lambda *drawn: cpu.ranks(*problem, drawn, rules, settings))
+        fields = cpu.sample(*problem, draws, rules, settings, part)
+        return _sampled(fields, settings.top, lambda *drawn: cpu.ranks(*problem, drawn, rules, settings, part))
     from farspan import ops
 
+    if part is not None:
+        call = ops.OfShard(hidden, weight, rules, settings, part)
+        return _sampled(call.sample(draws), settings.top, call.ranks)
     fields = ops.sample(hidden, weight, *draws, *rules, *settings)
     return _sampled(fields, settings.top, lambda *drawn: ops.ranks(hidden, weight, *drawn, *rules, *settings))
 

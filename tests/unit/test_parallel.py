@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.emulated import TensorMemory, emulated_kernels, library
 from support.holders import bits, run_holders
 from support.sampler_cases import Case, exact, random_logits, sampler_cases
 
 import farspan
-from farspan import VocabularyShard, vocabulary_ranges
+from farspan import VocabularyShard, ops, vocabulary_ranges
+from farspan._backend.settings import Draws, Rules, Settings
+from farspan.parallel import vocabulary
 
 
 def in_parts(shards: int, vocab: int, call: Callable[[VocabularyShard, slice], Any]) -> list[Any]:
@@ -62,6 +66,13 @@ def assert_parts_draw_the_same(shards: int, hidden: Any, weight: Any, bias: Any 
         assert drawn == whole
 
 
+@pytest.fixture(params=["cpu", "emulated"])
+def device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test runs on the CPU, or on the emulated CUDA kernels."""
+    with emulated_kernels() if request.param == "emulated" else nullcontext():
+        yield
+
+
 @settings(max_examples=40)
 @given(case=sampler_cases(), shards=st.sampled_from([1, 2, 3, 8]))
 def test_any_settings(case: Case, shards: int) -> None:
@@ -81,6 +92,44 @@ def test_a_large_vocabulary(shards: int, dtype: str) -> None:
         assert_parts_draw_the_same(shards, hidden, weight, bias, **draws, **rules, **cuts)
 
 
+@settings(max_examples=6)
+@given(case=sampler_cases(), shards=st.sampled_from([2, 3]))
+def test_emulated_any_settings(case: Case, shards: int) -> None:
+    with emulated_kernels():
+        assert_parts_draw_the_same(shards, case.hidden, case.weight, **case.settings)
+
+
+@pytest.mark.parametrize("padded", [5000, 4000], ids=["padding", "a part of padding alone"])
+def test_emulated_parts_without_settings(padded: int) -> None:
+    make = torch.Generator().manual_seed(6)
+    hidden, weight = torch.randn(3, 24, generator=make), torch.randn(6000, 24, generator=make)
+    draws: dict[str, Any] = {"seed": 2, "position": torch.arange(3), "temperature": torch.tensor([1.0, 0.0, 3.0])}
+    with emulated_kernels():
+        for options in ({}, {"samples": 2}, {"top": 5}):
+            assert_parts_draw_the_same(3, hidden, weight, torch.randn(6000), valid_vocab=padded, **draws, **options)
+
+
+def test_emulated_tensors_of_a_device_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library() is None:
+        pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
+    monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
+    make = torch.Generator().manual_seed(7)
+    hidden, weight = torch.randn(2, 24, generator=make).half(), torch.randn(5000, 24, generator=make).half()
+    draws = Draws(torch.tensor(3), torch.tensor([4, 5]), torch.tensor(0), torch.tensor(2.0))
+    nothing = Rules(), Settings()
+    whole = ops._sample_cuda(hidden, weight, *draws)
+    ranks = ops._ranks_cuda(hidden, weight, whole[0], whole[6], whole[5])
+
+    def call(shard: VocabularyShard, part: slice) -> list[torch.Tensor]:
+        given = (*nothing, vocabulary.place(shard))
+        fields = ops._draw_cuda(hidden, weight[part], draws, *given)
+        return [*fields, ops._count_cuda(hidden, weight[part], (fields[0], fields[6], fields[5]), *given)]
+
+    for fields in in_parts(3, 5000, call):
+        assert torch.equal(fields[0], whole[0])
+        assert torch.equal(fields[-1], ranks)
+
+
 def test_undecided_rows_take_a_second_exchange() -> None:
     logits = random_logits(np.random.default_rng(1), 3, 6000, 0.01)
     hidden, weight = exact(logits, torch.float32)
@@ -91,7 +140,7 @@ def test_undecided_rows_take_a_second_exchange() -> None:
     assert_parts_draw_the_same(3, hidden, weight, **options)
 
 
-def test_greedy_and_verify() -> None:
+def test_greedy_and_verify(device: None) -> None:
     make = torch.Generator().manual_seed(4)
     hidden, weight = torch.randn(2, 4, 16, generator=make), torch.randn(5000, 16, generator=make)
     whole = bits(farspan.greedy(hidden, weight))
@@ -133,14 +182,40 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no bytes": (lambda: _draw(gathered=["x"]), farspan.DtypeError, "gather"),
     "garbage": (lambda: _draw(gathered=[b"garbage"]), farspan.ArgumentError, "gather"),
     "its own part only": (lambda: _draw(own=True), farspan.ArgumentError, "gather"),
+    "no list": (lambda: _draw(gathered=b"x"), farspan.DtypeError, "gather"),
     "no shard": (lambda: _draw(shard=(0, 5000)), farspan.DtypeError, "shard"),
+    "a greedy one of no shard": (lambda: farspan.greedy(*_ones(), shard=3), farspan.DtypeError, "shard"),  # type: ignore[arg-type]
 }
 
 
 def _draw(rows: int = 2048, gathered: Any = None, own: bool = False, shard: Any = None) -> farspan.Sample:
     gather = (lambda part: [part]) if own else _alone(gathered)
     shard = shard or VocabularyShard(0, 5000, gather)
-    return farspan.sample(np.ones((1, 4), np.float32), np.ones((rows, 4), np.float32), seed=0, position=0, shard=shard)
+    return farspan.sample(*_ones(rows), seed=0, position=0, shard=shard)
+
+
+def _ones(rows: int = 2048) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((1, 4), np.float32), np.ones((rows, 4), np.float32)
+
+
+def test_a_failure_of_gather_is_the_callers() -> None:
+    def gather(part: bytes) -> list[bytes]:
+        raise KeyError("no network")
+
+    with pytest.raises(KeyError, match="no network"):
+        farspan.sample(*_ones(), seed=0, position=0, shard=VocabularyShard(0, 5000, gather))
+
+
+def test_ranks_that_no_holder_counts_are_refused() -> None:
+    replies = iter([None, [b"short"]])
+
+    def gather(part: bytes) -> list[bytes]:
+        return next(replies) or [part]
+
+    hidden, weight = np.ones((1, 4), np.float32), np.zeros((3000, 4), np.float32)
+    drawn = farspan.sample(hidden, weight, seed=1, position=0, shard=VocabularyShard(0, 3000, gather))
+    with pytest.raises(farspan.ArgumentError, match=r"^gather\b"):
+        drawn.rank  # noqa: B018
 
 
 @pytest.mark.parametrize("name", WRONG)

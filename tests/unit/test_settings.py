@@ -11,7 +11,7 @@ import torch
 
 import farspan
 from farspan import _core, ops
-from farspan._backend import settings
+from farspan._backend import cpu, settings
 from farspan._backend.schema import array_fields, map_arrays, schema
 from farspan._backend.settings import COUNTS, ORDERS, REALS, Draws, Listed, Rules, Settings
 
@@ -25,7 +25,7 @@ OPERATORS = {
 """How many arguments come before the lists, and the lists."""
 
 
-@pytest.mark.parametrize("name", ["Rules", "Draws", "Settings"])
+@pytest.mark.parametrize("name", ["Rules", "Draws", "Settings", "Shard"])
 def test_rust_reads_every_field_and_no_other(name: str) -> None:
     assert getattr(_core, name.upper()) == getattr(settings, name)._fields
 
@@ -34,6 +34,11 @@ def test_rust_names_the_rows_of_tables_in_the_same_order() -> None:
     assert tuple(REALS) == _core.REALS
     assert tuple(COUNTS) == _core.COUNTS
     assert ORDERS == _core.ORDERS
+
+
+def test_rust_writes_the_results_in_the_same_order() -> None:
+    assert tuple(cpu.SAMPLE_KINDS) == _core.SAMPLE
+    assert tuple(cpu.SCORE_KINDS) == _core.SCORE
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -13,7 +13,7 @@ import numpy as np
 from farspan import _core
 from farspan._backend.arrays import rank
 from farspan._backend.hooks import Hooks
-from farspan._backend.settings import Draws, Rules, Settings
+from farspan._backend.settings import Draws, Rules, Settings, Shard
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
 
@@ -80,19 +80,31 @@ def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Arra
 
 
 def sample(
-    dtype: str, hidden: Array, weight: Array, draws: Draws, rules: Rules, settings: Settings
+    dtype: str,
+    hidden: Array,
+    weight: Array,
+    draws: Draws,
+    rules: Rules,
+    settings: Settings,
+    shard: Shard | None = None,
 ) -> tuple[Array, ...]:
     """The fields of `farspan.Sample`."""
     follow_torch()
     leading, rows = rows_of("hidden", hidden, "weight", weight)
     out = sample_fields(leading, settings.samples, settings.top)
-    columns = Draws(*(column(x, rows.shape[0]) for x in draws))
-    _core.sample((dtype, rows, weight, rules), columns, given(settings), [x.reshape(-1) for x in out])
+    columns = Draws(*[column(x, rows.shape[0]) for x in draws])
+    _core.sample((dtype, rows, weight, rules), columns, given(settings), shard, [x.reshape(-1) for x in out])
     return out
 
 
 def ranks(
-    dtype: str, hidden: Array, weight: Array, drawn: tuple[Array, ...], rules: Rules, settings: Settings
+    dtype: str,
+    hidden: Array,
+    weight: Array,
+    drawn: tuple[Array, ...],
+    rules: Rules,
+    settings: Settings,
+    shard: Shard | None = None,
 ) -> Array:
     """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
     follow_torch()
@@ -100,12 +112,15 @@ def ranks(
     token, logit, known = drawn
     out = known.copy()
     flat = [token.reshape(-1), logit.reshape(-1)]
-    _core.rank((dtype, rows, weight, rules), given(settings), None, flat, out.reshape(-1))
+    _core.rank((dtype, rows, weight, rules), given(settings), shard, flat, out.reshape(-1))
+    return out if shard is None else summed_ranks(shard, known, out)
+
+
+def summed_ranks(shard: Shard, known: Array, counted: Array) -> Array:
+    """Ranks of which each holder of a part of the vocabulary has counted its own tokens."""
+    out = known.copy()
+    _core.sum_ranks(shard, counted.reshape(-1), out.reshape(-1))
     return out
-
-
-UNRANKED = -2
-"""The rank of a draw that has to be counted."""
 
 
 def given(settings: Settings) -> Settings | None:

@@ -16,7 +16,7 @@ from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan._backend.memory import Memory
 from farspan._backend.schema import map_arrays
-from farspan._backend.settings import Draws, Rules, Settings
+from farspan._backend.settings import Draws, Rules, Settings, Shard
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
@@ -37,25 +37,36 @@ def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -
 
 
 def sample(
-    memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, settings: Settings
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    draws: Draws,
+    rules: Rules,
+    settings: Settings,
+    shard: Shard | None = None,
 ) -> tuple[Any, ...]:
     """The fields of `farspan.Sample`."""
-    if settings.reals is None:
+    if settings.reals is None and shard is None:
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     leading, rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
     on_device = [_spread(memory.take(x, kind), rows.shape[0]) for x, kind in zip(draws, kinds, strict=True)]
-    on_host = Draws(*(cpu.column(memory.host(x), rows.shape[0]) for x in draws))
     out = cpu.sample_fields(leading, settings.samples, settings.top)
-    _core.cuda_decide(
+    _core.cuda_sample_on_host(
         memory,
         _problem(memory, dtype, rows, weight, rules),
         Draws(*(memory.describe(x) for x in on_device)),
-        on_host,
-        Settings(*(memory.host(x) for x in settings)),
+        Draws(*(cpu.column(memory.host(x), rows.shape[0]) for x in draws)),
+        _on_host(memory, settings),
+        shard,
         [x.reshape(-1) for x in out],
     )
     return tuple(memory.take(x, kind) for x, kind in zip(out, cpu.SAMPLE_KINDS.values(), strict=True))
+
+
+def _on_host(memory: Memory, settings: Settings) -> Settings | None:
+    return cpu.given(map_arrays(lambda _, x: memory.host(x), settings))
 
 
 def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
@@ -69,17 +80,25 @@ def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | 
 
 
 def ranks(
-    memory: Memory, dtype: str, hidden: Any, weight: Any, drawn: tuple[Any, ...], rules: Rules, settings: Settings
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    drawn: tuple[Any, ...],
+    rules: Rules,
+    settings: Settings,
+    shard: Shard | None = None,
 ) -> Any:
     """`farspan.Sample.rank`. `drawn`: token, logit and the ranks that `sample` knew."""
     _, rows = _rows(hidden)
     token, logit, known = drawn
     out = memory.empty(tuple(known.shape), "int64")
     out[...] = known
-    given = Settings(*(memory.host(x) for x in settings)) if settings.reals is not None else None
     addresses = _addresses(memory, (token, logit, out))
-    _core.cuda_rank(memory, _problem(memory, dtype, rows, weight, rules), given, addresses)
-    return out
+    _core.cuda_rank(memory, _problem(memory, dtype, rows, weight, rules), _on_host(memory, settings), shard, addresses)
+    if shard is None:
+        return out
+    return memory.take(cpu.summed_ranks(shard, memory.host(known), memory.host(out)), "int64")
 
 
 def score(

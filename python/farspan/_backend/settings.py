@@ -8,6 +8,7 @@ and `_core` reads it by name (`rust/py/src/settings.rs`; `tests/unit/test_settin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,14 @@ class Settings(NamedTuple):
     """int32 `[rows, words]`"""
     top: int = 0
     samples: int = 1
+
+
+class Shard(NamedTuple):
+    """The part of a vocabulary that the weight is: a `farspan.VocabularyShard`."""
+
+    first: int
+    vocab: int
+    gather: Callable[[bytes], list[bytes]]
 
 
 NOTHING = Settings()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from farspan._backend import arrays
+from farspan._backend.settings import Shard
 from farspan._core import SHARD_UNIT
 from farspan._errors import ArgumentError, DtypeError, message
 
@@ -42,6 +44,15 @@ class VocabularyShard:
         if not callable(self.gather):
             given = arrays.describe(self.gather)
             raise DtypeError(message("gather", "a function from bytes to a list of bytes", given))
+
+
+def place(shard: Any) -> Shard | None:
+    """The shard of a call, as the backends take it."""
+    if shard is None:
+        return None
+    if not isinstance(shard, VocabularyShard):
+        raise DtypeError(message("shard", "a farspan.VocabularyShard", arrays.describe(shard)))
+    return Shard(shard.first, shard.vocab, shard.gather)
 
 
 def vocabulary_ranges(vocab: int, shards: int) -> list[range]:

@@ -41,7 +41,7 @@ pub enum Error {
 }
 
 /// `Result` with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The error of another library that an [`Error`] was made of. Two are equal when they say the same.
 #[derive(Debug, Clone)]

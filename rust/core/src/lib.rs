@@ -16,6 +16,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod attention;
 pub mod draw;
 pub mod dtype;

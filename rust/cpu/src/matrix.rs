@@ -2,6 +2,8 @@
 
 use crate::each;
 use crate::typed::Typed;
+use farspan_core::Dtype;
+use farspan_core::array::{Array, FloatArray};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 /// A read-only `[rows, columns]`: columns side by side, rows at any distance (0 where they are all the same).
@@ -14,6 +16,18 @@ impl Matrix<'_> {
     /// `[rows, columns]`.
     pub fn shape(&self) -> [usize; 2] {
         each!(array in self => array.dim()).into()
+    }
+}
+
+impl Array<2> for Matrix<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape()
+    }
+}
+
+impl FloatArray<2> for Matrix<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype()
     }
 }
 

@@ -9,21 +9,20 @@ mod draw;
 mod given;
 mod list;
 mod pass;
+mod reader;
 mod second;
 mod sums;
 
-use crate::arch::unembed::dot::Rows;
-use crate::arch::unembed::kernels;
-use crate::dispatch;
 use crate::matrix::Matrix;
 use changes::Changes;
-use draw::{Draw, Row};
-use farspan_core::draw::{Part, Results, plans};
+use draw::Row;
+use farspan_core::draw::{Gather, Plan, Results, Shards, decide, plans};
 pub use farspan_core::draw::{SampleOut, Samples, UNRANKED};
 use farspan_core::sampler::{Settings, check_top};
-use farspan_core::unembed::{Draws, Rules, Shard, check_k, check_rows, check_rules, check_targets};
+use farspan_core::unembed::{Draws, check_k, check_rows, check_targets};
 use farspan_core::{Error, Result};
-use pass::Problem;
+use pass::Checked;
+use reader::Reader;
 pub use second::second_passes;
 
 /// Where [`score`] writes, `[rows]` each.
@@ -43,6 +42,11 @@ pub struct ScoreOut<'a> {
     pub top_logprob: &'a mut [f32],
 }
 
+impl ScoreOut<'_> {
+    /// The fields' names.
+    pub const NAMES: &'static [&'static str] = &["logprob", "rank", "entropy", "lse", "top_token", "top_logprob"];
+}
+
 /// Where [`top`] writes.
 #[derive(Debug)]
 pub struct TopOut<'a> {
@@ -54,9 +58,12 @@ pub struct TopOut<'a> {
     pub lse: &'a mut [f32],
 }
 
+/// What is read: arrays of the host.
+pub type Problem<'a> = farspan_core::unembed::Problem<Matrix<'a>, &'a [f32]>;
+
 /// `argmax(l)`, ties to the lowest id; the log-probability of the choice is 0.
-pub fn greedy(hidden: Matrix, weight: Matrix, rules: &Rules, out: SampleOut) -> Result<()> {
-    choose(hidden, weight, None, None, rules, out)
+pub fn greedy(problem: &Problem, out: SampleOut) -> Result<()> {
+    choose(problem, None, None, out)
 }
 
 /// `argmax(l / temperature + noise)` under noise version 1 ([`farspan_core::noise`]), ties to the lowest id: a draw
@@ -64,103 +71,57 @@ pub fn greedy(hidden: Matrix, weight: Matrix, rules: &Rules, out: SampleOut) -> 
 ///
 /// `settings` change single logits, cut the distribution and ask for several samples or for lists; without them it is
 /// one sample of all of it.
-pub fn sample(
-    hidden: Matrix,
-    weight: Matrix,
-    draws: &Draws,
-    settings: Option<&Settings>,
-    rules: &Rules,
-    out: SampleOut,
-) -> Result<()> {
-    draws.check(hidden.shape()[0])?;
-    choose(hidden, weight, Some(draws), settings, rules, out)
+pub fn sample(problem: &Problem, draws: &Draws, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
+    choose(problem, Some(draws), settings, out)
 }
 
-fn choose(
-    hidden: Matrix,
-    weight: Matrix,
-    draws: Option<&Draws>,
-    settings: Option<&Settings>,
-    rules: &Rules,
-    out: SampleOut,
-) -> Result<()> {
-    let problem = problem(hidden, weight, rules, None)?;
-    let (samples, top) = settings.map_or((1, 0), |settings| (settings.samples, settings.top));
-    let all = rows(&problem, draws, settings)?;
-    let mut results = Results::new(out, all.len(), samples, top)?;
-    let mut undecided = Vec::new();
-    let each = |row: usize, found| {
-        if results.row(row, &all[row].plan, &found).is_err() {
-            undecided.push(row);
-        }
-    };
-    pass::run(&problem, &mut Draw { rows: &all, samples, each })?;
-    for rows in undecided.chunks(second::rows_at_once(problem.exist)) {
-        for (&row, found) in rows.iter().zip(second::whole(&problem, &hidden, &all, rows)?) {
-            results.whole_row(row, &all[row].plan, &found);
-        }
-    }
-    Ok(())
-}
-
-/// What [`sample`] finds in one part of a vocabulary, for [`farspan_core::draw::merge`] to make one of all parts.
-///
-/// Ids in `settings` and `rules.valid_vocab` are those of the whole vocabulary, `rules.bias` is of this part.
-/// `undecided` are rows that a first merge left undecided: they alone are read, and all of their logits are listed.
-pub fn part(
-    hidden: Matrix,
-    weight: Matrix,
-    draws: &Draws,
-    settings: Option<&Settings>,
-    rules: &Rules,
-    shard: Shard,
-    undecided: Option<&[usize]>,
-) -> Result<Part> {
-    draws.check(hidden.shape()[0])?;
-    let problem = problem(hidden, weight, rules, Some(shard))?;
-    let all = rows(&problem, Some(draws), settings)?;
-    let found = match undecided {
-        Some(rows) => {
-            if let Some(&row) = rows.iter().find(|&&row| row >= all.len()) {
-                return Err(Error::argument("rows", format!("rows below {}", all.len()), row));
-            }
-            second::whole(&problem, &hidden, &all, rows)?
-        }
-        None => {
-            let mut found = Vec::with_capacity(all.len());
-            let each = |_, row| found.push(row);
-            pass::run(&problem, &mut Draw { rows: &all, samples: settings.map_or(1, |s| s.samples), each })?;
-            found
-        }
-    };
-    Ok(Part::new(problem.tokens(), problem.exist, found))
-}
-
-/// How each row is read, of settings that fit.
-fn rows<'s>(problem: &Problem, draws: Option<&Draws>, settings: Option<&Settings<'s>>) -> Result<Vec<Row<'s>>> {
+fn choose(problem: &Problem, draws: Option<&Draws>, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
+    let (problem, hidden) = (Checked::new(problem)?, &problem.hidden);
     let rows = problem.hidden.count();
-    if let Some(settings) = settings {
-        settings.check(rows, problem.vocab, problem.exist)?;
-    }
-    let plans = plans(draws, settings, rows, problem.exist).into_iter().enumerate();
-    Ok(plans.map(|(row, plan)| Row { plan, changes: settings.map(|settings| Changes::of(settings, row)) }).collect())
+    let plans = plans(&problem.tokens, rows, draws, settings)?;
+    let (samples, top) = settings.map_or((1, 0), |settings| (settings.samples, settings.top));
+    let mut results = Results::new(out, rows, samples, top)?;
+    let mut reader = Reader { rows: of_plans(&plans, settings), hidden, samples, problem: &problem };
+    decide(&mut reader, &plans, &mut results, problem.tokens.valid_vocab)
 }
 
-/// Counts the ranks that [`sample`] left [`UNRANKED`], of tokens with these logits; `settings` and `rules` as there. In
-/// a part of a vocabulary, counts the part's tokens that come before them.
-#[expect(clippy::too_many_arguments, reason = "those of `sample`, and what was drawn")]
-pub fn rank(
-    hidden: Matrix,
-    weight: Matrix,
+/// [`sample`] of a part of a vocabulary, [`farspan_core::unembed::Problem::shard`]. `gather` exchanges what was found
+/// with the holders of the other parts, all of whom get the same results. Ids in `settings` and
+/// [`farspan_core::unembed::Rules::valid_vocab`] are those of the whole vocabulary.
+pub fn sample_of_shard<F: From<Error>>(
+    problem: &Problem,
+    draws: &Draws,
     settings: Option<&Settings>,
-    rules: &Rules,
-    shard: Option<Shard>,
+    gather: &mut Gather<'_, F>,
+    out: SampleOut,
+) -> Result<(), F> {
+    let (problem, hidden) = (Checked::new(problem)?, &problem.hidden);
+    let (tokens, rows) = (problem.tokens, problem.hidden.count());
+    let plans = plans(&tokens, rows, Some(draws), settings)?;
+    let (samples, top) = settings.map_or((1, 0), |settings| (settings.samples, settings.top));
+    let mut results = Results::new(out, rows, samples, top)?;
+    let reader = Reader { rows: of_plans(&plans, settings), hidden, samples, problem: &problem };
+    let mut shards = Shards::new(reader, &plans, samples, tokens, gather);
+    decide(&mut shards, &plans, &mut results, tokens.valid_vocab)
+}
+
+/// How each row is read.
+fn of_plans<'s>(plans: &[Plan], settings: Option<&Settings<'s>>) -> Vec<Row<'s>> {
+    let changes = |row| settings.map(|settings| Changes::of(settings, row));
+    plans.iter().enumerate().map(|(row, &plan)| Row { plan, changes: changes(row) }).collect()
+}
+
+/// Counts the ranks that [`sample`] left [`UNRANKED`], of tokens with these logits; `settings` as there. In a part of a
+/// vocabulary, counts the part's tokens that come before them.
+pub fn rank(
+    problem: &Problem,
+    settings: Option<&Settings>,
     token: &[i64],
     logit: &[f32],
     rank: &mut [i64],
 ) -> Result<()> {
-    let problem = problem(hidden, weight, rules, shard)?;
-    let all = rows(&problem, None, settings)?;
+    let (problem, hidden) = (Checked::new(problem)?, &problem.hidden);
+    let all = of_plans(&plans(&problem.tokens, problem.hidden.count(), None, settings)?, settings);
     let samples = settings.map_or(1, |settings| settings.samples);
     for (name, given) in [("token", token.len()), ("logit", logit.len()), ("rank", rank.len())] {
         if all.len().checked_mul(samples) != Some(given) {
@@ -172,15 +133,15 @@ pub fn rank(
     if draws.is_empty() {
         return Ok(());
     }
-    second::rank(&problem, &hidden, &all, &draws, rank)
+    second::rank(&problem, hidden, &all, &draws, rank)
 }
 
 /// Log-probability, rank and entropy of given tokens, `targets [rows]`, and the `top` most likely ones.
-pub fn score(hidden: Matrix, weight: Matrix, targets: &[i64], top: usize, rules: &Rules, out: ScoreOut) -> Result<()> {
-    let problem = problem(hidden, weight, rules, None)?;
+pub fn score(problem: &Problem, targets: &[i64], top: usize, out: ScoreOut) -> Result<()> {
+    let problem = Checked::new(problem)?;
     let rows = problem.hidden.count();
-    check_targets(targets, rows, problem.exist)?;
-    check_top(top, problem.exist)?;
+    check_targets(targets, rows, problem.tokens.valid_vocab)?;
+    check_top(top, problem.tokens.valid_vocab)?;
     for (name, given) in [
         ("logprob", out.logprob.len()),
         ("rank", out.rank.len()),
@@ -196,9 +157,9 @@ pub fn score(hidden: Matrix, weight: Matrix, targets: &[i64], top: usize, rules:
 }
 
 /// The `k` largest logits in order, ties to the lowest id first, for any `k` up to the number of tokens.
-pub fn top(hidden: Matrix, weight: Matrix, k: usize, rules: &Rules, out: TopOut) -> Result<()> {
-    let problem = problem(hidden, weight, rules, None)?;
-    check_k(k, problem.exist)?;
+pub fn top(problem: &Problem, k: usize, out: TopOut) -> Result<()> {
+    let problem = Checked::new(problem)?;
+    check_k(k, problem.tokens.valid_vocab)?;
     let rows = problem.hidden.count();
     check_rows("lse", rows, out.lse.len())?;
     for (name, given) in [("token", out.token.len()), ("logit", out.logit.len())] {
@@ -212,30 +173,4 @@ fn check_lists(argument: &'static str, rows: usize, each: usize, given: usize) -
         true => Ok(()),
         false => Err(Error::argument(argument, format!("shape [{rows}, {each}]"), given)),
     }
-}
-
-fn problem<'p, 'h: 'p, 'w: 'p, 'r: 'p>(
-    hidden: Matrix<'h>,
-    weight: Matrix<'w>,
-    rules: &Rules<'r>,
-    shard: Option<Shard>,
-) -> Result<Problem<'p>> {
-    if hidden.dtype() != weight.dtype() {
-        let (expected, given) = (format!("{}, as hidden", hidden.dtype().name()), weight.dtype().name().into());
-        return Err(Error::Dtype { argument: "weight", expected, given });
-    }
-    let held = weight.shape()[0];
-    let shard = shard.unwrap_or(Shard { first: 0, vocab: held });
-    let exist = check_rules(hidden.shape(), weight.shape(), rules, shard)?;
-    let (hidden, weight) = (Rows::new("hidden", &hidden)?, Rows::new("weight", &weight)?);
-    Ok(Problem {
-        kernels: kernels(dispatch::machine()?),
-        hidden,
-        weight,
-        rules: *rules,
-        first: shard.first,
-        valid: exist.saturating_sub(shard.first).min(held),
-        exist,
-        vocab: shard.vocab,
-    })
 }

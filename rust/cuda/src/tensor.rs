@@ -1,5 +1,7 @@
 //! Borrowed memory of a device.
 
+use farspan_core::array::Array;
+
 /// Where a tensor of `N` dimensions lies. Nothing is owned and nothing is read here: the address may be that of another
 /// machine's memory, as far as this type knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +12,12 @@ pub struct Tensor<const N: usize> {
     pub shape: [usize; N],
     /// The distance between neighbours along each dimension, in elements.
     pub strides: [i64; N],
+}
+
+impl<const N: usize> Array<N> for Tensor<N> {
+    fn shape(&self) -> [usize; N] {
+        self.shape
+    }
 }
 
 impl<const N: usize> Tensor<N> {

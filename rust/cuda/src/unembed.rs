@@ -20,7 +20,7 @@ mod variants;
 
 pub use changes::{Changes, PackedChanges};
 pub use found::{FoundLayout, FoundWants, found, found_workspace};
-pub use problem::{Draws, Matrix, Problem, Rules};
+pub use problem::{Draws, Matrix, Problem};
 pub use sample::{Options, SampleOut, greedy, sample, sample_workspace};
 pub use score::{ScoreOut, TopOut, rank, rank_workspace, score, score_workspace, top, top_workspace};
 pub use variants::variants;

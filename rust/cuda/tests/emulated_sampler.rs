@@ -6,18 +6,16 @@
 mod emulated_unembed;
 
 use emulated_unembed::{DeviceDraws, LIMITS, Memory, address, choose, emulator};
-use farspan_core::draw::{Found, Part, Plan, Results, SampleOut, Samples, UNRANKED, merge, plans};
+use farspan_core::draw::{Found, Plan, Read, Results, SampleOut, Samples, Shards, UNRANKED, decide, plans};
 use farspan_core::sampler::{Mask, Settings};
-use farspan_core::unembed::{Draws, Shard};
-use farspan_core::{Dtype, Result};
+use farspan_core::unembed::{Draws, Rules, Shard, Tokens};
+use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::Tensor;
 use farspan_cuda::emulator::Emulator;
-use farspan_cuda::unembed::{
-    FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, Rules, found, found_workspace,
-};
+use farspan_cuda::unembed::{FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, found, found_workspace};
 use farspan_testing::cpu::Cpu;
 use farspan_testing::sampler::sorting::BORDER;
-use farspan_testing::sampler::{Backend, Case, cases, everything};
+use farspan_testing::sampler::{Backend, Case, Exchange, cases, everything};
 use farspan_testing::sampler_suite;
 use ndarray::Array2;
 use proptest::prelude::*;
@@ -31,7 +29,7 @@ struct Emulated;
 
 impl Backend for Emulated {
     fn cases(&self) -> u32 {
-        24
+        12
     }
 
     fn run(&self, case: &Case, variation: u64) -> Samples {
@@ -42,9 +40,9 @@ impl Backend for Emulated {
         })
     }
 
-    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Samples {
-        case.call(|hidden, weight, draws, settings, out| {
-            Call::new(hidden, weight, draws, settings).run_in_parts(ends, out);
+    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Vec<Samples> {
+        case.each_part(ends, |hidden, weight, part, draws, settings, exchange, out| {
+            Call::new(hidden, weight, draws, settings).run_part(part, exchange, out);
         })
     }
 }
@@ -70,18 +68,23 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     fn new(hidden: &'a Array2<f32>, weight: &'a Array2<f32>, draws: &Draws, settings: &Settings) -> Call<'a> {
         let rows = hidden.nrows();
-        settings.check(rows, weight.nrows(), weight.nrows()).unwrap();
         Call {
             device: emulator(),
             hidden,
             weight,
             draws: DeviceDraws::new(draws),
             packed: PackedChanges::new(settings, rows),
-            plans: plans(Some(draws), Some(settings), rows, weight.nrows()),
+            plans: plans(&tokens(&(0..weight.nrows()), weight.nrows()), rows, Some(draws), Some(settings)).unwrap(),
             samples: settings.samples,
             top: settings.top,
             bias: vec![0.0; weight.nrows()],
         }
+    }
+
+    /// The same with a bias of every token.
+    fn with_bias(mut self) -> Self {
+        self.bias.iter_mut().enumerate().for_each(|(token, bias)| *bias = (token % 23) as f32 / 8.0);
+        self
     }
 
     fn problem(&self, tokens: &Range<usize>) -> Problem {
@@ -105,7 +108,7 @@ impl<'a> Call<'a> {
     }
 
     /// What reading these tokens says of all rows, or of some of them all there is.
-    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<(FoundLayout, Vec<Found>)> {
+    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<Vec<Found>> {
         let problem = self.problem(tokens);
         let map: Option<Vec<i32>> = whole.map(|rows| rows.iter().map(|row| *row as i32).collect());
         let plans = match whole {
@@ -127,50 +130,59 @@ impl<'a> Call<'a> {
         }
         out.check();
         workspace.check();
-        let found = layout.read(&out.contents(), &plans)?;
-        Ok((layout, found))
+        layout.read(&out.contents(), &plans)
     }
 
     /// Draws from the whole vocabulary in one piece.
     fn run(&self, out: SampleOut) {
-        let all = 0..self.weight.nrows();
+        let vocab = self.weight.nrows();
         let mut results = Results::new(out, self.plans.len(), self.samples, self.top).unwrap();
-        let (_, found) = self.read(&all, None).unwrap();
-        let mut undecided = Vec::new();
-        for (row, (plan, found)) in self.plans.iter().zip(&found).enumerate() {
-            if results.row(row, plan, found).is_err() {
-                undecided.push(row);
-            }
-        }
-        if undecided.is_empty() {
-            return;
-        }
-        let (_, whole) = self.read(&all, Some(&undecided)).unwrap();
-        for (row, whole) in undecided.into_iter().zip(&whole) {
-            assert_eq!(whole.masses, found[row].masses, "the second reading finds the sums of the first");
-            results.whole_row(row, &self.plans[row], whole);
-        }
+        decide(&mut Reader { call: self, tokens: 0..vocab, first: None }, &self.plans, &mut results, vocab).unwrap();
     }
 
-    /// Draws from shards that end at these tokens.
-    fn run_in_parts(&self, ends: &[usize], out: SampleOut) {
-        let parts = |whole: Option<&[usize]>| -> Vec<Part> {
-            let starts = [0].iter().chain(ends);
-            let ranges = starts.zip(ends).map(|(start, end)| *start..*end);
-            let part = |tokens: Range<usize>| {
-                let (layout, found) = self.read(&tokens, whole).unwrap();
-                Part::new(layout.tokens(), layout.exist(), found)
-            };
-            ranges.map(part).collect()
-        };
-        let (rows, exist) = (self.plans.len(), self.weight.nrows());
-        let all: Vec<usize> = (0..rows).collect();
-        let mut results = Results::new(out, rows, self.samples, self.top).unwrap();
-        let undecided = merge(parts(None), &self.plans, &all, false, exist, &mut results).unwrap();
-        if !undecided.is_empty() {
-            let left = merge(parts(Some(&undecided)), &self.plans, &undecided, true, exist, &mut results).unwrap();
-            assert!(left.is_empty());
+    /// Draws with the holders of the other parts.
+    fn run_part(&self, part: Range<usize>, mut exchange: Exchange, out: SampleOut) {
+        let vocab = self.weight.nrows();
+        let mut results = Results::new(out, self.plans.len(), self.samples, self.top).unwrap();
+        let tokens = tokens(&part, vocab);
+        let reader = Reader { call: self, tokens: part, first: None };
+        let mut shards = Shards::<_, Error>::new(reader, &self.plans, self.samples, tokens, &mut exchange);
+        decide(&mut shards, &self.plans, &mut results, vocab).unwrap();
+    }
+}
+
+/// A part of a vocabulary without padding.
+fn tokens(part: &Range<usize>, vocab: usize) -> Tokens {
+    Tokens { first: part.start, count: part.len(), vocab, valid_vocab: vocab }
+}
+
+/// Reads some tokens on the emulator.
+struct Reader<'c, 'a> {
+    call: &'c Call<'a>,
+    tokens: Range<usize>,
+    /// What the first reading found.
+    first: Option<Vec<Found>>,
+}
+
+impl Read for Reader<'_, '_> {
+    type Failure = Error;
+
+    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<Found>> {
+        let found = self.call.read(&self.tokens, whole)?;
+        match (whole, &self.first) {
+            (None, _) => self.first = Some(found.clone()),
+            (Some(rows), Some(first)) => {
+                for (&row, found) in rows.iter().zip(&found) {
+                    assert_eq!(found.masses, first[row].masses, "the second reading finds the sums of the first");
+                }
+            }
+            (Some(_), None) => unreachable!("the first reading is of all rows"),
         }
+        Ok(found)
+    }
+
+    fn most_bytes(&self) -> usize {
+        1 << 14
     }
 }
 
@@ -193,7 +205,7 @@ fn uncut(case: &Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn settings_do_what_they_do_on_the_cpu(case in cases()) {
@@ -247,18 +259,15 @@ proptest! {
         let vocab = case.rows[0].logits.len();
         let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * 2048).min(vocab)).chain([vocab]).collect();
         ends.sort_unstable();
-        let draw = |ends: Option<&[usize]>| {
-            case.call(|hidden, weight, draws, settings, out| {
-                let mut call = Call::new(hidden, weight, draws, settings);
-                call.bias = (0..vocab).map(|token| (token % 23) as f32 / 8.0).collect();
-                match ends {
-                    Some(ends) => call.run_in_parts(ends, out),
-                    None => call.run(out),
-                }
-            })
-        };
-        let (parts, whole) = (draw(Some(&ends)), draw(None));
-        prop_assert_eq!(everything(&parts, &case), everything(&whole, &case), "cut at {:?}", ends);
+        let whole = case.call(|hidden, weight, draws, settings, out| {
+            Call::new(hidden, weight, draws, settings).with_bias().run(out);
+        });
+        let holders = case.each_part(&ends, |hidden, weight, part, draws, settings, exchange, out| {
+            Call::new(hidden, weight, draws, settings).with_bias().run_part(part, exchange, out);
+        });
+        for drawn in holders {
+            prop_assert_eq!(everything(&drawn, &case), everything(&whole, &case), "cut at {:?}", ends);
+        }
     }
 }
 

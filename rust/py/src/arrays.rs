@@ -2,10 +2,12 @@
 
 use crate::failure::{borrow, dtype};
 use farspan_core::{Dtype, Error, Result};
-use farspan_cpu::{Typed, View, of_dtype};
+use farspan_cpu::matrix::Matrix;
+use farspan_cpu::{Typed, View, map, of_dtype};
 use numpy::ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, Ix1, Ix2, IxDyn};
 use numpy::{
-    Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadwriteArray, PyUntypedArray, PyUntypedArrayMethods,
+    Element, PyArray, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1, PyReadwriteArray, PyReadwriteArray1,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 
@@ -219,4 +221,30 @@ pub(crate) fn large_mut<'py, D: Dimension>(
     object: &Bound<'py, PyAny>,
 ) -> Result<LargeMut<'py, D>> {
     Ok(of_dtype!(dtype => readwrite(argument, object)?))
+}
+
+/// A large input of two dimensions, as the backend takes it.
+pub(crate) fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
+    map!(x in array => x.as_array())
+}
+
+/// float32 `[n]`, or none.
+pub(crate) fn optional_row<'py>(
+    argument: &'static str,
+    object: Option<&Bound<'py, PyAny>>,
+) -> Result<Option<PyReadonlyArray1<'py, f32>>> {
+    object.map(|object| readonly(argument, object)).transpose()
+}
+
+/// The numbers of a row.
+pub(crate) fn slice<'a, T: Element>(argument: &'static str, row: &'a PyReadonlyArray1<'_, T>) -> Result<&'a [T]> {
+    row.as_slice().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
+}
+
+/// The same, to be written.
+pub(crate) fn slice_mut<'a, T: Element>(
+    argument: &'static str,
+    row: &'a mut PyReadwriteArray1<'_, T>,
+) -> Result<&'a mut [T]> {
+    row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
 }

@@ -8,11 +8,12 @@ mod attention;
 mod cuda;
 mod failure;
 mod layout;
+mod linear;
 mod machine;
 mod named;
 mod rowwise;
 mod settings;
-mod shards;
+mod shard;
 mod unembed;
 
 use pyo3::prelude::*;
@@ -22,7 +23,7 @@ use pyo3::types::PyTuple;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
     module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
-    module.add_function(wrap_pyfunction!(unembed::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
     for (list, names) in settings::lists() {
@@ -31,8 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unembed::greedy, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::sample, module)?)?;
     module.add("SHARD_UNIT", farspan_core::unembed::SHARD_UNIT)?;
-    module.add_function(wrap_pyfunction!(shards::sample_part, module)?)?;
-    module.add_function(wrap_pyfunction!(shards::sample_merge, module)?)?;
+    module.add_function(wrap_pyfunction!(shard::sum_of_ranks, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::score, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::top, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::rank, module)?)?;
@@ -44,7 +44,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<cuda::device::Emulator>()?;
     module.add_function(wrap_pyfunction!(cuda::attention::cuda_attention, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_sample, module)?)?;
-    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_decide, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::unembed::cuda_sample_on_host, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_rank, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_score, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_top, module)?)?;

@@ -3,8 +3,10 @@
 use crate::arrays::{integers, readonly};
 use crate::failure::Outcome;
 use crate::named::named;
+use crate::shard::Place;
 use farspan_core::sampler::{Mask, ORDERS, Order, Ragged, Settings};
 use farspan_core::{Error, Result};
+use farspan_cpu::unembed::{SampleOut, ScoreOut};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -52,13 +54,16 @@ named! {
 }
 
 /// The names that are read here, list by list: a test compares them with Python's.
-pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 6] {
+pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 9] {
     [
         ("RULES", Rules::<()>::NAMES.to_vec()),
         ("DRAWS", Draws::<()>::NAMES.to_vec()),
         ("SETTINGS", Given::<()>::NAMES.to_vec()),
         ("REALS", Settings::REALS.to_vec()),
         ("COUNTS", Settings::COUNTS.to_vec()),
+        ("SHARD", Place::<()>::NAMES.to_vec()),
+        ("SAMPLE", SampleOut::NAMES.to_vec()),
+        ("SCORE", ScoreOut::NAMES.to_vec()),
         ("ORDERS", ORDERS.map(Order::name).to_vec()),
     ]
 }

@@ -1,38 +1,15 @@
-//! `_core.linear`, `greedy`, `sample`, `score` and `top`: matrices of two dimensions, per-row settings of one.
+//! `_core.greedy`, `sample`, `score` and `top`: matrices of two dimensions, per-row settings of one.
 
-use crate::arrays::{Large, integers, large, large_mut, named_dtype, readonly, readwrite};
-use crate::failure::{Outcome, detached};
+use crate::arrays::{Large, integers, large, matrix, named_dtype, optional_row, readonly, readwrite, slice, slice_mut};
+use crate::failure::{Outcome, detached, guarded};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
-use farspan_core::unembed::{Draws, Rules, Shard};
+use crate::shard::Holder;
+use farspan_core::unembed::{Draws, Rules};
 use farspan_core::{Error, Result};
-use farspan_cpu::map;
-use farspan_cpu::matrix::Matrix;
 use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
-
-/// `out = x @ weight.T + bias`; `weight` may be of another element type.
-#[pyfunction]
-#[pyo3(signature = (dtype, weight_dtype, out, x, weight, bias, /))]
-pub(crate) fn linear(
-    py: Python<'_>,
-    dtype: &str,
-    weight_dtype: &str,
-    out: &Bound<'_, PyAny>,
-    x: &Bound<'_, PyAny>,
-    weight: &Bound<'_, PyAny>,
-    bias: Option<&Bound<'_, PyAny>>,
-) -> Outcome {
-    let (dtype, weight_dtype) = (named_dtype("x", dtype)?, named_dtype("weight", weight_dtype)?);
-    let (x, weight) = (large("x", dtype, x)?, large("weight", weight_dtype, weight)?);
-    let (x, weight) = (matrix(&x), matrix(&weight));
-    let bias = optional_row("bias", bias)?;
-    let bias = bias.as_ref().map(|bias| slice("bias", bias)).transpose()?;
-    let mut out = large_mut("out", dtype, out)?;
-    let out = map!(x in &mut out => x.as_array_mut());
-    detached(py, || farspan_cpu::linear::linear(x, weight, bias, out))
-}
 
 /// Arguments that every unembedding operation has.
 pub(crate) struct Problem<'py> {
@@ -61,14 +38,19 @@ impl<'py> Problem<'py> {
         })
     }
 
-    pub(crate) fn parts(&self) -> Result<(Matrix<'_>, Matrix<'_>, Rules<'_>)> {
-        let rules = Rules {
-            scale: self.scale as f32,
-            softcap: self.softcap.map(|cap| cap as f32),
-            bias: self.bias.as_ref().map(|bias| slice("bias", bias)).transpose()?,
-            valid_vocab: self.valid_vocab,
-        };
-        Ok((matrix(&self.hidden), matrix(&self.weight), rules))
+    /// The problem, as the backend takes it; `shard` says that the weight is a part of the vocabulary.
+    fn view(&self, shard: Option<&Holder>) -> Result<unembed::Problem<'_>> {
+        Ok(unembed::Problem {
+            hidden: matrix(&self.hidden),
+            weight: matrix(&self.weight),
+            rules: Rules {
+                scale: self.scale as f32,
+                softcap: self.softcap.map(|cap| cap as f32),
+                bias: self.bias.as_ref().map(|bias| slice("bias", bias)).transpose()?,
+                valid_vocab: self.valid_vocab,
+            },
+            shard: shard.map(Holder::shard),
+        })
     }
 }
 
@@ -134,8 +116,8 @@ impl<'py> SampleBuffers<'py> {
 #[pyo3(signature = (problem, out, /))]
 pub(crate) fn greedy<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, out: SampleArrays<'py>) -> Outcome {
     let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
-    let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
-    detached(py, || unembed::greedy(hidden, weight, &rules, out))
+    let (problem, out) = (problem.view(None)?, buffers.out()?);
+    detached(py, || unembed::greedy(&problem, out))
 }
 
 /// Seeds, positions, streams and temperatures, borrowed or widened.
@@ -162,23 +144,31 @@ impl<'py> Drawing<'py> {
     }
 }
 
-/// Tokens drawn with noise version 1. `draws` are seed, position, stream (int64) and temperature (float32).
+/// Tokens drawn with noise version 1, the same in every process where each has a `shard` of the vocabulary.
 #[pyfunction]
-#[pyo3(signature = (problem, draws, settings, out, /))]
+#[pyo3(signature = (problem, draws, settings, shard, out, /))]
 pub(crate) fn sample<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     draws: DrawArrays<Bound<'py, PyAny>>,
     settings: Option<GivenArrays<'py>>,
+    shard: Option<Holder>,
     out: SampleArrays<'py>,
 ) -> Outcome {
     let drawing = Drawing::new(&draws)?;
     let draws = drawing.view()?;
     let (problem, mut buffers) = (Problem::new(problem)?, SampleBuffers::new(&out)?);
-    let ((hidden, weight, rules), out) = (problem.parts()?, buffers.out()?);
+    let (problem, out) = (problem.view(shard.as_ref())?, buffers.out()?);
     let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
-    detached(py, || unembed::sample(hidden, weight, &draws, settings.as_ref(), &rules, out))
+    guarded(|| {
+        py.detach(|| match &shard {
+            None => Ok(unembed::sample(&problem, &draws, settings.as_ref(), out)?),
+            Some(shard) => {
+                unembed::sample_of_shard(&problem, &draws, settings.as_ref(), &mut |own| shard.gather(&own), out)
+            }
+        })
+    })
 }
 
 /// What the model says about one given token per row, and the `top` most likely ones.
@@ -193,7 +183,7 @@ pub(crate) fn score<'py>(
 ) -> Outcome {
     let targets = integers("targets", &targets)?;
     let problem = Problem::new(problem)?;
-    let (hidden, weight, rules) = problem.parts()?;
+    let problem = problem.view(None)?;
     let [logprob, rank, entropy, lse, top_token, top_logprob] = out;
     let (mut logprob, mut rank) = (readwrite("logprob", &logprob)?, readwrite("rank", &rank)?);
     let (mut entropy, mut lse) = (readwrite("entropy", &entropy)?, readwrite("lse", &lse)?);
@@ -207,7 +197,7 @@ pub(crate) fn score<'py>(
         top_token: slice_mut("top_token", &mut top_token)?,
         top_logprob: slice_mut("top_logprob", &mut top_logprob)?,
     };
-    detached(py, || unembed::score(hidden, weight, &targets, top, &rules, out))
+    detached(py, || unembed::score(&problem, &targets, top, out))
 }
 
 /// The k largest logits per row; token and logit are `[rows * k]`.
@@ -215,7 +205,7 @@ pub(crate) fn score<'py>(
 #[pyo3(signature = (problem, k, out, /))]
 pub(crate) fn top<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, k: usize, out: [Bound<'py, PyAny>; 3]) -> Outcome {
     let problem = Problem::new(problem)?;
-    let (hidden, weight, rules) = problem.parts()?;
+    let problem = problem.view(None)?;
     let [token, logit, lse] = out;
     let (mut token, mut logit) = (readwrite("token", &token)?, readwrite("logit", &logit)?);
     let mut lse = readwrite("lse", &lse)?;
@@ -224,18 +214,7 @@ pub(crate) fn top<'py>(py: Python<'py>, problem: Arguments<'_, 'py>, k: usize, o
         logit: slice_mut("logit", &mut logit)?,
         lse: slice_mut("lse", &mut lse)?,
     };
-    detached(py, || unembed::top(hidden, weight, k, &rules, out))
-}
-
-fn matrix<'a>(array: &'a Large<'_, Ix2>) -> Matrix<'a> {
-    map!(x in array => x.as_array())
-}
-
-fn optional_row<'py>(
-    argument: &'static str,
-    object: Option<&Bound<'py, PyAny>>,
-) -> Result<Option<PyReadonlyArray1<'py, f32>>> {
-    object.map(|object| readonly(argument, object)).transpose()
+    detached(py, || unembed::top(&problem, k, out))
 }
 
 /// int64 numbers that fit 32 bits.
@@ -244,31 +223,20 @@ fn words(argument: &'static str, object: &Bound<'_, PyAny>) -> Result<Vec<u32>> 
     integers(argument, object)?.into_iter().map(narrow).collect()
 }
 
-fn slice<'a, T: numpy::Element>(argument: &'static str, row: &'a PyReadonlyArray1<'_, T>) -> Result<&'a [T]> {
-    row.as_slice().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
-}
-
-fn slice_mut<'a, T: numpy::Element>(
-    argument: &'static str,
-    row: &'a mut PyReadwriteArray1<'_, T>,
-) -> Result<&'a mut [T]> {
-    row.as_slice_mut().map_err(|_| Error::argument(argument, "contiguous numbers", "a strided array"))
-}
-
-/// Counts the ranks that `sample` left open, in the part `(first, vocab)` of the vocabulary where one is given; `drawn`
-/// are token and logit.
+/// Counts the ranks that `sample` left open, in the part of the vocabulary alone where one is given; `drawn` are token
+/// and logit.
 #[pyfunction]
 #[pyo3(signature = (problem, settings, shard, drawn, rank, /))]
 pub(crate) fn rank<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     settings: Option<GivenArrays<'py>>,
-    shard: Option<(usize, usize)>,
+    shard: Option<Holder>,
     drawn: [Bound<'py, PyAny>; 2],
     rank: &Bound<'py, PyAny>,
 ) -> Outcome {
     let problem = Problem::new(problem)?;
-    let (hidden, weight, rules) = problem.parts()?;
+    let problem = problem.view(shard.as_ref())?;
     let settings = settings.as_ref().map(Owned::new).transpose()?;
     let settings = settings.as_ref().map(Owned::view).transpose()?;
     let token = integers("token", &drawn[0])?;
@@ -276,8 +244,7 @@ pub(crate) fn rank<'py>(
     let logit = slice("logit", &logit)?;
     let mut rank = readwrite::<i64, Ix1>("rank", rank)?;
     let rank = slice_mut("rank", &mut rank)?;
-    let shard = shard.map(|(first, vocab)| Shard { first, vocab });
-    detached(py, || unembed::rank(hidden, weight, settings.as_ref(), &rules, shard, &token, logit, rank))
+    detached(py, || unembed::rank(&problem, settings.as_ref(), &token, logit, rank))
 }
 
 /// How many rows this process has read a second time.

@@ -3,12 +3,15 @@
 pub mod sorting;
 pub mod suite;
 
+use farspan_core::Result;
 use farspan_core::draw::{SampleOut, Samples};
 use farspan_core::noise::philox;
 use farspan_core::sampler::{Mask, Order, Ragged, Settings};
 use farspan_core::unembed::Draws;
 use ndarray::Array2;
 use proptest::prelude::*;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// What draws with sampler settings.
 pub trait Backend {
@@ -19,10 +22,11 @@ pub trait Backend {
     /// show in any result.
     fn run(&self, case: &Case, variation: u64) -> Samples;
 
-    /// Draws from parts of the vocabulary that end at these tokens, multiples of [`SHARD_UNIT`] but for the last.
+    /// Draws from parts of the vocabulary that end at these tokens, multiples of [`SHARD_UNIT`] but for the last; what
+    /// the holder of each of them drew.
     ///
     /// [`SHARD_UNIT`]: farspan_core::unembed::SHARD_UNIT
-    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Samples;
+    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Vec<Samples>;
 }
 
 /// Philox words of one seed, one after the other.
@@ -153,6 +157,24 @@ impl Case {
         Case { rows: rows.iter().map(|&row| self.rows[row].clone()).collect(), ..self.clone() }
     }
 
+    /// Hands everything that a draw takes to `run`, once for each part of the vocabulary, in a thread for each of them.
+    pub fn each_part(
+        &self,
+        ends: &[usize],
+        run: impl Fn(&Array2<f32>, &Array2<f32>, Range<usize>, &Draws, &Settings, Exchange, SampleOut) + Sync,
+    ) -> Vec<Samples> {
+        let parts = [0].iter().chain(ends).zip(ends).map(|(start, end)| *start..*end);
+        let one = |(part, exchange)| {
+            self.call(|hidden, weight, draws, settings, out| {
+                run(hidden, weight, part, draws, settings, exchange, out);
+            })
+        };
+        std::thread::scope(|scope| {
+            let holders: Vec<_> = parts.zip(exchanges(ends.len())).map(|part| scope.spawn(|| one(part))).collect();
+            holders.into_iter().map(|holder| holder.join().unwrap()).collect()
+        })
+    }
+
     /// Hands everything that a draw takes to `run`, and gives what it wrote.
     pub fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &Draws, &Settings, SampleOut)) -> Samples {
         // Row r of hidden picks column r of weight.
@@ -226,4 +248,30 @@ pub fn bits(samples: &Samples, rows: &[usize], case: &Case) -> Vec<u64> {
 
 pub fn everything(samples: &Samples, case: &Case) -> Vec<u64> {
     bits(samples, &(0..case.rows.len()).collect::<Vec<_>>(), case)
+}
+
+/// How one of several threads sends bytes to all and hears from all.
+pub type Exchange = Box<dyn FnMut(Vec<u8>) -> Result<Vec<Vec<u8>>> + Send>;
+
+/// So many of them. Each hears of the others in another order.
+fn exchanges(count: usize) -> Vec<Exchange> {
+    let mut senders: Vec<Vec<Sender<Vec<u8>>>> = vec![Vec::new(); count];
+    let receivers = (0..count).map(|_| {
+        let pairs = senders.iter_mut().map(|senders| {
+            let (sender, receiver) = channel();
+            senders.push(sender);
+            receiver
+        });
+        pairs.collect::<Vec<_>>()
+    });
+    let mut receivers: Vec<_> = receivers.collect();
+    receivers.iter_mut().enumerate().for_each(|(at, receivers)| receivers.rotate_left(at));
+    senders.into_iter().zip(receivers).map(|(senders, receivers)| exchange(senders, receivers)).collect()
+}
+
+fn exchange(senders: Vec<Sender<Vec<u8>>>, receivers: Vec<Receiver<Vec<u8>>>) -> Exchange {
+    Box::new(move |own| {
+        senders.iter().for_each(|sender| sender.send(own.clone()).unwrap());
+        Ok(receivers.iter().map(|receiver| receiver.recv().unwrap()).collect())
+    })
 }

@@ -63,7 +63,7 @@ pub struct Chosen {
 }
 
 impl Case {
-    pub fn rules(&self) -> Rules<'_> {
+    pub fn rules(&self) -> Rules<&[f32]> {
         Rules {
             scale: self.scale,
             softcap: self.softcap,

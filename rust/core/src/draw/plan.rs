@@ -1,9 +1,10 @@
 //! How each row of a call is drawn.
 
+use crate::error::Result;
 use crate::merge::{Best, Ranked};
 use crate::noise::{NoiseKey, noise};
 use crate::sampler::{Cuts, Settings, xtc_applies};
-use crate::unembed::Draws;
+use crate::unembed::{Draws, Tokens};
 
 /// Largest logits that a row without cuts keeps, so that the rank of its draw is usually known.
 const RANKED: usize = 128;
@@ -59,9 +60,15 @@ impl Warm {
     }
 }
 
-/// The plans of a call whose settings have been checked; `valid_vocab` tokens exist.
-pub fn plans(draws: Option<&Draws>, settings: Option<&Settings>, rows: usize, valid_vocab: usize) -> Vec<Plan> {
-    (0..rows).map(|row| Plan::new(draws, settings, row, valid_vocab)).collect()
+/// The plan of each of `rows`, of draws and settings that fit. Without draws every row is greedy.
+pub fn plans(tokens: &Tokens, rows: usize, draws: Option<&Draws>, settings: Option<&Settings>) -> Result<Vec<Plan>> {
+    if let Some(draws) = draws {
+        draws.check(rows)?;
+    }
+    if let Some(settings) = settings {
+        settings.check(rows, tokens.vocab, tokens.valid_vocab)?;
+    }
+    Ok((0..rows).map(|row| Plan::new(draws, settings, row, tokens.valid_vocab)).collect())
 }
 
 impl Plan {

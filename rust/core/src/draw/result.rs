@@ -1,6 +1,6 @@
 //! Where draws are written, and how a row is decided once it has been read.
 
-use super::found::Found;
+use super::decide::Found;
 use super::plan::{Plan, Warm};
 use crate::error::Error;
 use crate::merge::{Mass, Ranked};
@@ -39,6 +39,9 @@ macro_rules! fields {
         }
 
         impl<'a> SampleOut<'a> {
+            /// The fields' names.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
             /// The first rows and the others.
             fn split(self, rows: usize, sizes: &Sizes) -> (SampleOut<'a>, SampleOut<'a>) {
                 $(let $name = self.$name.split_at_mut(rows * sizes.$each);)*
@@ -131,6 +134,11 @@ impl<'o> Results<'o> {
     pub fn new(out: SampleOut<'o>, rows: usize, samples: usize, top: usize) -> Result<Self, Error> {
         out.check(rows, samples, top)?;
         Ok(Results { out, samples, top })
+    }
+
+    /// The same outputs for a while.
+    pub(super) fn borrow(&mut self) -> Results<'_> {
+        Results { out: self.out.borrow(), samples: self.samples, top: self.top }
     }
 
     /// The results of every `rows` rows by themselves, with the first row of each part: for threads.

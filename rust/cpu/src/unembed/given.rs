@@ -2,7 +2,7 @@
 
 use super::ScoreOut;
 use super::list::offer;
-use super::pass::{Chunk, Epilogue, Problem};
+use super::pass::{Checked, Chunk, Epilogue};
 use super::sums::{Wanted, extend};
 use crate::arch::unembed::{Kernels, PAIRED};
 use crate::product::for_each_chunk;
@@ -20,7 +20,7 @@ pub(super) struct Given<'a> {
 
 impl<'a> Given<'a> {
     /// Computes the targets' logits. `targets` are tokens that exist, one for each row.
-    pub(super) fn new(problem: &Problem, targets: &'a [i64], top: usize, out: ScoreOut<'a>) -> Self {
+    pub(super) fn new(problem: &Checked, targets: &'a [i64], top: usize, out: ScoreOut<'a>) -> Self {
         let mut logits = vec![f32::NAN; targets.len()];
         for (row, (&target, logit)) in targets.iter().zip(&mut logits).enumerate() {
             let token = target as usize..target as usize + 1;

@@ -4,13 +4,15 @@
 //! order and then segment by segment. Threads take (segment, block of rows) pairs in any order, so neither they nor the
 //! batch have a part in any result.
 
+use super::Problem;
 use crate::arch::unembed::dot::Rows;
-use crate::arch::unembed::{Kernels, Rule};
+use crate::arch::unembed::{Kernels, Rule, kernels};
+use crate::dispatch;
 use crate::product::{CHUNK, block_rows, for_each_chunk};
 use crate::threads;
 use farspan_core::Result;
 use farspan_core::merge::Mass;
-use farspan_core::unembed::{Rules, SHARD_UNIT};
+use farspan_core::unembed::{Rules, SHARD_UNIT, Tokens};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -23,25 +25,20 @@ const SUPER_BLOCK: usize = 1024;
 
 /// A checked problem: `hidden [rows, dim]`, `weight [vocab, dim]`, and how products become logits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Problem<'a> {
+pub(super) struct Checked<'a> {
     pub kernels: Kernels,
     pub hidden: Rows<'a>,
     pub weight: Rows<'a>,
-    pub rules: Rules<'a>,
-    /// The id of the weight's first row: not 0 in a part of a vocabulary.
-    pub first: usize,
-    /// How many of the weight's tokens exist.
-    pub valid: usize,
-    /// How many ids the whole vocabulary has.
-    pub vocab: usize,
-    /// How many of them exist.
-    pub exist: usize,
+    pub rules: Rules<&'a [f32]>,
+    pub tokens: Tokens,
 }
 
-impl Problem<'_> {
-    /// The ids of the weight's tokens that exist.
-    pub(super) fn tokens(&self) -> Range<usize> {
-        self.first..self.first + self.valid
+impl<'a> Checked<'a> {
+    /// A problem whose arrays fit each other and can be read.
+    pub(super) fn new(problem: &Problem<'a>) -> Result<Checked<'a>> {
+        let tokens = problem.check()?;
+        let (hidden, weight) = (Rows::new("hidden", &problem.hidden)?, Rows::new("weight", &problem.weight)?);
+        Ok(Checked { kernels: kernels(dispatch::machine()?), hidden, weight, rules: problem.rules, tokens })
     }
 
     /// The rules for the weight's rows in `range`.
@@ -87,7 +84,7 @@ pub(super) trait Epilogue: Sync {
 }
 
 /// Runs `epilogue` over all rows and all tokens that exist.
-pub(super) fn run<E: Epilogue>(problem: &Problem, epilogue: &mut E) -> Result<()> {
+pub(super) fn run<E: Epilogue>(problem: &Checked, epilogue: &mut E) -> Result<()> {
     let rows = problem.hidden.count();
     for first in (0..rows).step_by(SUPER_BLOCK) {
         super_block(problem, first..rows.min(first + SUPER_BLOCK), epilogue)?;
@@ -95,10 +92,10 @@ pub(super) fn run<E: Epilogue>(problem: &Problem, epilogue: &mut E) -> Result<()
     Ok(())
 }
 
-fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mut E) -> Result<()> {
+fn super_block<E: Epilogue>(problem: &Checked, rows: Range<usize>, epilogue: &mut E) -> Result<()> {
     let block = block_rows(rows.len());
     let blocks = rows.len().div_ceil(block);
-    let segments = problem.valid.div_ceil(SEGMENT);
+    let segments = problem.tokens.count.div_ceil(SEGMENT);
     let found: Vec<_> = rows.clone().map(|row| Mutex::new(epilogue.nothing(row))).collect();
     let mut masses = vec![Mass::NOTHING; segments * blocks * block];
 
@@ -106,7 +103,7 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
     let task = |(index, masses): (usize, &mut [Mass])| {
         let (segment, first) = (index / blocks, index % blocks * block);
         let here = first..rows.len().min(first + block);
-        let weights = segment * SEGMENT..problem.valid.min((segment + 1) * SEGMENT);
+        let weights = segment * SEGMENT..problem.tokens.count.min((segment + 1) * SEGMENT);
         let part = Part { problem, first_row: rows.start + first, weights };
         part.run(shared, &mut masses[..here.len()], &found[here]);
     };
@@ -127,19 +124,19 @@ fn super_block<E: Epilogue>(problem: &Problem, rows: Range<usize>, epilogue: &mu
 
 /// A task: a block of rows and a segment.
 struct Part<'a> {
-    problem: &'a Problem<'a>,
+    problem: &'a Checked<'a>,
     first_row: usize,
     weights: Range<usize>,
 }
 
 impl Part<'_> {
     fn run<E: Epilogue>(self, epilogue: &E, masses: &mut [Mass], found: &[Mutex<E::Found>]) {
-        let Problem { kernels, hidden, weight, .. } = self.problem;
+        let Checked { kernels, hidden, weight, .. } = self.problem;
         let mut mine: Vec<E::Found> = found.iter().map(|found| epilogue.begin(&lock(found))).collect();
         let x = hidden.part(self.first_row, found.len());
         for_each_chunk(kernels, x, *weight, self.weights, |row, weights, products| {
             let mass = &mut masses[row];
-            let tokens = self.problem.first + weights.start..self.problem.first + weights.end;
+            let tokens = self.problem.tokens.first + weights.start..self.problem.tokens.first + weights.end;
             let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(weights));
             let max = epilogue.change(kernels, self.first_row + row, &tokens, products, max);
             if max.is_nan() {

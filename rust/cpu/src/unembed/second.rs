@@ -2,7 +2,7 @@
 //! that lie there are counted.
 
 use super::draw::Row;
-use super::pass::{self, Chunk, Epilogue, Problem};
+use super::pass::{self, Checked, Chunk, Epilogue};
 use crate::arch::unembed::Kernels;
 use crate::arch::unembed::dot::Rows;
 use crate::matrix::Matrix;
@@ -15,9 +15,6 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of sorted logits that are held at the same time.
-const HELD: usize = 8 << 20;
-
 static ROWS: AtomicU64 = AtomicU64::new(0);
 
 /// How many rows this process has read a second time. For tests and measurements.
@@ -26,21 +23,16 @@ pub fn second_passes() -> u64 {
 }
 
 /// Runs `epilogue` over some rows of `hidden`.
-fn again<E: Epilogue>(problem: &Problem, hidden: &Matrix, rows: &[usize], epilogue: &mut E) -> Result<()> {
+fn again<E: Epilogue>(problem: &Checked, hidden: &Matrix, rows: &[usize], epilogue: &mut E) -> Result<()> {
     ROWS.fetch_add(rows.len() as u64, Ordering::Relaxed);
     let gathered = map!(array in hidden => array.select(Axis(0), rows));
     let view = map!(array in &gathered => array.view());
-    let problem = Problem { hidden: Rows::new("hidden", &view)?, ..*problem };
+    let problem = Checked { hidden: Rows::new("hidden", &view)?, ..*problem };
     pass::run(&problem, epilogue)
 }
 
-/// Rows whose every logit may be held at the same time.
-pub(super) fn rows_at_once(exist: usize) -> usize {
-    (HELD / (exist * size_of::<Ranked>()).max(1)).max(1)
-}
-
 /// Reads `rows` again and lists all of their logits.
-pub(super) fn whole(problem: &Problem, hidden: &Matrix, all: &[Row], rows: &[usize]) -> Result<Vec<Found>> {
+pub(super) fn whole(problem: &Checked, hidden: &Matrix, all: &[Row], rows: &[usize]) -> Result<Vec<Found>> {
     let mut whole = Whole { all, rows, found: rows.iter().map(|_| Found::default()).collect() };
     again(problem, hidden, rows, &mut whole)?;
     let mut found = whole.found;
@@ -92,7 +84,7 @@ pub(super) type Unranked = (usize, usize, usize, f32);
 
 /// Counts ranks that lie behind the lists of the largest.
 pub(super) fn rank(
-    problem: &Problem,
+    problem: &Checked,
     hidden: &Matrix,
     all: &[Row],
     draws: &[Unranked],

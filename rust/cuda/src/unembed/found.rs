@@ -5,14 +5,13 @@
 use super::changes::Changes;
 use super::launch::{Call, ListAt};
 use super::params::{MOMENTS, MergeParams, SEGMENT, TOKENS, UnembedParams, size};
-use super::plan::{Plan, Wants};
+use super::plan::{Plan, Wants, tiles};
 use super::problem::{Checked, Draws, Problem};
 use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::draw::{Found, Plan as DrawPlan};
 use farspan_core::merge::{Best, Mass, Ranked, Spread};
 use farspan_core::{Error, Result};
-use std::ops::Range;
 
 /// How much is to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +34,8 @@ impl FoundWants {
         }
     }
 
-    fn wants(&self, exist: usize) -> Wants {
-        let list = self.listed.map_or(0, |listed| listed.min(exist));
+    fn wants(&self, count: usize) -> Wants {
+        let list = self.listed.map_or(0, |listed| listed.min(count));
         Wants { samples: self.samples, list, ..Wants::default() }
     }
 }
@@ -56,18 +55,16 @@ pub struct FoundLayout {
     spreads: usize,
     list: usize,
     bytes: usize,
-    tokens: Range<usize>,
-    exist: usize,
 }
 
 impl FoundLayout {
     /// For `rows` rows of a problem.
     pub fn new(problem: &Problem, rows: usize, wants: FoundWants) -> Result<FoundLayout> {
-        Ok(Self::of(&problem.check()?, rows, wants))
+        Ok(Self::of(&Checked::new(problem)?, rows, wants))
     }
 
     fn of(checked: &Checked, rows: usize, wants: FoundWants) -> FoundLayout {
-        let tiles = checked.tokens.tiles();
+        let tiles = tiles(&checked.tokens.range());
         let segments = tiles.div_ceil(SEGMENT);
         let entries = wants.listed.map_or(tiles * TOKENS, |listed| listed.min(checked.tokens.count));
         let mut bytes = 0;
@@ -88,24 +85,12 @@ impl FoundLayout {
             spreads: room(if wants.spreads { tiles * size::SPREAD } else { 0 }),
             list: room(entries * size::ENTRY),
             bytes,
-            tokens: checked.tokens.first..checked.tokens.first + checked.tokens.count,
-            exist: checked.exist,
         }
     }
 
     /// How much memory it is, at a multiple of 16.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// The tokens that were read, as ids of the whole vocabulary.
-    pub fn tokens(&self) -> Range<usize> {
-        self.tokens.clone()
-    }
-
-    /// How many tokens of the whole vocabulary exist.
-    pub fn exist(&self) -> usize {
-        self.exist
     }
 
     /// What the device left, copied back. `plans` are those of its rows.
@@ -178,9 +163,9 @@ fn entry(record: &[u8]) -> Option<Ranked> {
 
 /// Bytes of workspace that [`found`] needs for `rows` rows.
 pub fn found_workspace(problem: &Problem, rows: usize, wants: FoundWants, limits: &Limits) -> Result<usize> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     let wants = wants.wants(checked.tokens.count);
-    Ok(Plan::new(checked.dtype, rows, checked.tokens, wants, limits).layout.bytes)
+    Ok(Plan::new(checked.dtype, rows, &checked.tokens.range(), wants, limits).layout.bytes)
 }
 
 /// Reads the vocabulary for all rows of hidden, or for those that `rows` names (int32, in device memory), and leaves
@@ -200,7 +185,7 @@ pub unsafe fn found(
     out: u64,
     workspace: Workspace,
 ) -> Result<()> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     if let Some(draws) = draws {
         draws.check(checked.rows)?;
     }

@@ -43,7 +43,8 @@ impl<'a> Call<'a> {
         wants: Wants,
         workspace: Workspace,
     ) -> Result<Call<'a>> {
-        let plan = Plan::new(checked.dtype, rows, checked.tokens, wants, &device.limits()).within(workspace.bytes);
+        let plan =
+            Plan::new(checked.dtype, rows, &checked.tokens.range(), wants, &device.limits()).within(workspace.bytes);
         if workspace.bytes < plan.layout.bytes || !workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
             let expected = format!("at least {} bytes at a multiple of {ALIGNMENT}", plan.layout.bytes);
             let given = format!("{} bytes at {:#x}", workspace.bytes, workspace.pointer);

@@ -5,6 +5,7 @@ use super::params::{MAX_WINDOW, SEGMENT, TOKENS, size};
 use super::variants::tile_rows;
 use crate::device::Limits;
 use farspan_core::Dtype;
+use std::ops::Range;
 
 /// Bytes of workspace beyond which rows are taken in several goes.
 const BUDGET: usize = 64 << 20;
@@ -14,18 +15,9 @@ const PLACES: usize = 9;
 /// The most entries that a tile lists. More make a second look at a tile rarer and every row's lists longer.
 const LISTED: usize = 16;
 
-/// The tokens that exist among those of a weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tokens {
-    pub first: usize,
-    pub count: usize,
-}
-
-impl Tokens {
-    /// Tiles begin at multiples of their size in token ids.
-    pub(super) fn tiles(&self) -> usize {
-        if self.count == 0 { 0 } else { (self.first % TOKENS + self.count).div_ceil(TOKENS) }
-    }
+/// How many tiles hold these tokens: tiles begin at multiples of their size in token ids.
+pub(super) fn tiles(tokens: &Range<usize>) -> usize {
+    if tokens.is_empty() { 0 } else { (tokens.start % TOKENS + tokens.len()).div_ceil(TOKENS) }
 }
 
 /// What is wanted beside softmax sums.
@@ -96,12 +88,12 @@ fn shared_bytes(rows: usize) -> usize {
 }
 
 impl Plan {
-    pub(super) fn new(dtype: Dtype, rows: usize, tokens: Tokens, wants: Wants, limits: &Limits) -> Plan {
+    pub(super) fn new(dtype: Dtype, rows: usize, tokens: &Range<usize>, wants: Wants, limits: &Limits) -> Plan {
         let sizes = tile_rows(name(dtype));
         let fit = sizes.iter().copied().filter(|rows| shared_bytes(*rows) <= limits.shared_bytes_per_block as usize);
         let fit: Vec<usize> = fit.collect();
         let tile_rows = fit.iter().copied().find(|size| rows <= *size).or(fit.last().copied()).unwrap_or(sizes[0]);
-        let tiles = tokens.tiles();
+        let tiles = tiles(tokens);
         let window = wants.list.min(MAX_WINDOW);
         let listed = window.min(LISTED);
         // Of the window's entries each tile that hides some has listed as many.
@@ -167,15 +159,13 @@ mod tests {
     const NOTHING: Wants = Wants { samples: 0, list: 0, target: false, before: false };
 
     fn plan(rows: usize, vocab: usize, wants: Wants, limits: Limits) -> Plan {
-        Plan::new(Dtype::Bf16, rows, Tokens { first: 0, count: vocab }, wants, &limits)
+        Plan::new(Dtype::Bf16, rows, &(0..vocab), wants, &limits)
     }
 
     #[test]
     fn tiles_are_as_wide_as_the_batch() {
-        let sizes = |dtype| {
-            [1, 8, 9, 64, 65, 128, 1000]
-                .map(|rows| Plan::new(dtype, rows, Tokens { first: 0, count: 9 }, NOTHING, &LARGE).tile_rows)
-        };
+        let sizes =
+            |dtype| [1, 8, 9, 64, 65, 128, 1000].map(|rows| Plan::new(dtype, rows, &(0..9), NOTHING, &LARGE).tile_rows);
         assert_eq!(sizes(Dtype::Bf16), [8, 8, 64, 64, 128, 128, 128]);
         assert_eq!(sizes(Dtype::F32), [8, 8, 64, 64, 64, 64, 64]);
     }
@@ -191,7 +181,7 @@ mod tests {
 
     #[test]
     fn tiles_begin_at_their_multiples() {
-        let tiles = |first, count| Tokens { first, count }.tiles();
+        let tiles = |first, count| tiles(&(first..first + count));
         assert_eq!([tiles(0, 0), tiles(0, 1), tiles(0, 128), tiles(0, 129)], [0, 1, 1, 2]);
         assert_eq!([tiles(2048, 128), tiles(100, 28), tiles(100, 29), tiles(127, 130)], [1, 1, 2, 3]);
     }

@@ -1,9 +1,9 @@
 //! What is asked: tensors of the device and the rules over them, checked without reading them.
 
 use super::params::{DrawsAt, HIDDEN_ALIGNED, RowsAt, Setting, UnembedParams, WEIGHT_ALIGNED};
-use super::plan::Tokens;
 use crate::tensor::Tensor;
-use farspan_core::unembed::{Rules as CoreRules, Shard, check_rows, check_rules};
+use farspan_core::array::{Array, FloatArray};
+use farspan_core::unembed::{Tokens, check_rows};
 use farspan_core::{Dtype, Error, Result};
 
 /// A tensor of one of the floating element types.
@@ -15,37 +15,20 @@ pub struct Matrix {
     pub tensor: Tensor<2>,
 }
 
-/// How a product becomes a logit: [`farspan_core::unembed::Rules`], the bias in device memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// Factor of the dot product.
-    pub scale: f32,
-    /// Bound that the scaled product approaches.
-    pub softcap: Option<f32>,
-    /// `[tokens]` of float32, contiguous: one for each row of the weight.
-    pub bias: Option<Tensor<1>>,
-    /// How many tokens of the vocabulary exist.
-    pub valid_vocab: Option<usize>,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Rules { scale: 1.0, softcap: None, bias: None, valid_vocab: None }
+impl Array<2> for Matrix {
+    fn shape(&self) -> [usize; 2] {
+        self.tensor.shape
     }
 }
 
-/// `hidden [rows, dim]` against `weight [tokens, dim]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Problem {
-    /// The hidden states.
-    pub hidden: Matrix,
-    /// The unembedding, or a part of it.
-    pub weight: Matrix,
-    /// From products to logits.
-    pub rules: Rules,
-    /// Which part of the vocabulary the weight is; `None`: all of it.
-    pub shard: Option<Shard>,
+impl FloatArray<2> for Matrix {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
 }
+
+/// What is read: arrays of the device, the bias contiguous.
+pub type Problem = farspan_core::unembed::Problem<Matrix, Tensor<1>>;
 
 /// The settings of a draw, in device memory: `[rows]` each, stride 0 for one number that serves all rows. Only the
 /// kernels read them, so a captured graph takes what is there when it runs.
@@ -84,65 +67,45 @@ pub(super) fn setting(tensor: &Tensor<1>) -> Setting {
     Setting { first: tensor.pointer, stride: if tensor.shape[0] < 2 { 0 } else { tensor.strides[0] } }
 }
 
-/// A problem whose shapes fit.
+/// A problem whose arrays fit each other and can be read.
 pub(super) struct Checked {
     pub dtype: Dtype,
     pub rows: usize,
     pub tokens: Tokens,
-    /// How many tokens of the whole vocabulary exist.
-    pub exist: usize,
     /// What every launch of the pass has in common.
     pub params: UnembedParams,
 }
 
-impl Problem {
-    pub(super) fn check(&self) -> Result<Checked> {
-        let (hidden, weight) = (&self.hidden, &self.weight);
-        if hidden.dtype != weight.dtype {
-            let (expected, given) = (format!("{}, as hidden", hidden.dtype.name()), weight.dtype.name().into());
-            return Err(Error::Dtype { argument: "weight", expected, given });
-        }
-        let [held, dim] = weight.tensor.shape;
-        let shard = self.shard.unwrap_or(Shard { first: 0, vocab: held });
-        let Rules { scale, softcap, bias, valid_vocab } = self.rules;
-        let core = CoreRules { scale, softcap, bias: None, valid_vocab };
-        let exist = check_rules(hidden.tensor.shape, weight.tensor.shape, &core, shard)?;
-        if let Some(bias) = bias
-            && bias.shape[0] != held
-        {
-            return Err(Error::argument(
-                "bias",
-                format!("shape [{held}], one per token"),
-                format!("[{}]", bias.shape[0]),
-            ));
-        }
-        if let Some(bias) = bias {
+impl Checked {
+    pub(super) fn new(problem: &Problem) -> Result<Checked> {
+        let tokens = problem.check()?;
+        let (hidden, weight, rules) = (&problem.hidden, &problem.weight, &problem.rules);
+        if let Some(bias) = rules.bias {
             check_contiguous("bias", bias.shape[0], bias.strides[0])?;
         }
         let (hidden_at, hidden_aligned) = rows_at("hidden", hidden)?;
         let (weight_at, weight_aligned) = rows_at("weight", weight)?;
-        for (argument, count) in [("hidden", hidden.tensor.shape[0]), ("hidden", dim)] {
+        let [rows, dim] = hidden.tensor.shape;
+        for count in [rows, dim] {
             if i32::try_from(count).is_err() {
-                return Err(Error::argument(argument, format!("at most {} rows and columns", i32::MAX), count));
+                return Err(Error::argument("hidden", format!("at most {} rows and columns", i32::MAX), count));
             }
         }
-        let valid = exist.clamp(shard.first, shard.first + held) - shard.first;
         let params = UnembedParams {
             hidden: hidden_at,
             weight: weight_at,
-            bias: bias.map_or(0, |bias| bias.pointer),
+            bias: rules.bias.map_or(0, |bias| bias.pointer),
             repeat: 1,
             dim: dim as i32,
-            hidden_rows: hidden.tensor.shape[0] as i32,
-            first_token: shard.first as u32,
-            valid: valid as i32,
-            scale,
-            softcap: softcap.unwrap_or(0.0),
+            hidden_rows: rows as i32,
+            first_token: tokens.first as u32,
+            valid: tokens.count as i32,
+            scale: rules.scale,
+            softcap: rules.softcap.unwrap_or(0.0),
             flags: (u32::from(hidden_aligned) * HIDDEN_ALIGNED) | (u32::from(weight_aligned) * WEIGHT_ALIGNED),
             ..UnembedParams::default()
         };
-        let tokens = Tokens { first: shard.first, count: valid };
-        Ok(Checked { dtype: hidden.dtype, rows: hidden.tensor.shape[0], tokens, exist, params })
+        Ok(Checked { dtype: hidden.dtype, rows, tokens, params })
     }
 }
 

@@ -51,7 +51,7 @@ fn wants(options: &Options) -> Wants {
 }
 
 fn check(problem: &Problem, draws: Option<&Draws>, options: &Options) -> Result<Checked> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     if let Some(draws) = draws {
         draws.check(checked.rows)?;
     }
@@ -65,7 +65,7 @@ fn check(problem: &Problem, draws: Option<&Draws>, options: &Options) -> Result<
 /// Bytes of workspace that [`sample`] and [`greedy`] need.
 pub fn sample_workspace(problem: &Problem, options: &Options, limits: &Limits) -> Result<usize> {
     let checked = check(problem, None, options)?;
-    Ok(Plan::new(checked.dtype, checked.rows, checked.tokens, wants(options), limits).layout.bytes)
+    Ok(Plan::new(checked.dtype, checked.rows, &checked.tokens.range(), wants(options), limits).layout.bytes)
 }
 
 /// `argmax(l)`, ties to the lowest id.

@@ -29,7 +29,7 @@ pub struct ScoreOut {
 }
 
 fn scoring(problem: &Problem, top: usize) -> Result<(Checked, Wants)> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     check_top(top, checked.tokens.count)?;
     Ok((checked, Wants { list: top, target: true, before: true, ..Wants::default() }))
 }
@@ -37,7 +37,7 @@ fn scoring(problem: &Problem, top: usize) -> Result<(Checked, Wants)> {
 /// Bytes of workspace that [`score`] needs.
 pub fn score_workspace(problem: &Problem, top: usize, limits: &Limits) -> Result<usize> {
     let (checked, wants) = scoring(problem, top)?;
-    Ok(Plan::new(checked.dtype, checked.rows, checked.tokens, wants, limits).layout.bytes)
+    Ok(Plan::new(checked.dtype, checked.rows, &checked.tokens.range(), wants, limits).layout.bytes)
 }
 
 /// Log-probability, rank and entropy of given tokens, `targets [rows]` of int64, and the `top` most likely ones. A
@@ -86,8 +86,8 @@ const RANKING: Wants = Wants { samples: 0, list: 0, target: false, before: true 
 
 /// Bytes of workspace that [`rank`] needs for `samples` draws of each row.
 pub fn rank_workspace(problem: &Problem, samples: usize, limits: &Limits) -> Result<usize> {
-    let checked = problem.check()?;
-    Ok(Plan::new(checked.dtype, checked.rows * samples, checked.tokens, RANKING, limits).layout.bytes)
+    let checked = Checked::new(problem)?;
+    Ok(Plan::new(checked.dtype, checked.rows * samples, &checked.tokens.range(), RANKING, limits).layout.bytes)
 }
 
 /// Counts the ranks that a draw left [`farspan_core::draw::UNRANKED`]: addresses of `token`, `logit` and `rank`, each
@@ -103,7 +103,7 @@ pub unsafe fn rank(
     [token, logit, rank]: [u64; 3],
     workspace: Workspace,
 ) -> Result<()> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     if samples == 0 {
         return Err(Error::argument("samples", "at least 1", 0));
     }
@@ -136,7 +136,7 @@ pub struct TopOut {
 }
 
 fn listing(problem: &Problem, k: usize) -> Result<(Checked, Wants)> {
-    let checked = problem.check()?;
+    let checked = Checked::new(problem)?;
     check_k(k, checked.tokens.count)?;
     Ok((checked, Wants { list: k, ..Wants::default() }))
 }
@@ -144,7 +144,7 @@ fn listing(problem: &Problem, k: usize) -> Result<(Checked, Wants)> {
 /// Bytes of workspace that [`top`] needs.
 pub fn top_workspace(problem: &Problem, k: usize, limits: &Limits) -> Result<usize> {
     let (checked, wants) = listing(problem, k)?;
-    Ok(Plan::new(checked.dtype, checked.rows, checked.tokens, wants, limits).layout.bytes)
+    Ok(Plan::new(checked.dtype, checked.rows, &checked.tokens.range(), wants, limits).layout.bytes)
 }
 
 /// The `k` largest logits in order, ties to the lowest id first, for any `k` up to the number of tokens. One reading of

@@ -1,10 +1,10 @@
 //! Runs unembedding problems on the emulator, whose device memory is this process's.
 
 use farspan_core::draw::Samples;
-use farspan_core::unembed::Draws as HostDraws;
+use farspan_core::unembed::{Draws as HostDraws, Rules};
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::unembed::{
-    Changes, Draws, Matrix, Options, Problem, Rules, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
+    Changes, Draws, Matrix, Options, Problem, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
     sample_workspace, score, score_workspace, top, top_workspace,
 };
 use farspan_cuda::{Device, Limits, Tensor, Workspace};

@@ -2,31 +2,31 @@
 
 use super::device::{Array, Memory, tensor};
 use crate::arrays::named_dtype;
-use crate::failure::{Outcome, guarded};
+use crate::failure::{Failure, Outcome, guarded};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
+use crate::shard::Holder;
 use crate::unembed::{Drawing, SampleArrays, SampleBuffers};
 use farspan_core::Result;
-use farspan_core::draw::{Plan, Results, plans};
+use farspan_core::draw::{Found, Plan, Read, Results, Rows, Shards, decide, plans};
 use farspan_core::sampler::Settings;
+use farspan_core::unembed::Rules;
 use farspan_cpu::threads::for_each;
 use farspan_cuda::Workspace;
 use farspan_cuda::unembed::{
-    self, Changes, Draws, FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, Rules, SampleOut, ScoreOut,
-    TopOut,
+    self, Changes, Draws, FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, SampleOut, ScoreOut, TopOut,
 };
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use std::sync::{Mutex, PoisonError};
 
 /// dtype, hidden, weight and the rules.
 type Arguments<'a> = (&'a str, Array, Array, GivenRules<Array>);
 
 /// Bytes of every logit of some rows that are copied back at the same time.
-const HELD: usize = 64 << 20;
+const MOST_BYTES: usize = 64 << 20;
 /// Rows that a thread decides before it asks for more: some tens of microseconds.
 const ROWS_AT_ONCE: usize = 4;
 
-fn problem((dtype, hidden, weight, rules): Arguments<'_>) -> Result<Problem> {
+fn problem((dtype, hidden, weight, rules): Arguments<'_>, shard: Option<&Holder>) -> Result<Problem> {
     let GivenRules { scale, softcap, bias, valid_vocab } = rules;
     let dtype = named_dtype("hidden", dtype)?;
     Ok(Problem {
@@ -38,7 +38,7 @@ fn problem((dtype, hidden, weight, rules): Arguments<'_>) -> Result<Problem> {
             bias: bias.map(|bias| tensor("bias", bias)).transpose()?,
             valid_vocab,
         },
-        shard: None,
+        shard: shard.map(Holder::shard),
     })
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn cuda_sample(
     out: [u64; 12],
 ) -> Outcome {
     guarded(|| {
-        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (memory, problem) = (Memory::new(memory), problem(arguments, None)?);
         let (place, options, out) = (memory.place()?, Options::default(), sample_out(out));
         let bytes = unembed::sample_workspace(&problem, &options, &place.device().limits())?;
         let workspace = workspace(&memory, bytes)?;
@@ -85,24 +85,27 @@ pub(crate) fn cuda_sample(
     })
 }
 
-/// A call with settings: the device reads, the host decides. `drawn` are on the device, `draws` and `out` on the host.
-struct Decision<'a, 'py> {
+/// Reads rows on the device, for the host to decide.
+struct Reader<'a, 'py> {
     memory: &'a Memory<'py>,
     problem: &'a Problem,
-    drawn: Draws,
+    plans: &'a [Plan],
+    /// On the device, as the changes.
+    draws: Draws,
     changes: Changes,
     samples: usize,
 }
 
-impl Decision<'_, '_> {
-    /// What is found of all rows, or of some with every logit, of which `own` are the plans.
-    fn read(&self, own: &[Plan], some: Option<&[usize]>) -> Outcome<(FoundLayout, PyBackedBytes)> {
+impl Reader<'_, '_> {
+    /// Has rows with these plans read: all of the call, or those that `whole` names with every logit. What the device
+    /// left is copied back.
+    fn run(&self, plans: &[Plan], whole: Option<&[usize]>) -> Outcome<(FoundLayout, PyBackedBytes)> {
         let place = self.memory.place()?;
-        let wants = FoundWants::of(own, self.samples, some.is_some());
-        let layout = FoundLayout::new(self.problem, own.len(), wants)?;
-        let bytes = unembed::found_workspace(self.problem, own.len(), wants, &place.device().limits())?;
+        let wants = FoundWants::of(plans, self.samples, whole.is_some());
+        let layout = FoundLayout::new(self.problem, plans.len(), wants)?;
+        let bytes = unembed::found_workspace(self.problem, plans.len(), wants, &place.device().limits())?;
         let (workspace, out) = (workspace(self.memory, bytes)?, self.memory.allocate(layout.bytes())?);
-        let rows = some.map(|rows| {
+        let rows = whole.map(|rows| {
             let numbers: Vec<u8> = rows.iter().flat_map(|&row| (row as i32).to_le_bytes()).collect();
             self.memory.upload(&numbers).map(|pointer| farspan_cuda::Tensor::contiguous(pointer, [rows.len()]))
         });
@@ -113,7 +116,7 @@ impl Decision<'_, '_> {
                 place.device(),
                 self.problem,
                 rows.as_ref(),
-                Some(&self.drawn),
+                Some(&self.draws),
                 &self.changes,
                 wants,
                 out,
@@ -125,90 +128,104 @@ impl Decision<'_, '_> {
     }
 }
 
-/// Draws with settings: waits for the device, decides on the host, writes there. `drawn` are those of `draws` on the
-/// device.
+impl Read for Reader<'_, '_> {
+    type Failure = Failure;
+
+    fn read(&mut self, whole: Option<&[usize]>) -> Outcome<Vec<Found>> {
+        let plans = match whole {
+            Some(rows) => rows.iter().map(|&row| self.plans[row]).collect(),
+            None => self.plans.to_vec(),
+        };
+        let (layout, found) = self.run(&plans, whole)?;
+        Ok(layout.read(&found, &plans)?)
+    }
+
+    fn most_bytes(&self) -> usize {
+        MOST_BYTES
+    }
+
+    fn read_and_decide(&mut self, mut rows: Rows<'_>) -> Outcome {
+        let (layout, found) = self.run(self.plans, None)?;
+        let (plans, found) = (self.plans, &*found);
+        for_each(rows.parts(ROWS_AT_ONCE), |mut part| {
+            for row in part.numbers() {
+                part.decide(row, &layout.row(found, row, &plans[row]));
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Draws that the host decides, of rows with settings and from shards: waits for the device, writes on the host.
+/// `drawn` are those of `draws` on the device.
 #[pyfunction]
-#[pyo3(signature = (memory, arguments, drawn, draws, settings, out, /))]
-pub(crate) fn cuda_decide<'py>(
+#[pyo3(signature = (memory, arguments, drawn, draws, settings, shard, out, /))]
+pub(crate) fn cuda_sample_on_host<'py>(
     memory: &Bound<'py, PyAny>,
     arguments: Arguments<'_>,
     drawn: DrawArrays<Array>,
     draws: DrawArrays<Bound<'py, PyAny>>,
-    settings: GivenArrays<'py>,
+    settings: Option<GivenArrays<'py>>,
+    shard: Option<Holder>,
     out: SampleArrays<'py>,
 ) -> Outcome {
     guarded(|| {
-        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (memory, problem) = (Memory::new(memory), problem(arguments, shard.as_ref())?);
         let (drawing, mut buffers) = (Drawing::new(&draws)?, SampleBuffers::new(&out)?);
-        let (host, out) = (drawing.view()?, buffers.out()?);
-        let owned = Owned::new(&settings)?;
-        let settings = owned.view()?;
-        let (rows, exist) = (problem.hidden.tensor.shape[0], exist(&problem));
-        host.check(rows)?;
-        let mut results = Results::new(out, rows, settings.samples, settings.top)?;
-        let changes = upload_changes(&memory, &settings, &problem, exist)?;
-        let plans = plans(Some(&host), Some(&settings), rows, exist);
-        let samples = settings.samples;
-        let decision = Decision { memory: &memory, problem: &problem, drawn: self::draws(drawn)?, changes, samples };
-        let (layout, found) = decision.read(&plans, None)?;
-        let undecided = decide(&mut results, &plans, &layout, &found)?;
-        for rows in undecided.chunks((HELD / (8 * exist).max(1)).max(1)) {
-            let own: Vec<Plan> = rows.iter().map(|&row| plans[row]).collect();
-            let (layout, found) = decision.read(&own, Some(rows))?;
-            for (&row, found) in rows.iter().zip(&layout.read(&found, &own)?) {
-                results.whole_row(row, &plans[row], found);
+        let owned = settings.as_ref().map(Owned::new).transpose()?;
+        let settings = owned.as_ref().map(Owned::view).transpose()?;
+        let (tokens, rows) = (problem.check()?, problem.hidden.tensor.shape[0]);
+        let plans = plans(&tokens, rows, Some(&drawing.view()?), settings.as_ref())?;
+        let (samples, top) = settings.map_or((1, 0), |settings| (settings.samples, settings.top));
+        let mut results = Results::new(buffers.out()?, rows, samples, top)?;
+        let mut reader = Reader {
+            memory: &memory,
+            problem: &problem,
+            plans: &plans,
+            draws: self::draws(drawn)?,
+            changes: upload_changes(&memory, settings.as_ref(), rows)?,
+            samples,
+        };
+        match &shard {
+            None => decide(&mut reader, &plans, &mut results, tokens.valid_vocab),
+            Some(shard) => {
+                let mut gather = |own: Vec<u8>| shard.gather(&own);
+                let mut shards = Shards::<_, Failure>::new(reader, &plans, samples, tokens, &mut gather);
+                decide(&mut shards, &plans, &mut results, tokens.valid_vocab)
             }
         }
-        Ok(())
     })
 }
 
-/// Decides all rows from what was found of them, some at a time on each thread; gives those that are left undecided.
-fn decide(results: &mut Results, plans: &[Plan], layout: &FoundLayout, found: &[u8]) -> Outcome<Vec<usize>> {
-    let undecided = Mutex::new(Vec::new());
-    for_each(results.parts(ROWS_AT_ONCE), |(first, mut part)| {
-        for at in 0..part.rows() {
-            let row = first + at;
-            if part.row(at, &plans[row], &layout.row(found, row, &plans[row])).is_err() {
-                undecided.lock().unwrap_or_else(PoisonError::into_inner).push(row);
-            }
-        }
-    })?;
-    let mut undecided = undecided.into_inner().unwrap_or_else(PoisonError::into_inner);
-    undecided.sort_unstable();
-    Ok(undecided)
-}
-
-/// How many tokens exist; a `valid_vocab` that does not fit is refused when the problem is checked.
-fn exist(problem: &Problem) -> usize {
-    problem.rules.valid_vocab.unwrap_or(problem.weight.tensor.shape[0])
-}
-
-fn upload_changes(memory: &Memory, settings: &Settings, problem: &Problem, exist: usize) -> Outcome<Changes> {
-    let (rows, vocab) = (problem.hidden.tensor.shape[0], problem.weight.tensor.shape[0]);
-    settings.check(rows, vocab, exist)?;
+/// What these settings, which fit, do to single logits.
+fn upload_changes(memory: &Memory, settings: Option<&Settings>, rows: usize) -> Outcome<Changes> {
+    let Some(settings) = settings else { return Ok(Changes::default()) };
     let packed = PackedChanges::new(settings, rows);
     Ok(packed.at(memory.upload(packed.bytes())?))
 }
 
-/// Counts the ranks that a draw left open; `drawn` are the addresses of token, logit and rank.
+/// Counts the ranks that a draw left open, in the part of the vocabulary alone where one is given; `drawn` are the
+/// addresses of token, logit and rank.
 #[pyfunction]
-#[pyo3(signature = (memory, arguments, settings, drawn, /))]
+#[pyo3(signature = (memory, arguments, settings, shard, drawn, /))]
 pub(crate) fn cuda_rank<'py>(
     memory: &Bound<'py, PyAny>,
     arguments: Arguments<'_>,
     settings: Option<GivenArrays<'py>>,
+    shard: Option<Holder>,
     drawn: [u64; 3],
 ) -> Outcome {
     guarded(|| {
-        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (memory, problem) = (Memory::new(memory), problem(arguments, shard.as_ref())?);
         let place = memory.place()?;
         let owned = settings.as_ref().map(Owned::new).transpose()?;
         let settings = owned.as_ref().map(Owned::view).transpose()?;
-        let (samples, changes) = match &settings {
-            Some(settings) => (settings.samples, upload_changes(&memory, settings, &problem, exist(&problem))?),
-            None => (1, Changes::default()),
-        };
+        let (tokens, rows) = (problem.check()?, problem.hidden.tensor.shape[0]);
+        if let Some(settings) = &settings {
+            settings.check(rows, tokens.vocab, tokens.valid_vocab)?;
+        }
+        let samples = settings.map_or(1, |settings| settings.samples);
+        let changes = upload_changes(&memory, settings.as_ref(), rows)?;
         let bytes = unembed::rank_workspace(&problem, samples, &place.device().limits())?;
         let workspace = workspace(&memory, bytes)?;
         // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
@@ -228,7 +245,7 @@ pub(crate) fn cuda_score(
     out: [u64; 6],
 ) -> Outcome {
     guarded(|| {
-        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (memory, problem) = (Memory::new(memory), problem(arguments, None)?);
         let place = memory.place()?;
         let bytes = unembed::score_workspace(&problem, top, &place.device().limits())?;
         let workspace = workspace(&memory, bytes)?;
@@ -245,7 +262,7 @@ pub(crate) fn cuda_score(
 #[pyo3(signature = (memory, arguments, k, out, /))]
 pub(crate) fn cuda_top(memory: &Bound<'_, PyAny>, arguments: Arguments<'_>, k: usize, out: [u64; 3]) -> Outcome {
     guarded(|| {
-        let (memory, problem) = (Memory::new(memory), problem(arguments)?);
+        let (memory, problem) = (Memory::new(memory), problem(arguments, None)?);
         let place = memory.place()?;
         let bytes = unembed::top_workspace(&problem, k, &place.device().limits())?;
         let workspace = workspace(&memory, bytes)?;

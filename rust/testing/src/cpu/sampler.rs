@@ -2,11 +2,12 @@
 
 use super::Cpu;
 use crate::sampler::{Backend, Case};
-use farspan_core::draw::{Part, Results, Samples, merge, plans};
+use farspan_core::draw::Samples;
 use farspan_core::unembed::{Rules, Shard};
 use farspan_cpu::matrix::Matrix;
-use farspan_cpu::unembed::{part, sample};
-use ndarray::s;
+use farspan_cpu::unembed::{Problem, sample, sample_of_shard};
+use ndarray::{Array2, s};
+use std::ops::Range;
 
 impl Backend for Cpu {
     fn cases(&self) -> u32 {
@@ -18,32 +19,25 @@ impl Backend for Cpu {
 
     fn run(&self, case: &Case, variation: u64) -> Samples {
         case.call(|hidden, weight, draws, settings, out| {
-            let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.view()));
-            self.alone(variation, || sample(hidden, weight, draws, Some(settings), &Rules::default(), out).unwrap());
+            let problem = problem(hidden, weight, None);
+            self.alone(variation, || sample(&problem, draws, Some(settings), out).unwrap());
         })
     }
 
-    /// Parts are sent as bytes, and arrive in reverse.
-    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Samples {
-        case.call(|hidden, weight, draws, settings, out| {
-            let (count, vocab) = (case.rows.len(), weight.nrows());
-            let parts = |undecided: Option<&[usize]>| -> Vec<Part> {
-                let read = |(index, &end): (usize, &usize)| {
-                    let first = if index == 0 { 0 } else { ends[index - 1] };
-                    let weight = weight.slice(s![first..end, ..]);
-                    let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight));
-                    let shard = Shard { first, vocab };
-                    let part = part(hidden, weight, draws, Some(settings), &Rules::default(), shard, undecided);
-                    Part::from_bytes(&part.unwrap().to_bytes().unwrap()).unwrap()
-                };
-                self.alone(0, || ends.iter().enumerate().map(read).rev().collect())
-            };
-            let plans = plans(Some(draws), Some(settings), count, vocab);
-            let mut results = Results::new(out, count, case.samples, case.top).unwrap();
-            let all: Vec<usize> = (0..count).collect();
-            let undecided = merge(parts(None), &plans, &all, false, vocab, &mut results).unwrap();
-            let left = merge(parts(Some(&undecided)), &plans, &undecided, true, vocab, &mut results).unwrap();
-            assert!(left.is_empty());
+    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Vec<Samples> {
+        self.alone(0, || {
+            case.each_part(ends, |hidden, weight, part, draws, settings, mut exchange, out| {
+                let problem = problem(hidden, weight, Some(part));
+                sample_of_shard(&problem, draws, Some(settings), &mut exchange, out).unwrap();
+            })
         })
     }
+}
+
+/// Hidden states against all rows of a weight, or against those of one part of a vocabulary.
+fn problem<'a>(hidden: &'a Array2<f32>, weight: &'a Array2<f32>, part: Option<Range<usize>>) -> Problem<'a> {
+    let shard = part.as_ref().map(|part| Shard { first: part.start, vocab: weight.nrows() });
+    let part = part.unwrap_or(0..weight.nrows());
+    let (hidden, weight) = (Matrix::F32(hidden.view()), Matrix::F32(weight.slice(s![part, ..])));
+    Problem { hidden, weight, rules: Rules::default(), shard }
 }

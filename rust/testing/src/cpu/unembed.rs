@@ -3,7 +3,7 @@
 use super::Cpu;
 use crate::numbers::bits;
 use crate::unembed::{Backend, Case, Chosen, Results, judge};
-use farspan_cpu::unembed::{Samples, ScoreOut, TopOut, greedy, sample, score, top};
+use farspan_cpu::unembed::{Problem, Samples, ScoreOut, TopOut, greedy, sample, score, top};
 
 impl Backend for Cpu {
     const QUICK: bool = true;
@@ -32,12 +32,15 @@ impl Cpu {
     }
 }
 
+fn problem(case: &Case) -> Problem<'_> {
+    Problem { hidden: case.hidden.matrix(), weight: case.weight.matrix(), rules: case.rules(), shard: None }
+}
+
 fn choose(case: &Case, sampled: bool) -> Chosen {
     let mut samples = Samples::new(case.hidden.rows, 1, 0);
-    let (hidden, weight) = (case.hidden.matrix(), case.weight.matrix());
     match sampled {
-        true => sample(hidden, weight, &case.draws(), None, &case.rules(), samples.out()).unwrap(),
-        false => greedy(hidden, weight, &case.rules(), samples.out()).unwrap(),
+        true => sample(&problem(case), &case.draws(), None, samples.out()).unwrap(),
+        false => greedy(&problem(case), samples.out()).unwrap(),
     }
     let Samples { token, flag, logprob, raw_logprob, lse, .. } = samples;
     Chosen { token, flag, numbers: [bits(&logprob), bits(&raw_logprob), bits(&lse)] }
@@ -45,7 +48,6 @@ fn choose(case: &Case, sampled: bool) -> Chosen {
 
 fn run(case: &Case) -> Results {
     let rows = case.hidden.rows;
-    let (hidden, weight) = (case.hidden.matrix(), case.weight.matrix());
     let mut results = Results { greedy: choose(case, false), sample: choose(case, true), ..Results::default() };
     if case.valid_vocab > 0 {
         let [mut logprob, mut entropy, mut lse] = [(); 3].map(|()| vec![7.0; rows]);
@@ -60,7 +62,7 @@ fn run(case: &Case) -> Results {
             top_token: &mut top_token,
             top_logprob: &mut top_logprob,
         };
-        score(hidden, weight, &case.targets, k, &case.rules(), out).unwrap();
+        score(&problem(case), &case.targets, k, out).unwrap();
         results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
         results.rank = rank;
         judge::list_beside_score((&top_token, &top_logprob), top_list(case, k), k);
@@ -75,6 +77,6 @@ fn top_list(case: &Case, k: usize) -> (Vec<i64>, Vec<f32>, Vec<f32>) {
     let rows = case.hidden.rows;
     let (mut token, mut logit, mut lse) = (vec![7; rows * k], vec![7.0; rows * k], vec![7.0; rows]);
     let out = TopOut { token: &mut token, logit: &mut logit, lse: &mut lse };
-    top(case.hidden.matrix(), case.weight.matrix(), k, &case.rules(), out).unwrap();
+    top(&problem(case), k, out).unwrap();
     (token, logit, lse)
 }

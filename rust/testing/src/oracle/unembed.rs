@@ -4,12 +4,12 @@ use farspan_core::noise::{DOMAIN, NoiseKey, philox};
 use farspan_core::unembed::Rules;
 
 /// The logits of one row over the tokens that exist; `weight` has a row for each token of the vocabulary.
-pub fn logits(hidden: &[f64], weight: &[Vec<f64>], rules: &Rules) -> Vec<f64> {
+pub fn logits(hidden: &[f64], weight: &[Vec<f64>], rules: &Rules<&[f32]>) -> Vec<f64> {
     let valid = rules.valid_vocab.unwrap_or(weight.len());
     weight[..valid].iter().enumerate().map(|(token, weight)| logit(hidden, weight, token, rules)).collect()
 }
 
-fn logit(hidden: &[f64], weight: &[f64], token: usize, rules: &Rules) -> f64 {
+fn logit(hidden: &[f64], weight: &[f64], token: usize, rules: &Rules<&[f32]>) -> f64 {
     let dot: f64 = hidden.iter().zip(weight).map(|(h, w)| h * w).sum();
     let mut logit = f64::from(rules.scale) * dot;
     if let Some(softcap) = rules.softcap.map(f64::from) {

@@ -1,21 +1,23 @@
-//! What several readers found of the same rows in neighbouring parts of the vocabulary, sent from one to the other and
-//! merged: the result has the bits of one reader of the whole.
+//! A vocabulary of which several readers hold a part each: what they found of the same rows is sent from each to all and
+//! joined. The result has the bits of one reader of the whole.
 
-use super::found::Found;
+use super::decide::{Found, Read};
 use super::plan::Plan;
-use super::result::Results;
+use super::result::UNRANKED;
 use crate::error::{Error, Result};
+use crate::unembed::Tokens;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Changes whenever the encoding does.
 const VERSION: u32 = 1;
 
 /// What one reader found of some rows in its part of the vocabulary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+struct Part {
     version: u32,
     /// The tokens that were read, as ids of the whole vocabulary.
-    tokens: std::ops::Range<u64>,
+    tokens: Range<u64>,
     /// How many tokens exist in all.
     exist: u64,
     rows: Vec<Found>,
@@ -23,18 +25,18 @@ pub struct Part {
 
 impl Part {
     /// What was found of `tokens`, of `exist` tokens in all.
-    pub fn new(tokens: std::ops::Range<usize>, exist: usize, rows: Vec<Found>) -> Part {
+    fn new(tokens: Range<usize>, exist: usize, rows: Vec<Found>) -> Part {
         Part { version: VERSION, tokens: tokens.start as u64..tokens.end as u64, exist: exist as u64, rows }
     }
 
     /// The part as bytes, to be sent to the other readers.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
         let too_large = |error| Error::backend("shard", "a part that fits into memory", &error).because(error);
         postcard::to_allocvec(self).map_err(too_large)
     }
 
     /// The part that these bytes are.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Part> {
+    fn from_bytes(bytes: &[u8]) -> Result<Part> {
         let part: Part = postcard::from_bytes(bytes).map_err(|error| malformed(error.to_string()).because(error))?;
         match part.version {
             VERSION => Ok(part),
@@ -47,55 +49,88 @@ fn malformed(given: String) -> Error {
     Error::argument("gather", "what each shard gave it, unchanged", given)
 }
 
-/// Merges the parts of a call, in any order, and writes the results of its rows; gives those that are undecided.
+/// Bytes of lists of every logit that are sent at a time. All holders must agree on it.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Sends bytes to every holder of a part and gives what all of them sent, in any order, the caller's included.
+pub type Gather<'g, F> = dyn FnMut(Vec<u8>) -> Result<Vec<Vec<u8>>, F> + 'g;
+
+/// A reader of one part of a vocabulary, joined with the readers of the others.
 ///
-/// `rows` are the places of the parts' rows in the call. With `whole`, they are rows that were undecided and whose
-/// every logit the parts list.
-pub fn merge(
-    parts: Vec<Part>,
-    plans: &[Plan],
-    rows: &[usize],
-    whole: bool,
-    exist: usize,
-    results: &mut Results,
-) -> Result<Vec<usize>> {
-    let joined = join(parts, plans, rows, whole, exist as u64, results.samples())?;
-    let mut undecided = Vec::new();
-    for (&row, found) in rows.iter().zip(&joined) {
-        let plan = &plans[row];
-        if whole {
-            results.whole_row(row, plan, found);
-        } else if results.row(row, plan, found).is_err() {
-            undecided.push(row);
+/// Nearly every row is decided by one exchange. A row whose cuts lie behind its largest logits, which is the same row
+/// for every holder, takes a second one with all of its logits.
+pub struct Shards<'p, R, F> {
+    reader: R,
+    plans: &'p [Plan],
+    samples: usize,
+    tokens: Tokens,
+    gather: &'p mut Gather<'p, F>,
+}
+
+impl<'p, R, F> Shards<'p, R, F> {
+    /// `reader` reads `tokens` of rows with these plans, from each of which `samples` tokens are drawn.
+    pub fn new(reader: R, plans: &'p [Plan], samples: usize, tokens: Tokens, gather: &'p mut Gather<'p, F>) -> Self {
+        Shards { reader, plans, samples, tokens, gather }
+    }
+}
+
+impl<R: Read, F: From<R::Failure> + From<Error>> Read for Shards<'_, R, F> {
+    type Failure = F;
+
+    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<Found>, F> {
+        let own = Part::new(self.tokens.range(), self.tokens.valid_vocab, self.reader.read(whole)?);
+        let parts = (self.gather)(own.to_bytes()?)?;
+        let parts = parts.iter().map(|bytes| Part::from_bytes(bytes)).collect::<Result<Vec<_>>>()?;
+        let plans: Vec<&Plan> = match whole {
+            Some(rows) => rows.iter().map(|&row| &self.plans[row]).collect(),
+            None => self.plans.iter().collect(),
+        };
+        Ok(join(parts, &plans, whole.is_some(), self.tokens.valid_vocab as u64, self.samples)?)
+    }
+
+    fn most_bytes(&self) -> usize {
+        MOST_BYTES
+    }
+}
+
+/// Ranks of which each holder counted its own tokens: those that were [`UNRANKED`] become the sums of what all of them
+/// counted, int64 numbers as bytes.
+pub fn sum_ranks(known: &mut [i64], counted: &[impl AsRef<[u8]>]) -> Result<()> {
+    if counted.is_empty() {
+        return Err(malformed("nothing".into()));
+    }
+    for counts in counted.iter().map(AsRef::as_ref) {
+        if counts.len() != size_of_val(known) {
+            return Err(malformed(format!("{} bytes of {} ranks", counts.len(), known.len())));
         }
     }
-    Ok(undecided)
+    for (at, rank) in known.iter_mut().enumerate().filter(|(_, rank)| **rank == UNRANKED) {
+        let counts = counted.iter().map(|counts| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&counts.as_ref()[at * 8..][..8]);
+            i64::from_le_bytes(bytes)
+        });
+        *rank = counts.fold(0, i64::saturating_add);
+    }
+    Ok(())
 }
 
 /// One `Found` per row of the whole vocabulary, checked: what arrives from elsewhere is not to be trusted blindly.
-fn join(
-    mut parts: Vec<Part>,
-    plans: &[Plan],
-    rows: &[usize],
-    whole: bool,
-    exist: u64,
-    samples: usize,
-) -> Result<Vec<Found>> {
+fn join(mut parts: Vec<Part>, plans: &[&Plan], whole: bool, exist: u64, samples: usize) -> Result<Vec<Found>> {
     parts.sort_by_key(|part| (part.tokens.start, part.tokens.end));
     let mut next = 0;
-    let mut joined: Vec<Found> = rows.iter().map(|_| Found::default()).collect();
+    let mut joined: Vec<Found> = plans.iter().map(|_| Found::default()).collect();
     for part in parts {
         if part.tokens.start != next || part.exist != exist {
             let Part { tokens, exist: of, .. } = part;
             let given = format!("tokens {} to {} of {of}", tokens.start, tokens.end);
             return Err(Error::argument("gather", format!("a part from token {next} of {exist}"), given));
         }
-        if part.rows.len() != rows.len() {
-            return Err(malformed(format!("{} rows instead of {}", part.rows.len(), rows.len())));
+        if part.rows.len() != plans.len() {
+            return Err(malformed(format!("{} rows instead of {}", part.rows.len(), plans.len())));
         }
         next = part.tokens.end;
-        for ((found, row), joined) in part.rows.into_iter().zip(rows).zip(&mut joined) {
-            let plan = &plans[*row];
+        for ((found, plan), joined) in part.rows.into_iter().zip(plans).zip(&mut joined) {
             let listed = if whole { usize::MAX } else { plan.listed };
             check(&found, if plan.free().is_some() && !whole { samples } else { 0 }, listed, &part.tokens)?;
             joined.append(found, listed);
@@ -108,7 +143,7 @@ fn join(
 }
 
 /// What the merge relies on: a list in order, as long as it must be, of tokens of this part.
-fn check(found: &Found, samples: usize, listed: usize, tokens: &std::ops::Range<u64>) -> Result<()> {
+fn check(found: &Found, samples: usize, listed: usize, tokens: &Range<u64>) -> Result<()> {
     let nan = found.masses.iter().any(|mass| mass.max.is_nan());
     let fits = found.best.len() == samples
         && found.size <= tokens.end - tokens.start
@@ -126,7 +161,7 @@ fn check(found: &Found, samples: usize, listed: usize, tokens: &std::ops::Range<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draw::{Samples, plans};
+    use crate::draw::{Results, Samples, decide, plans};
     use crate::merge::{Best, Mass, Ranked};
     use crate::unembed::Draws;
     use proptest::prelude::*;
@@ -134,7 +169,7 @@ mod tests {
     const DRAWS: Draws = Draws { seed: &[7], position: &[0], stream: &[0], temperature: &[1.0] };
 
     /// One row of logits 0, in which a token won.
-    fn part(tokens: std::ops::Range<usize>) -> Part {
+    fn part(tokens: Range<usize>) -> Part {
         let list = tokens.clone().map(|token| Ranked::new(0.0, token as u32)).collect();
         let mass = Mass { max: 0.0, sum: tokens.len() as f32, ..Mass::NOTHING };
         let best = Best { score: tokens.start as f32, logit: 0.0, token: Some(tokens.start as u32) };
@@ -143,10 +178,32 @@ mod tests {
         Part::new(tokens, 6, vec![row])
     }
 
+    const TOKENS: Tokens = Tokens { first: 0, count: 3, vocab: 6, valid_vocab: 6 };
+
+    struct Reader;
+
+    impl Read for Reader {
+        type Failure = Error;
+
+        fn read(&mut self, _whole: Option<&[usize]>) -> Result<Vec<Found>> {
+            Ok(part(TOKENS.range()).rows)
+        }
+
+        fn most_bytes(&self) -> usize {
+            0
+        }
+    }
+
     fn merged(parts: Vec<Part>) -> Result<Samples> {
         let mut samples = Samples::new(1, 1, 0);
         let mut results = Results::new(samples.out(), 1, 1, 0)?;
-        merge(parts, &plans(Some(&DRAWS), None, 1, 6), &[0], false, 6, &mut results)?;
+        let plans = plans(&TOKENS, 1, Some(&DRAWS), None)?;
+        let mut gather = |own: Vec<u8>| {
+            assert_eq!(Part::from_bytes(&own), Ok(part(0..3)));
+            parts.iter().map(Part::to_bytes).collect()
+        };
+        let mut shards = Shards::<_, Error>::new(Reader, &plans, 1, TOKENS, &mut gather);
+        decide(&mut shards, &plans, &mut results, 6)?;
         Ok(samples)
     }
 
@@ -176,6 +233,18 @@ mod tests {
         ];
         for (what, parts) in wrong {
             assert!(matches!(merged(parts), Err(Error::Argument { argument: "gather", .. })), "{what}");
+        }
+    }
+
+    #[test]
+    fn open_ranks_are_summed_and_known_ones_kept() {
+        let bytes = |counts: [i64; 3]| counts.into_iter().flat_map(i64::to_le_bytes).collect::<Vec<u8>>();
+        let mut ranks = [7, UNRANKED, -1];
+        sum_ranks(&mut ranks, &[bytes([7, 100, -1]), bytes([7, 20, -1])]).unwrap();
+        assert_eq!(ranks, [7, 120, -1]);
+        for wrong in [vec![], vec![bytes([0; 3]), vec![0; 8]]] {
+            let error = sum_ranks(&mut ranks, &wrong).unwrap_err();
+            assert!(matches!(error, Error::Argument { argument: "gather", .. }));
         }
     }
 
