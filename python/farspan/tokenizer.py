@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan._errors import CheckpointError, message, missing_package
+from farspan._errors import ArgumentError, CheckpointError, message, missing_package
 
 
 class Tokenizer(Protocol):
     """What generating and measuring need to know of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The text's ids; without `special` none that begin or end a text."""
+        ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
 class ByteTokenizer:
-    """The tokens are the 256 bytes: `encode` gives a text's UTF-8, `decode` reads it, U+FFFD where it is none."""
+    """The tokens are the 256 bytes: `encode` gives a text's UTF-8, `decode` reads it, U+FFFD where it is none.
+
+    A byte that was no UTF-8 where the text was read, and that Python keeps as a surrogate, is itself again; any other
+    surrogate becomes U+FFFD.
+    """
 
     vocab_size = 256
 
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8", errors="replace"))
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        return list(_OF_NO_BYTE.sub("\ufffd", text).encode("utf-8", errors="surrogateescape"))
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(map(int, ids)).decode("utf-8", errors="replace")
 
 
+_OF_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+
 class FolderTokenizer:
-    """`tokenizer.json` of a model folder, read by the `tokenizers` package."""
+    """`tokenizer.json` of a model folder, read by the `tokenizers` package.
+
+    Some decoders strip the space before the first word. `decode` lets them where the ids are a whole text, with the
+    token that begins one if the tokenizer has one; ids from the middle of a text keep their space.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -45,12 +59,30 @@ class FolderTokenizer:
         # What a training run left in the file must neither cut a text nor fill it up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._begin: list[int] = self.encode("")[:1]
+        self._word = self._any_word()
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        except TypeError:  # the package takes no lone surrogates
+            raise ArgumentError(message("text", "text that has a UTF-8 form", ascii(text)[:60])) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        return str(self._tokenizer.decode([int(i) for i in ids]))
+        listed = [int(i) for i in ids]
+        if listed[:1] == self._begin or not self._word:
+            return str(self._tokenizer.decode(listed))
+        word: str = self._tokenizer.decode(self._word)
+        return str(self._tokenizer.decode(self._word + listed))[len(word) :]
+
+    def _any_word(self) -> list[int]:
+        """A token that is plain letters, in front of which no decoder changes what follows; none where all is."""
+        if not self._begin:
+            return []
+        for token, index in sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            if token.isalnum() and self._tokenizer.decode([index]) == token:
+                return [index]
+        return []
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
@@ -62,29 +94,45 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 class TextStream:
-    """Text from tokens that come one by one; a character spread over several tokens appears with its last."""
+    """Text from tokens that come one by one; a character spread over several tokens appears with its last.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    `before` are the ids that the tokens continue. All that is shown, and `end` with it, is what decoding those and the
+    tokens at once gives behind the text of `before`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._shown = 0  # tokens whose text is out
-        self._context = 0  # decoding starts here: some tokenizers write a token differently at the start of a text
+        # Decoding starts at ids whose text is out: many tokenizers write a token differently at the start of a text.
+        self._ids = list(before)
+        self._settled = len(self._ids)  # ids whose text is out and cannot change
+        self._shown = 0  # characters that are out of the text of the others
 
     def push(self, token: int) -> str:
         """The text that this token completes."""
         self._ids.append(token)
         text = self._new_text()
-        if text.endswith("\ufffd") and len(self._ids) - self._shown < 8:  # perhaps the first bytes of a character
+        if not text:  # a token without text is no context for the next one, but it may begin a text
+            del self._ids[max(1, len(self._ids) - 1) :]
             return ""
-        self._context, self._shown = self._shown, len(self._ids)
-        return text
+        whole = text.rstrip("\ufffd")  # behind it, perhaps, the first bytes of a character
+        piece = text[self._shown : len(whole)]
+        if len(whole) == len(text):
+            self._settle()
+        else:
+            self._shown = max(self._shown, len(whole))
+        return piece
 
     def end(self) -> str:
         """What is left of a character that was never completed."""
-        text = self._new_text()
-        self._shown = len(self._ids)
-        return text
+        rest = self._new_text()[self._shown :]
+        self._settle()
+        return rest
+
+    def _settle(self) -> None:
+        new = self._ids[self._settled :]
+        if new:
+            self._ids, self._settled, self._shown = new, len(new), 0
 
     def _new_text(self) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._shown])
-        return self._tokenizer.decode(self._ids[self._context :])[len(before) :]
+        before = self._tokenizer.decode(self._ids[: self._settled])
+        return self._tokenizer.decode(self._ids)[len(before) :]

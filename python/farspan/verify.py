@@ -38,7 +38,8 @@ def verify(
     Args:
         hidden: `[rows, n + 1, dim]`, the states from which the n drafted tokens and the one after them are drawn.
         weight: `[vocab, dim]`.
-        draft_tokens: `[rows, n]`, int32 or int64.
+        draft_tokens: `[rows, n]`, int32 or int64. What is no id of the vocabulary, as -1 where a row has fewer drafts
+            than others, is never accepted.
         seed, stream: as in `sample`, a scalar or `[rows]`.
         position: of the first draft, a scalar or `[rows]`.
         settings: everything else that `sample` takes, except `samples` and `top`. Per-row values are `[rows]`, with one
@@ -66,8 +67,9 @@ def verify(
         positions = np.broadcast_to(first + np.arange(places), (rows, places))
     else:
         positions = (first + arrays.small("position", np.arange(places), hidden)).expand(rows, places)
-    spread = {name: _per_place(name, x, draft) for name, x in settings.items() if x is not None}
-    seed, stream = _spread(seed, places), _spread(stream, places)
+    vocab = _vocabulary(weight, **settings)
+    spread = {name: _per_place(name, x, draft, vocab) for name, x in settings.items() if x is not None}
+    seed, stream = _spread("seed", seed, draft), _spread("stream", stream, draft)
     own = sample(hidden, weight, seed=seed, position=positions, stream=stream, **spread).token
     accepted = agreement(own, draft)
     if isinstance(hidden, np.ndarray):
@@ -76,8 +78,15 @@ def verify(
 
 
 def agreement(own: Any, draft: Any) -> Any:
-    """`[rows]`: how many of the first drafts `[rows, n]` are what was drawn in their places, `own` `[rows, n + 1]`."""
-    return (own[:, :-1] == draft).cumprod(-1).sum(-1)
+    """`[rows]`: how many of the first drafts `[rows, n]` are what was drawn in their places, `own` `[rows, n + 1]`, in
+    which -1 says that nothing was."""
+    return ((own[:, :-1] == draft) & (draft >= 0)).cumprod(-1).sum(-1)
+
+
+def _vocabulary(weight: Any, valid_vocab: Any = None, shard: Any = None, **_: Any) -> int:
+    """How many ids there are, of arguments that `sample` has yet to check."""
+    vocab = getattr(shard, "vocab", len(weight))
+    return vocab if valid_vocab is None else arrays.count("valid_vocab", valid_vocab)
 
 
 def _draft(draft_tokens: Any, hidden: Any) -> Any:
@@ -91,13 +100,19 @@ def _draft(draft_tokens: Any, hidden: Any) -> Any:
     return draft
 
 
-def _per_place(name: str, x: Any, draft: Any) -> Any:
+def _per_place(name: str, x: Any, draft: Any, vocab: int) -> Any:
     """A setting of one value per row as one of one value per place."""
     rows, places = draft.shape[0], draft.shape[1] + 1
     if name == "history":
         ids, spans = _spans(name, x, rows)
-        drafts = _numpy(draft)  # place i of a row has seen the row's history and its first i drafts
-        lists = [np.concatenate([ids[span], drafts[row, :i]]) for row, span in enumerate(spans) for i in range(places)]
+        drafts = _numpy(draft)
+        # Place i of a row has seen the row's history and its first i drafts. Places behind one that is no token are
+        # never reached.
+        seen = ((drafts >= 0) & (drafts < vocab)).cumprod(-1).sum(-1)
+        lists = [
+            np.concatenate([ids[span], drafts[row, : min(i, seen[row])]])
+            for row, span in enumerate(spans) for i in range(places)
+        ]  # fmt: skip
         return np.concatenate([ids[:0], *lists]), np.cumsum([0, *map(len, lists)])
     if name in ("banned", "allowed", "logit_bias"):
         *columns, spans = _spans(name, x, rows)
@@ -106,14 +121,14 @@ def _per_place(name: str, x: Any, draft: Any) -> Any:
         return (*(np.concatenate([c[:0], *(c[span] for span in repeated)]) for c in columns), np.cumsum([0, *lengths]))
     if name in ("mask", "prompt_lengths"):
         return np.repeat(_numpy(x), places, 0)
-    return x if name in ("bias", "order", "shard") else _spread(x, places)
+    return x if name in ("bias", "order", "shard", "scale", "softcap", "valid_vocab") else _spread(name, x, draft)
 
 
 def _spans(name: str, lists: Any, rows: int) -> list[Any]:
     """The columns of ragged lists, then the span of each row."""
     if not isinstance(lists, (tuple, list)) or len(lists) < 2:
         raise DtypeError(message(name, "(ids [total], offsets [rows + 1])", arrays.describe(lists)))
-    *columns, offsets = map(_numpy, lists)
+    *columns, offsets = (column if column.size else column.astype(np.int64) for column in map(_numpy, lists))
     ends = offsets.tolist()
     total = len(columns[0])
     if len(ends) != rows + 1 or ends[0] != 0 or ends[-1] != total or sorted(ends) != ends:
@@ -121,10 +136,14 @@ def _spans(name: str, lists: Any, rows: int) -> list[Any]:
     return [*columns, [slice(a, b) for a, b in pairwise(ends)]]
 
 
-def _spread(x: Any, places: int) -> Any:
+def _spread(name: str, x: Any, draft: Any) -> Any:
     """`[rows]` as `[rows, places]`; a scalar stays one."""
+    rows, places = draft.shape[0], draft.shape[1] + 1
+    x = np.asarray(x) if isinstance(x, (list, tuple)) else x
     if not getattr(x, "ndim", 0):
         return x
+    if tuple(x.shape) != (rows,):
+        raise ArgumentError(message(name, f"a scalar or shape [{rows}], one per row of drafts", list(x.shape)))
     return np.repeat(x[:, None], places, 1) if isinstance(x, np.ndarray) else x[:, None].expand(-1, places)
 
 

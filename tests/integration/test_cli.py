@@ -215,6 +215,15 @@ def test_a_missing_matplotlib_is_told_at_once(
     assert "pip install matplotlib" in only_line(err)
 
 
+def test_a_text_that_is_too_short_is_told_before_the_model_is_loaded(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farspan.lab.subject.load_model", lambda *_: pytest.fail("the weights were read"))
+    code, _, err = run("measure", "--data", text, "--lengths", "64,100000", "--out", tmp_path)
+    assert code == 1
+    assert "lengths: expected at most" in only_line(err)
+
+
 # ---------------------------------------------------------------------------------------------------------------- info
 
 
@@ -361,6 +370,21 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, env=environment)
     assert done.stdout.startswith("def ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("generate --max-new-tokens 3 --temperature 0", 0), ("info --json", 0), ("generate --top-k x", 2)],
+)
+def test_closed_streams_are_no_failure(command: str, code: int) -> None:
+    run = [sys.executable, "-m", "farspan", *command.split()]
+    usual = subprocess.run(run, capture_output=True, text=True)
+    without_err, without_out = (
+        subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *run], capture_output=True, text=True)
+        for closed in ("2>&-", ">&-")
+    )
+    assert (without_err.returncode, without_err.stdout, without_err.stderr) == (code, usual.stdout, "")
+    assert (without_out.returncode, without_out.stdout, without_out.stderr) == (code, "", usual.stderr)
 
 
 def test_version_is_the_packages() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from support.sentencepiece import sentencepiece_like
 
 import farspan
 from farspan import cli
@@ -51,6 +54,42 @@ def test_all_numbers_reach_the_library(capsys: pytest.CaptureFixture[str]) -> No
     assert run(capsys, *common, "--allowed", "97")[1] == "import " + "a" * 24 + "\n"
 
 
+def test_a_bad_word_is_the_words_own_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Not with the token that a tokenizer puts before every text: that would never match."""
+    tokenizer = sentencepiece_like(bos=True)
+    torch.manual_seed(0)
+    config = farspan.Config(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, bos_token_id=1, eos_token_ids=(2,),
+    )  # fmt: skip
+    farspan.Transformer(config).save_pretrained(tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    words = {word: tokenizer.encode(word, add_special_tokens=False).ids[0] for word in ("Hello", "world")}
+    common = ("--model", tmp_path, "--prompt", "Hello", "--max-new-tokens", 8, "--temperature", 1, "--json")
+    for word, banned in words.items():
+        allowed = ",".join(map(str, words.values()))
+        document = json.loads(run(capsys, *common, "--allowed", allowed, "--bad-word", word)[1])
+        assert document["tokens"] == [token for token in words.values() if token != banned] * 8
+        assert document["text"] == "".join(f" {other}" for other in words if other != word) * 8
+
+
+def test_text_that_is_no_utf8(capsys: pytest.CaptureFixture[str]) -> None:
+    latin = b"caf\xe9".decode(errors="surrogateescape")  # as Python hands over an argument
+    model, _ = farspan.load_embedded()
+    (wanted,) = model.generate([list(b"caf\xe9")], 3, temperature=0)
+    common = ("--prompt", latin, "--max-new-tokens", 3, "--temperature", 0)
+    code, out, err = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert (code, err, document["tokens"], document["prompt"]) == (0, "", wanted.tokens, "caf\ufffd")
+    assert run(capsys, *common)[1] == "caf\ufffd" + document["text"] + "\n"
+    code, out, err = run(capsys, *common, "--model", FOLDER)
+    assert (code, out) == (1, "")
+    assert "prompt: expected UTF-8" in err
+    code, out, err = run(capsys, "--bad-word", latin)
+    assert (code, out) == (2, "")
+    assert "--bad-word: expected UTF-8" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("draft", ["prompt-lookup", FOLDER])
 def test_a_drafter_gives_the_same_text_and_is_reported(draft: object, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("--prompt", "a = [1, 2, 3, 1, 2, 3, 1, 2, ", "--max-new-tokens", 20, "--temperature", 0.4, "--json")
@@ -81,7 +120,13 @@ def test_wrong_values_are_2_and_name_the_option(arguments: str, capsys: pytest.C
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(["--banned", "256"], "banned"), (["--draft", "nowhere"], "nowhere")],
+    [
+        (["--banned", "256"], "banned"), (["--draft", "nowhere"], "nowhere"),
+        *(([f"--{name}=1e39"], f"{name.replace('-', '_')}: expected numbers that float32 can hold, given 1e")
+        for name in ("temperature", "repetition-penalty", "frequency-penalty", "presence-penalty", "dry-base")),
+        (["--logit-bias=97=1e39"], "given 1e+39"), (["--logit-bias=97=-1e39"], "given -1e+39"),
+        (["--repetition-penalty=1e-50"], "given 1e-50"),
+    ],
 )  # fmt: skip
 def test_values_that_do_not_fit_the_model_are_1_and_one_line(
     arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]

@@ -143,6 +143,20 @@ def test_prompt_lookup_finds_repetitions_and_saves_passes(model: Transformer, mo
     assert len(passes) - count <= 6, "the prompt, and five tokens in each pass behind it"
 
 
+def test_guesses_behind_the_end_of_a_text_are_not_counted(model: Transformer) -> None:
+    (whole,) = model.generate(PROMPTS[:1], max_new_tokens=12, temperature=0.8, seed=4)
+    for end in range(1, 12):
+        left = iter([*[False] * (end - 1), True])
+        options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.8, "seed": 4, "draft": model}
+        (stopped,) = model.generate(
+            PROMPTS[:1], draft_length=5, streamer=lambda row, token, left=left: next(left), **options
+        )
+        assert stopped.tokens == whole.tokens[:end]
+        assert stopped.finish_reason == "stop"
+        assert stopped.accepted <= stopped.drafted <= end, "no more guesses than tokens"
+        assert stopped.acceptance in (None, 1.0)
+
+
 def test_verify_accepts_what_generate_wrote(model: Transformer) -> None:
     prompt = PROMPTS[0]
     options: dict[str, Any] = {"temperature": 0.8, "top_k": 30, "repetition_penalty": 1.2}

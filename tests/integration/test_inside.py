@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +214,16 @@ def test_adapters_learn_with_the_reference_backend_and_the_fused_one_says_no() -
     adapt(fused)
     with pytest.raises(farspan.BackendError, match="gradient"):
         fused(ids(1, 9))
+
+
+def test_a_model_with_adapters_is_not_saved_without_them(tmp_path: Path) -> None:
+    model = small_model(tie_word_embeddings=True, mlp_bias=True)
+    model.save_pretrained(tmp_path / "before")
+    adapt(model)
+    expected = r"^model: expected its own parameters alone, adapters merged, given layers\.0\.attention\.qkv\.\w+ too$"
+    with pytest.raises(farspan.ArgumentError, match=expected):
+        model.save_pretrained(tmp_path / "after")
+    assert not (tmp_path / "after").exists()
 
 
 def test_linear_layers_are_those_of_torch_and_keep_their_names_and_dtype() -> None:

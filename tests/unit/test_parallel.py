@@ -158,6 +158,15 @@ def test_greedy_and_verify(device: None) -> None:
         assert checked.token.tolist() == [drawn[0, 3].item(), drawn[1, 1].item()]
 
 
+@pytest.mark.parametrize("valid_vocab", [0, 1, 2047, 2048, 4000, 6143, 6144, 8190])
+def test_parts_that_are_padding_alone(valid_vocab: int) -> None:
+    make = torch.Generator().manual_seed(6)
+    hidden, weight = torch.randn(2, 8, generator=make), torch.randn(8192, 8, generator=make)
+    for cuts in ({}, {"top_p": 0.999, "typical": 0.9}):
+        options: dict[str, Any] = {"seed": 1, "position": 2, "valid_vocab": valid_vocab, **cuts}
+        assert_parts_draw_the_same(4, hidden, weight, **options)
+
+
 @pytest.mark.parametrize(("vocab", "shards"), [(151_936, 8), (20_000, 3), (5, 4), (0, 2), (2048 * 7, 7), (100_000, 64)])
 def test_ranges_cover_the_vocabulary(vocab: int, shards: int) -> None:
     ranges = vocabulary_ranges(vocab, shards)

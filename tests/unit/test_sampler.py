@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.arrays import fields_of
 from support.sampler_cases import packed
 
 import farspan
-from farspan import _core
+from farspan import _core, reference_sampler
 from farspan.testing import assert_same_bits
 
 f32 = np.float32
@@ -178,6 +180,99 @@ def test_verify_is_drawing_one_by_one(order: str, drafter: str) -> None:
     assert result.token.tolist() == truth[np.arange(rows), expected].tolist()
     assert drafter != "right" or (result.accepted == places - 1).all()
     assert drafter != "half" or set(result.accepted.tolist()) == set(range(places))
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_draft_that_is_no_token_is_never_accepted(kind: str) -> None:
+    """-1 where a row has fewer drafts than others, also where nothing can be drawn and sample gives -1 too."""
+    make = np.random.default_rng(2)
+    hidden, weight = make.standard_normal((4, 3, 8)).astype(f32), make.standard_normal((50, 8)).astype(f32)
+    history = ragged([[1, 2], [], [3], [4, 4]])
+    settings: dict[str, Any] = {"seed": 1, "position": 5, "history": history, "repetition_penalty": 1.5}
+    own = farspan.verify(hidden, weight, np.full((4, 2), -1), **settings).token
+    drafts = np.array([[-1, -1], [own[1], -1], [own[2], 50], [own[3], -(2**40)]])
+    hidden[0, 1] = np.nan  # a place that no right draft leads to
+    if kind == "torch":
+        hidden, weight, drafts = map(torch.from_numpy, (hidden, weight, drafts))
+    assert farspan.verify(hidden, weight, drafts, **settings).accepted.tolist() == [0, 1, 1, 1]
+    second = ragged([[1, 2], [own[1]], [3, own[2]], [4, 4, own[3]]])
+    after = farspan.sample(hidden[:, 1], weight, **settings | {"position": 6, "history": second}).token
+    assert farspan.verify(hidden, weight, drafts, **settings).token.tolist() == [own[0], *after[1:].tolist()]
+
+    hidden[1] = math.nan
+    banned = ragged([[], [], range(50), []])
+    flagged = farspan.verify(hidden, weight, drafts * 0 - 1, seed=1, position=5, banned=banned)
+    assert flagged.accepted.tolist() == [0, 0, 0, 0]
+    assert flagged.token.tolist()[1:3] == [-1, -1]
+
+
+def test_verify_takes_lists_of_rows_as_sample_does() -> None:
+    make = np.random.default_rng(2)
+    hidden, weight = make.standard_normal((2, 3, 8)).astype(f32), make.standard_normal((50, 8)).astype(f32)
+    drafts = [[1, 2], [3, 4]]
+    rows: dict[str, Any] = {
+        "seed": [3, 4], "position": [5, 6], "stream": [7, 8], "temperature": [0.5, 2.0], "top_k": [0, 9],
+        "top_p": [0.5, 0.75], "frequency_penalty": [0.5, 0.0], "history": ([], [0, 0, 0]), "prompt_lengths": [0, 0],
+        "banned": ([], [0, 0, 0]), "logit_bias": ([], [], [0, 0, 0]), "allowed": ([7, 8], [0, 2, 2]),
+    }  # fmt: skip
+    flat = {name: x if isinstance(x, tuple) else np.array(x) for name, x in rows.items()}
+    listed, arrays = farspan.verify(hidden, weight, drafts, **rows), farspan.verify(hidden, weight, drafts, **flat)
+    assert [x.tolist() for x in listed] == [x.tolist() for x in arrays]
+    first = {name: x for name, x in rows.items() if name not in ("history", "frequency_penalty", "prompt_lengths")}
+    assert listed.token.tolist() == farspan.sample(hidden[:, 0], weight, **first).token.tolist()
+    for name in ("seed", "stream", "temperature", "top_k"):
+        with pytest.raises(farspan.ArgumentError, match=rf"{name}: expected a scalar or shape \[2\]"):
+            farspan.verify(hidden, weight, drafts, **rows | {name: [1, 2, 3]})
+
+
+# ------------------------------------------------------------------------------------------- borders and large numbers
+
+
+def kept(logits: np.ndarray, **settings: Any) -> int:
+    """How many tokens of one row are left."""
+    drawn = farspan.sample(np.ones((1, 1), f32), logits.astype(f32)[:, None], seed=0, position=0, **settings)
+    return int(drawn.kept[0])
+
+
+def test_shares_are_compared_as_they_are_written() -> None:
+    """A setting is not rounded to float32, nor a sum of equal shares by their division."""
+    tenths = np.log(np.array([0.5, 0.3, 0.1, 0.1]))
+    for share in (0.8, [0.8], np.array([0.8]), torch.tensor([0.8], dtype=torch.float64)):
+        assert kept(tenths, top_p=share) == 2
+    for n in (2, 4, 10, 14, 20, 56, 64, 256):
+        wanted = {"hf": n // 2, "vllm": n // 2, "llamacpp": n // 2, "sglang": n // 2 + 1}
+        assert {order: kept(np.zeros(n), top_p=0.5, order=order) for order in wanted} == wanted
+        assert kept(np.zeros(n), typical=0.5, order="llamacpp") == n // 2 + 1
+        assert kept(np.zeros(n), xtc_probability=1.0, xtc_threshold=1 / n) == 1
+        assert kept(np.zeros(n), epsilon=1 / n) == n
+
+
+@pytest.mark.parametrize("repeats", [80, 82, 1000])
+def test_a_penalty_beyond_float32_is_no_ban(repeats: int) -> None:
+    history = ragged([[1, 2] * repeats])
+    weight = np.array([[1], [2], [3]], f32)
+    call: dict[str, Any] = {"seed": 0, "position": 0, "history": history, "allowed": ragged([[1]])}
+    for penalties in ({"dry_multiplier": 0.8}, {"frequency_penalty": 3e38}, {"repetition_penalty": 1e-38}):
+        drawn = farspan.sample(np.ones((1, 1), f32), weight, **call, **penalties)
+        assert (drawn.token.tolist(), drawn.flag.tolist()) == ([1], [0])
+        row = reference_sampler.RowSettings(history=[1, 2] * repeats, **penalties)
+        changed = reference_sampler.changed(torch.tensor([1.0, 2.0, 3.0]), row)
+        np.testing.assert_allclose(drawn.logit[0], changed[1], rtol=1e-6)
+        assert changed.isfinite().all()
+    twice = (np.array([2, 2]), np.array([-3e38, -3e38]), np.array([0, 2]))
+    assert kept(weight[:, 0], logit_bias=twice) == 3
+    assert kept(weight[:, 0], logit_bias=twice, top_n_sigma=1.0) == 2
+
+
+@pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "frequency_penalty", "dry_base", "logit_bias"])
+def test_a_number_that_float32_cannot_hold_is_named(name: str) -> None:
+    for given in (1e39, np.array([1e39]), torch.tensor([1e39], dtype=torch.float64)):
+        value: Any = given
+        if name == "logit_bias":
+            value = (np.array([0]), np.reshape(np.asarray(given), 1) * -1, np.array([0, 1]))
+        with pytest.raises(farspan.ArgumentError, match=rf"{name}: expected numbers that float32 can hold, .*1e\+?39"):
+            kept(np.zeros(3), **{name: value, "history": ragged([[0]])})
+    assert kept(np.zeros(3), top_n_sigma=1e39, typical=1e-50, top_p=1e-50) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- bits

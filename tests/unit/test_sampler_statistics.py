@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import farspan
 from farspan import reference
@@ -55,6 +56,31 @@ def test_a_million_plain_draws() -> None:
     statistic, degrees = chi_square(counts_of(logits, DRAWS), expected)
     assert degrees > 300
     assert statistic < limit(degrees), f"chi-square {statistic:.0f} on {degrees} degrees of freedom"
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9, 1e-30, 1e-45])
+def test_equal_logits_are_drawn_equally_at_any_temperature(temperature: float) -> None:
+    """Where `logit / temperature` is too large to hold the noise as well, the noise still decides. What it decides is
+    what the definition says in float64, but for scores below 2**16, which are multiples of 2**-8."""
+    draws = 3000
+    call: dict[str, Any] = {"seed": 3, "temperature": float(np.float32(temperature))}
+    for logit in map(np.float32, (20.0, -20.0, 3.0, 1000.0)):
+        next_lower = np.nextafter(logit, np.float32(-np.inf))
+        weight = np.array([[logit], [logit - 500], [logit], [logit], [next_lower]], np.float32)
+        hidden, position = np.ones((draws, 1), np.float32), np.arange(draws)
+        drawn = farspan.sample(hidden, weight, position=position, **call)
+        counts = np.bincount(drawn.token, minlength=5)
+        gaps = np.array([0, 500, 0, 0, float(logit) - float(next_lower)])
+        expected = np.exp(-gaps / call["temperature"])
+        expected *= draws / expected.sum()
+        assert (np.abs(counts - expected) <= 5 * np.sqrt(expected)).all(), counts
+        np.testing.assert_allclose(np.exp(drawn.logprob), (expected / draws)[drawn.token], atol=2e-3)
+        truth = reference.sample(
+            torch.tensor(hidden).double(), torch.tensor(weight).double(), position=torch.arange(draws), **call
+        )
+        assert (drawn.token != truth.token.numpy()).mean() < 0.005
+        for cuts in ({"top_k": 4}, {"order": "llamacpp", "top_n_sigma": 1.0}):
+            assert (farspan.sample(hidden, weight, position=position, **call, **cuts).token == drawn.token).all()
 
 
 def test_a_million_draws_behind_top_p() -> None:

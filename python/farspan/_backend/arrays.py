@@ -136,11 +136,16 @@ def _numbers(name: str, x: Any) -> np.ndarray:
     return array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
 
 
-def per_row(name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool, low: int = 0, high: int = 0) -> Any:
-    """One setting per row: int64 (`low <= x < high` for a plain int) or float32, 0-dimensional or of shape `rows`.
+def per_row(
+    name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool, wide: bool = False, low: int = 0,
+    high: int = 0,
+) -> Any:  # fmt: skip
+    """One setting per row: int64 (`low <= x < high` for a plain int) or float32, or float64 where it is `wide`,
+    0-dimensional or of shape `rows`.
 
     A plain integer of 2**63 and more, where `high` lets it pass, becomes the int64 of the same bits.
     """
+    kind = "int64" if integer else "float64" if wide else "float32"
     if isinstance(x, (int, float)):
         value: float = number(name, x)
         if integer:
@@ -148,7 +153,7 @@ def per_row(name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool
             if not low <= value < high:
                 raise ArgumentError(message(name, f"{low} to {high - 1}", value))
             value -= 2 * _INT64 if value >= _INT64 else 0
-        return _scalar(value, first, integer)
+        return _scalar(name, value, first, kind)
     if not is_tensor(x):
         x = np.asarray(x)
     dtype = dtype_name(x)
@@ -161,19 +166,28 @@ def per_row(name: str, x: Any, first: Any, rows: Sequence[int], *, integer: bool
         raise ArgumentError(
             message(name, f"a scalar or shape {list(rows)}, one per row of the first argument", list(x.shape))
         )
-    kind = "int64" if integer else "float32"  # uint64 becomes the int64 of its bits
-    if not is_tensor(x):
-        return small(name, np.ascontiguousarray(x, kind).reshape(x.shape), first)
+    if not is_tensor(x):  # uint64 becomes the int64 of its bits
+        x = float32(name, x) if kind == "float32" else np.ascontiguousarray(x, kind).reshape(x.shape)
+        return small(name, x, first)
+    if kind == "float32" and dtype == "float64" and x.is_cpu:
+        float32(name, x.detach().numpy())
     x = x.detach().to(getattr(sys.modules["torch"], kind))
     return _numbers(name, x) if isinstance(first, np.ndarray) else x.to(first.device)
 
 
-def _scalar(value: float, first: Any, integer: bool) -> Any:
-    if isinstance(first, np.ndarray):
-        return np.array(value, np.int64 if integer else np.float32)
-    import torch
+def _scalar(name: str, value: float, first: Any, kind: str) -> Any:
+    array = float32(name, np.asarray(value)) if kind == "float32" else np.array(value, kind)
+    return array if isinstance(first, np.ndarray) else _tensor(name, array).to(first.device)
 
-    return torch.full((), value, dtype=torch.int64 if integer else torch.float32, device=first.device)
+
+def float32(name: str, x: np.ndarray) -> np.ndarray:
+    """The numbers in float32, contiguous; an error names a finite one that it cannot hold."""
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(x, np.float32).reshape(x.shape)
+    lost = np.isinf(narrow) & np.isfinite(x)
+    if lost.any():
+        raise ArgumentError(message(name, "numbers that float32 can hold", x[lost].flat[0]))
+    return narrow
 
 
 def index(name: str, x: Any) -> int:

@@ -67,7 +67,7 @@ class Settings(NamedTuple):
 
     order: str = "hf"
     reals: Array | None = None
-    """float32 `[len(REALS), rows]`; None when no setting does anything."""
+    """float64 `[len(REALS), rows]`: a share means what is written, unrounded. None when no setting does anything."""
     counts: Array | None = None
     """int64 `[len(COUNTS), rows]`"""
     history_ids: Array | None = None
@@ -121,7 +121,7 @@ def collect(
         per_row = {name: _to_host(x) for name, x in per_row.items()}
         hidden = hidden.new_empty((*hidden.shape[:-1], 0), device="cpu")  # of its kind and rows
     rows = hidden.shape[:-1]
-    reals = [arrays.per_row(name, per_row[name], hidden, rows, integer=False) for name in REALS]
+    reals = [arrays.per_row(name, per_row[name], hidden, rows, integer=False, wide=True) for name in REALS]
     counts = [arrays.per_row(name, per_row[name], hidden, rows, integer=True, high=2**63) for name in COUNTS]
     history_ids, history_offsets = _lists("history", history, hidden)
     bias_ids, bias_values, bias_offsets = _biases(logit_bias, hidden)
@@ -186,7 +186,8 @@ def _biases(logit_bias: Any, hidden: Any) -> tuple[Any, Any, Any]:
     values = arrays.small("logit_bias", values, hidden)
     if arrays.dtype_name(values) not in ("float32", "float64", "int32", "int64") or values.ndim != 1:
         raise DtypeError(message("logit_bias", "float32 values [total]", arrays.describe(values)))
-    values = values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()
+    given = values if isinstance(values, np.ndarray) else values.detach().numpy()
+    values = arrays.small("logit_bias", arrays.float32("logit_bias", given), hidden)
     return _integers("logit_bias", ids, hidden), values, _integers("logit_bias", offsets, hidden)
 
 

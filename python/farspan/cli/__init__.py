@@ -24,6 +24,7 @@ LONGEST_LINE = 600
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    _replace_closed_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -41,6 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"farspan: error: {_in_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _replace_closed_streams() -> None:
+    """Services close what nobody reads: what would be written there goes nowhere, and everything else goes on."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _in_one_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def _show_text(loaded: LoadedModel) -> None:
     count = sum(weight.numel() for weight in loaded.model.parameters())
     _headline("1", f"text, byte by byte, from the embedded model ({count / 1e6:.1f} million parameters)")
     print_now(PROMPT)
-    stream_completion(loaded, PROMPT, 240, TEMPERATURE, SEED, print_now)
+    stream_completion(loaded, prompt_ids(loaded, PROMPT), 240, TEMPERATURE, SEED, print_now)
     print()
 
 

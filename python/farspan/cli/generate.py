@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from farspan.cli.options import add_json, add_model
 from farspan.cli.output import print_json, print_now
 from farspan.cli.sampling import add_sampler_options, sampler_settings
 from farspan.cli.values import real, whole
-from farspan.tokenizer import TextStream
+from farspan.tokenizer import ByteTokenizer, TextStream
 
 if TYPE_CHECKING:
     from farspan.lab.subject import LoadedModel
     from farspan.model import Completion, Transformer
+
+_OF_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What Python makes of an argument's bytes that are no UTF-8."""
 
 SUMMARY = "Continue a prompt, streaming the text as it is drawn."
 
@@ -51,15 +55,17 @@ def write_completion(
 
     loaded = load_model(folder, device)
     options = settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
+    ids = prompt_ids(loaded, prompt)
     started = time.perf_counter()
     show = (lambda text: None) if as_json else print_now
-    show(prompt)
-    completion, text = stream_completion(loaded, prompt, max_new_tokens, temperature, seed, show, **options)
+    readable = _OF_NO_CHARACTER.sub("\ufffd", prompt)
+    show(readable)
+    completion, text = stream_completion(loaded, ids, max_new_tokens, temperature, seed, show, **options)
     seconds = time.perf_counter() - started
     if as_json:
         document = {
             "model": loaded.name,
-            "prompt": prompt,
+            "prompt": readable,
             "text": text,
             "tokens": completion.tokens,
             "logprobs": completion.logprobs,
@@ -84,12 +90,12 @@ def write_completion(
 
 
 def stream_completion(
-    loaded: LoadedModel, prompt: str, max_new_tokens: int, temperature: float, seed: int,
+    loaded: LoadedModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int,
     show: Callable[[str], object], **settings: Any,
 ) -> tuple[Completion, str]:  # fmt: skip
     """Continue one prompt; `show` gets each piece of new text at once. Text of a stop token is left out."""
     stops = set(loaded.model.config.eos_token_ids)
-    stream, pieces = TextStream(loaded.tokenizer), []
+    stream, pieces = TextStream(loaded.tokenizer, ids), []
 
     def take(row: int, token: int) -> None:
         if token not in stops:
@@ -100,8 +106,7 @@ def stream_completion(
         show(piece)
 
     (completion,) = loaded.model.generate(
-        [prompt_ids(loaded, prompt)], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, streamer=take,
-        **settings,
+        [ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, streamer=take, **settings,
     )  # fmt: skip
     put(stream.end())
     return completion, "".join(pieces)
@@ -109,6 +114,8 @@ def stream_completion(
 
 def prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
     """The prompt's tokens; for an empty one the model's token for the beginning of a text."""
+    if _OF_NO_CHARACTER.search(prompt) and not isinstance(loaded.tokenizer, ByteTokenizer):
+        raise ArgumentError(message("prompt", "UTF-8, the only form that this model's tokenizer reads", ascii(prompt)))
     ids = loaded.tokenizer.encode(prompt)
     begin = loaded.model.config.bos_token_id
     if ids:
@@ -119,7 +126,7 @@ def prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
 
 
 def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
-    return [loaded.tokenizer.encode(text) for text in texts]
+    return [loaded.tokenizer.encode(text, special=False) for text in texts]
 
 
 def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:

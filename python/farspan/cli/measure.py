@@ -53,11 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     _check_schemes(options)
     from farspan.lab import report
-    from farspan.lab.subject import load_model, load_text
+    from farspan.lab.measure import window_ends
+    from farspan.lab.subject import load_model, load_text, tokenizer_of
 
-    report.require_matplotlib()  # what is missing is told now, not after minutes
-    loaded = load_model(options.model, options.device)
-    text = load_text(options.data, loaded.tokenizer)
+    # What is missing or does not fit is told now, not after minutes.
+    report.require_matplotlib()
+    tokenizer = tokenizer_of(options.model)
+    text = load_text(options.data, tokenizer)
+    window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
+    loaded = load_model(options.model, options.device, tokenizer)
     measurement, paths = measure_to_files(
         loaded, text, options.out, lengths=options.lengths, schemes=options.schemes, by=options.by,
         windows=options.windows, targets=options.targets, trained_length=options.trained,

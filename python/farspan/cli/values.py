@@ -46,6 +46,8 @@ def some_text(text: str) -> str:
     """A text that is not empty."""
     if not text:
         raise argparse.ArgumentTypeError("expected some text, given none")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise argparse.ArgumentTypeError(f"expected UTF-8, given {text!a}")
     return text
 
 

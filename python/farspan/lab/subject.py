@@ -40,15 +40,22 @@ class Text:
     """what a reader of the measurement should know of the text"""
 
 
-def load_model(folder: Path | None, device: str = "cpu") -> LoadedModel:
-    """The model of a folder, or the embedded one."""
+def load_model(folder: Path | None, device: str = "cpu", tokenizer: Tokenizer | None = None) -> LoadedModel:
+    """The model of a folder, or the embedded one. `tokenizer`: what `tokenizer_of` gave, if that was asked before."""
     if folder is None:
         return LoadedModel("the embedded model", *load_embedded(device=device))
-    require_folder(folder)
-    # The configuration first: a folder that is missing altogether is reported as such. The weights take long: last.
-    Config.from_pretrained(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = tokenizer or tokenizer_of(folder)
     return LoadedModel(model_name(folder), Transformer.from_pretrained(folder, device=device), tokenizer)
+
+
+def tokenizer_of(folder: Path | None) -> Tokenizer:
+    """The tokenizer of a model folder, or the embedded model's. It is soon there, and weights take long: what can be
+    wrong with a folder, a text or an installation is told before they are read."""
+    if folder is None:
+        return ByteTokenizer()
+    require_folder(folder)
+    Config.from_pretrained(folder)  # a folder that is missing something altogether is reported as such
+    return load_tokenizer(folder)
 
 
 def require_folder(folder: Path) -> None:

@@ -74,7 +74,7 @@ def per_prompt(name: str, value: Any, rows: int, *, whole: bool) -> Any:
             raise ArgumentError(message(name, f"a number, or {rows}, one per prompt", repr(value))) from None
         if value.shape != (rows,):
             raise ArgumentError(message(name, f"a number, or {rows}, one per prompt", f"shape {list(value.shape)}"))
-    column = arrays.per_row(name, value, np.empty(0), (rows,), integer=whole, high=2**63)
+    column = arrays.per_row(name, value, np.empty(0), (rows,), integer=whole, wide=True, high=2**63)
     return column if column.ndim else column[()].item()
 
 

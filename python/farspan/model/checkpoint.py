@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farspan._errors import CheckpointError, message
+from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import safetensors
 from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
@@ -214,11 +214,20 @@ def _follows(stored: Tensor, config: Config, layer: int) -> bool:
 def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Writes what `from_pretrained` reads, and transformers too where it knows the family. The dtype in config.json is
     the one that holds all weights. Each file is replaced as a whole: a crash leaves the old one."""
+    _require_own_parameters(model)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     widest = functools.reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
     settings = dataclasses.replace(model.config, dtype=str(widest).removeprefix("torch.")).to_dict()
     tensors = named_tensors(model, names_of(settings["model_type"]))
+    folder.mkdir(parents=True, exist_ok=True)
     with replaced(folder / "config.json") as config, replaced(folder / ONE_FILE) as weights:
         config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         safetensors.write(weights, tensors)
+
+
+def _require_own_parameters(model: Decoder) -> None:
+    """ArgumentError where a parameter has no place in a checkpoint, as those of adapters have none."""
+    own = {name for name, _ in Decoder(model.config, device="meta").named_parameters()}
+    for name, _ in model.named_parameters():
+        if name not in own:
+            raise ArgumentError(message("model", "its own parameters alone, adapters merged", f"{name} too"))

@@ -28,6 +28,7 @@ from farspan.model.operations import (
 from farspan.model.passes import PassPlan, plan_pass
 
 INITIAL_DEVIATION = 0.02
+CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
 
 Tap = Callable[[int, Any], Any]
 """What looks at a pass: `(depth, stream)`."""
@@ -80,8 +81,8 @@ class Decoder(nn.Module):
     @property
     def config(self) -> Config:
         """The shape; its dtype is the one that the weights have now, whatever has been done to them."""
-        name = str(self.dtype).removeprefix("torch.")
-        if self._config.dtype != name and name in DTYPES:
+        name = CONFIG_DTYPES.get(self.dtype)
+        if name is not None and self._config.dtype != name:
             self._config = dataclasses.replace(self._config, dtype=name)
         return self._config
 

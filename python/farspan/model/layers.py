@@ -122,9 +122,15 @@ def is_instrumented(layer: nn.Module) -> bool:
     """Whether somebody has hooked a module in here, or put another one or another `forward` in its place, as adapters
     do. Then modules have to be called as torch calls them."""
     state = layer.__dict__
-    if type(layer) not in OWN or "forward" in state or any(state[name] for name in HOOKS):
+    if type(layer) not in OWN or "forward" in state:
         return True
-    return any(is_instrumented(inner) for inner in state["_modules"].values() if inner is not None)
+    for name in HOOKS:  # plain loops, as every call of a model asks this of every module
+        if state[name]:
+            return True
+    for inner in state["_modules"].values():  # noqa: SIM110
+        if inner is not None and is_instrumented(inner):
+            return True
+    return False
 
 
 def hooks_everywhere() -> bool:

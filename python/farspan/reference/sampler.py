@@ -104,20 +104,28 @@ def kept_rows(l: Tensor, temperature: Tensor, key: tuple[Any, ...], settings: di
 
 def changed(l: Tensor, s: RowSettings) -> Tensor:
     """Logits `[vocab]` after logit_bias, repetition, frequency and presence, DRY, then everything that bans."""
-    l = l.clone()
+    finite, l = l.isfinite(), l.clone()
+
+    def change(token: int, changed: Tensor) -> None:  # what is beyond float32 is as large as it can be, and no ban
+        l[token] = changed.clamp(-_LARGEST, _LARGEST) if finite[token] else changed
+
     for token, value in s.logit_bias:
-        l[token] += value
+        change(token, l[token] + value)
     for token in set(s.history):
-        l[token] = l[token] * s.repetition_penalty if l[token] < 0 else l[token] / s.repetition_penalty
+        change(token, l[token] * s.repetition_penalty if l[token] < 0 else l[token] / s.repetition_penalty)
     drawn = list(s.history[s.prompt_length :])
     for token in set(drawn):
-        l[token] -= drawn.count(token) * s.frequency_penalty + s.presence_penalty
+        change(token, l[token] - (drawn.count(token) * s.frequency_penalty + s.presence_penalty))
     if s.dry_multiplier:
+        base = torch.tensor(s.dry_base, dtype=torch.float64)
         for token, length in _longest_matches(s.history).items():
             if length >= s.dry_allowed_length:
-                l[token] -= s.dry_multiplier * s.dry_base ** (length - s.dry_allowed_length)
+                change(token, l[token] - s.dry_multiplier * base ** (length - s.dry_allowed_length))
     l[_banned(len(l), s)] = -math.inf
     return l
+
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def _banned(vocab: int, s: RowSettings) -> Tensor:
@@ -189,10 +197,11 @@ def top_p(p: float, min_keep: int, border_stays: bool) -> Cut:
         if p >= 1:
             return x
         ids = _descending(x)
-        share = torch.softmax(x[ids], 0)
-        before = torch.cumsum(share, 0).roll(1)
+        power = _powers(x)[ids]
+        total = torch.cumsum(power, 0)
+        before, limit = total.roll(1), p * total[-1]
         before[0] = 0
-        inside = before <= p if border_stays else before < p
+        inside = before <= limit if border_stays else before < limit
         return _only(x, ids[: max(int(inside.sum()), min_keep)])
 
     return cut
@@ -203,7 +212,7 @@ def min_p(ratio: float, min_keep: int) -> Cut:
 
     def cut(x: Tensor) -> Tensor:
         ids = _descending(x)
-        inside = (x[ids] == x[ids[0]]) | (x[ids] - x[ids[0]] >= math.log(ratio)) if ratio > 0 else x[ids] > -math.inf
+        inside = (x[ids] == x[ids[0]]) | ((x[ids] - x[ids[0]]).exp() >= ratio)
         return _only(x, ids[: max(int(inside.sum()), min_keep)])
 
     return cut
@@ -219,11 +228,12 @@ def typical(mass: float, min_keep: int, passed: bool) -> Cut:
         log_p = torch.log_softmax(x, 0)
         away = (-log_p - _entropy(log_p)).abs()
         ids = torch.sort(away, stable=True).indices[: int(x.isfinite().sum())]
-        total = torch.cumsum(torch.softmax(x, 0)[ids], 0)
+        total = torch.cumsum(_powers(x)[ids], 0)
+        limit = mass * total[-1]
         if passed:
-            enough = (total > mass) & (torch.arange(len(ids)) + 1 >= min_keep)
+            enough = (total > limit) & (torch.arange(len(ids)) + 1 >= min_keep)
             return _only(x, ids[: int(enough.nonzero()[0]) + 1] if enough.any() else ids)
-        last = away[ids[min(int((total < mass).sum()), len(ids) - 1)]]
+        last = away[ids[min(int((total < limit).sum()), len(ids) - 1)]]
         return _only(x, ids[: max(int((away[ids] <= last).sum()), min_keep)])
 
     return cut
@@ -231,7 +241,7 @@ def typical(mass: float, min_keep: int, passed: bool) -> Cut:
 
 def epsilon(limit: float, min_keep: int) -> Cut:
     """Probabilities from `limit` on."""
-    return lambda x: x if limit <= 0 else _floor(x, math.log(limit), min_keep)
+    return lambda x: x if limit <= 0 else _floor(x, limit, min_keep)
 
 
 def eta(limit: float, min_keep: int) -> Cut:
@@ -240,8 +250,8 @@ def eta(limit: float, min_keep: int) -> Cut:
     def cut(x: Tensor) -> Tensor:
         if limit <= 0:
             return x
-        spread = 0.5 * math.log(limit) - float(_entropy(torch.log_softmax(x, 0)))
-        return _floor(x, min(math.log(limit), spread), min_keep)
+        spread = math.sqrt(limit) * math.exp(-float(_entropy(torch.log_softmax(x, 0))))
+        return _floor(x, min(limit, spread), min_keep)
 
     return cut
 
@@ -249,7 +259,8 @@ def eta(limit: float, min_keep: int) -> Cut:
 def _floor(x: Tensor, limit: float, min_keep: int) -> Tensor:
     ids = _descending(x)
     least = x[ids[min(min_keep, len(ids)) - 1]]
-    return x.masked_fill((torch.log_softmax(x, 0) < limit) & (x < least), -math.inf)
+    power = _powers(x)
+    return x.masked_fill((power < limit * power.sum()) & (x < least), -math.inf)
 
 
 def top_h(share: float) -> Cut:
@@ -283,12 +294,18 @@ def xtc(applies: bool, threshold: float, min_keep: int) -> Cut:
 
     def cut(x: Tensor) -> Tensor:
         ids = _descending(x)
-        above = int((torch.softmax(x, 0)[ids] >= threshold).sum())
+        power = _powers(x)
+        above = int((power[ids] >= threshold * power.sum()).sum())
         if not applies or threshold > 0.5 or above < 2 or len(ids) - (above - 1) < min_keep:
             return x
         return _only(x, ids[above - 1 :])
 
     return cut
+
+
+def _powers(x: Tensor) -> Tensor:
+    """The probabilities before they are divided by their sum: those of equal logits add up exactly."""
+    return (x - x.max()).exp()
 
 
 def _entropy(log_p: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def sample(
     raw, ids = _log_softmax(l), torch.arange(l.shape[-1], device=l.device)
     chosen, at = l.gather(-1, token)[..., None, :], token[..., None, :]
     rank = ((l[..., None] > chosen) | ((l[..., None] == chosen) & (ids[:, None] < at))).sum(-2)
-    share = torch.softmax(l / temperature.where(temperature > 0, 1), -1).masked_fill(~kept[..., 0], 0).sum(-1)
+    share = torch.softmax(_tempered(l, temperature), -1).masked_fill(~kept[..., 0], 0).sum(-1)
     cold = temperature[..., 0] == 0
     flag = torch.where(l.isnan().any(-1), FLAG_NAN, torch.where(l.isneginf().all(-1), FLAG_EMPTY, 0)).int()
     fine = (flag == 0)[..., None]
@@ -106,9 +106,15 @@ def sample(
 def _draw(l: Tensor, kept: Tensor, temperature: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The token of the largest perturbed logit among those kept, and its log-probability among them."""
     warm = temperature > 0
-    scaled = (l / temperature.where(warm, 1)).masked_fill(~kept, -math.inf)
+    scaled = _tempered(l, temperature).masked_fill(~kept, -math.inf)
     token = torch.where(warm, scaled + g, l).argmax(-1, keepdim=True)  # the first of equals
     return token[..., 0], _log_softmax(scaled).gather(-1, token)[..., 0]
+
+
+def _tempered(l: Tensor, temperature: Tensor) -> Tensor:
+    """`l / temperature` but for a summand that all tokens of a row share: it would leave the noise no room."""
+    largest = l.max(-1, keepdim=True).values
+    return (l - largest.where(largest.isfinite(), 0)) / temperature.where(temperature > 0, 1)
 
 
 def score(hidden: Tensor, weight: Tensor, targets: Tensor, top: int = 0, **rules: Any) -> Score:

@@ -151,6 +151,8 @@ impl Spread {
 pub struct Best {
     /// What is compared: the logit itself, or the logit over the temperature plus noise.
     pub score: f32,
+    /// What decides between equal scores that are too large to hold their noise; 0 of every other score.
+    pub rest: f32,
     /// The token's logit.
     pub logit: f32,
     /// The token, or `None` where every logit so far is -inf.
@@ -159,10 +161,15 @@ pub struct Best {
 
 impl Best {
     /// Of no token.
-    pub const NOTHING: Best = Best { score: f32::NEG_INFINITY, logit: f32::NEG_INFINITY, token: None };
+    pub const NOTHING: Best = Best { score: f32::NEG_INFINITY, rest: 0.0, logit: f32::NEG_INFINITY, token: None };
 
-    /// Whether this one is chosen rather than `other`. Ties go to the lowest id, but where a tiny temperature made both
-    /// scores infinite the logits, which still differ, decide.
+    /// The token as a draw sees it: `logit / temperature + noise` is the score.
+    pub fn perturbed(logit: f32, inverse_temperature: f32, noise: f32, token: u32) -> Best {
+        let score = logit.mul_add(inverse_temperature, noise);
+        Best { score, rest: rest(score, logit, inverse_temperature, noise), logit, token: Some(token) }
+    }
+
+    /// Whether this one is chosen rather than `other`. Ties go to the lowest id.
     pub fn beats(&self, other: &Best) -> bool {
         let (Some(token), Some(other_token)) = (self.token, other.token) else {
             return self.token.is_some();
@@ -170,8 +177,11 @@ impl Best {
         if self.score != other.score {
             return self.score > other.score;
         }
-        if self.score.is_infinite() && self.logit != other.logit {
+        if self.score.abs() >= NOISELESS && self.logit != other.logit {
             return self.logit > other.logit;
+        }
+        if self.rest != other.rest {
+            return self.rest > other.rest;
         }
         token < other_token
     }
@@ -180,6 +190,25 @@ impl Best {
     pub fn merge(self, other: Best) -> Best {
         if other.beats(&self) { other } else { self }
     }
+}
+
+/// From here on the float32 score of a draw is too coarse, a multiple of 2^-7, to tell the noise of equal logits apart.
+pub const COARSE: f32 = 65_536.0;
+/// From here on a score holds nothing of the noise, and different logits are further apart than any two noises.
+pub const NOISELESS: f32 = 4_294_967_296.0;
+
+/// Orders draws of the same score as their exact scores are: by what the score was rounded by, and where different
+/// logits cannot meet any more, by the noise alone. Infinite logits stay equal.
+fn rest(score: f32, logit: f32, inverse_temperature: f32, noise: f32) -> f32 {
+    if score.abs() < COARSE || logit.is_infinite() {
+        return 0.0;
+    }
+    if score.abs() >= NOISELESS {
+        return noise;
+    }
+    let product = logit * inverse_temperature;
+    let product_rest = logit.mul_add(inverse_temperature, -product);
+    (product - score) + noise + product_rest
 }
 
 /// A token and its logit in the order of a list: larger logits first, equal ones by id.
@@ -328,6 +357,7 @@ mod tests {
             let best = |s: &[(i32, i32)], reversed: bool| {
                 let mut all: Vec<_> = s.iter().zip(0..).map(|(&(score, logit), i)| Best {
                     score: if score > 1 { f32::INFINITY } else { score as f32 },
+                    rest: 0.0,
                     logit: logit as f32,
                     token: Some(i),
                 }).collect();
@@ -338,6 +368,26 @@ mod tests {
             scores.truncate(1);
             prop_assert_eq!(best(&scores, false).token, Some(0));
         }
+    }
+
+    #[test]
+    fn scores_too_large_for_their_noise_are_ordered_by_it() {
+        let beats = |a: (f32, f32), b: (f32, f32), inverse| {
+            // The higher id wins nothing by chance.
+            Best::perturbed(a.0, inverse, a.1, 9).beats(&Best::perturbed(b.0, inverse, b.1, 3))
+        };
+        for inverse in [1.0, 30.0, 1e4, 1e5, 1e6, 1e8, 1e9, 1e12, 1e30, f32::MAX] {
+            for logit in [3.0, -20.0, 127.9, 1e6] {
+                let noisy = 10.0 + (logit * inverse * 1e-7f32).abs().min(30.0);
+                assert!(beats((logit, noisy), (logit, 9.9), inverse), "{logit} at {inverse}");
+                assert!(!beats((logit, 9.9), (logit, noisy), inverse), "{logit} at {inverse}");
+                let next = logit.next_up();
+                let nearer = f64::from(next - logit) * f64::from(inverse) < 10.0;
+                assert_eq!(beats((logit, 40.0), (next, 30.0), inverse), nearer, "{logit} at {inverse}");
+            }
+        }
+        assert_eq!(Best::perturbed(20.0, 1.0, 3.0, 0).rest, 0.0);
+        assert!(!beats((f32::INFINITY, 9.0), (f32::INFINITY, 1.0), 1.0), "infinite logits are equal");
     }
 
     #[test]

@@ -109,6 +109,7 @@ DEVICE Best merged_best(const Best* bests, int tiles)
     best = warp_best(best);
     if (lane() == 0) {
         store_shared(&shared->bests[warp()].score, best.score);
+        store_shared(&shared->bests[warp()].rest, best.rest);
         store_shared(&shared->bests[warp()].logit, best.logit);
         store_shared(&shared->bests[warp()].token, best.token);
     }
@@ -116,7 +117,8 @@ DEVICE Best merged_best(const Best* bests, int tiles)
     NO_UNROLL
     for (int i = 1; thread_index() == 0 && i < WARPS; ++i) {
         const Best* place = &shared->bests[i];
-        Best other = {load_shared(&place->score), load_shared(&place->logit), load_shared(&place->token)};
+        Best other = {load_shared(&place->score), load_shared(&place->rest), load_shared(&place->logit),
+                      load_shared(&place->token)};
         if (beats(other, best)) best = other;
     }
     barrier();

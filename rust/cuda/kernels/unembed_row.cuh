@@ -42,12 +42,20 @@ DEVICE Span within(const int64_t* offsets, const uint32_t* tokens, int64_t row, 
     return Span{first, place_of(tokens, first, offsets[row + 1], tile_start + TOKENS)};
 }
 
+// A changed logit that was finite stays so: what float32 cannot hold is as large as it can be, and no ban.
+DEVICE float held(float changed, bool finite)
+{
+    constexpr float largest = 3.40282347e38f;
+    return finite ? larger(smaller(changed, largest), -largest) : changed;
+}
+
 DEVICE float changed(const Change& change, float logit)
 {
     if (change.banned) return NOTHING;
-    float biased = logit + change.bias;
-    float repeated = biased < 0.0f ? biased * change.repetition : biased / change.repetition;
-    return repeated - change.subtracted;
+    bool finite = logit - logit == 0.0f;
+    float biased = held(logit + change.bias, finite);
+    float repeated = held(biased < 0.0f ? biased * change.repetition : biased / change.repetition, finite);
+    return held(repeated - change.subtracted, finite);
 }
 
 // Bits of the lane's four tokens in a bit set of the tile.
@@ -176,10 +184,9 @@ DEVICE Spread spread_of(const Quad& logits, float max, uint32_t count)
     return Spread{count, mean, warp_sum(squares)};
 }
 
-DEVICE void compete(Best& best, float score, float logit, uint32_t token)
+DEVICE void compete(Best& best, const Best& candidate)
 {
-    Best candidate = {score, logit, int32_t(token)};
-    if (logit > NOTHING && beats(candidate, best)) best = candidate;
+    if (candidate.logit > NOTHING && beats(candidate, best)) best = candidate;
 }
 
 // The largest logit.
@@ -187,7 +194,7 @@ DEVICE Best coldest(const Quad& logits, uint32_t token)
 {
     Best best = no_best();
     UNROLL
-    for (int i = 0; i < 4; ++i) compete(best, logits.at[i], logits.at[i], token + i);
+    for (int i = 0; i < 4; ++i) compete(best, {logits.at[i], 0.0f, logits.at[i], int32_t(token + i)});
     return warp_best(best);
 }
 
@@ -203,7 +210,8 @@ DEVICE Best perturbed(const float* shared, uint32_t token, const NoiseKey& key, 
         for (int odd = 0; odd < 2; ++odd) {
             float logit = load_shared(shared + 4 * lane() + pair + odd);
             float noise = odd == 0 ? gumbel(x.x1, x.x0) : gumbel(x.x3, x.x2);
-            compete(best, fma(logit, inverse, noise), logit, token + pair + odd);
+            float score = fma(logit, inverse, noise);
+            compete(best, {score, rest_of(score, logit, inverse, noise), logit, int32_t(token + pair + odd)});
         }
     }
     return warp_best(best);

@@ -60,20 +60,33 @@ DEVICE float logprob(const Mass& mass, float logit, float sum, float inverse)
     return gap - logarithm(sum);
 }
 
-// The token of the largest score; token -1 of none.
+// The token of the largest score; token -1 of none. As in rust/core, the rest decides between equal scores that are too
+// large to hold their noise.
 struct Best {
-    float score, logit;
+    float score, rest, logit;
     int32_t token;
 };
 
-DEVICE Best no_best() { return {NOTHING, NOTHING, -1}; }
+constexpr float COARSE = 65536.0f;
+constexpr float NOISELESS = 4294967296.0f;
 
-// Ties go to the lowest id, but where a tiny temperature made both scores infinite the logits decide.
+DEVICE Best no_best() { return {NOTHING, 0.0f, NOTHING, -1}; }
+
+DEVICE float rest_of(float score, float logit, float inverse, float noise)
+{
+    if (magnitude(score) < COARSE || magnitude(logit) == INFINITE) return 0.0f;
+    if (magnitude(score) >= NOISELESS) return noise;
+    float product = logit * inverse;
+    return product - score + noise + fma(logit, inverse, -product);
+}
+
+// Ties go to the lowest id.
 DEVICE bool beats(const Best& a, const Best& b)
 {
     if (a.token < 0 || b.token < 0) return a.token >= 0;
     if (a.score != b.score) return a.score > b.score;
-    if (a.score - a.score != 0.0f && a.logit != b.logit) return a.logit > b.logit;
+    if (magnitude(a.score) >= NOISELESS && a.logit != b.logit) return a.logit > b.logit;
+    if (a.rest != b.rest) return a.rest > b.rest;
     return a.token < b.token;
 }
 
@@ -125,7 +138,8 @@ DEVICE Best warp_best(Best best)
 {
     UNROLL
     for (int mask = 16; mask > 0; mask >>= 1) {
-        Best other = {shuffle_xor(best.score, mask), shuffle_xor(best.logit, mask), shuffle_xor(best.token, mask)};
+        Best other = {shuffle_xor(best.score, mask), shuffle_xor(best.rest, mask), shuffle_xor(best.logit, mask),
+                      shuffle_xor(best.token, mask)};
         if (beats(other, best)) best = other;
     }
     return best;

@@ -74,7 +74,7 @@ pub(crate) type GivenArrays<'py> = Given<Bound<'py, PyAny>>;
 /// The arrays behind a [`Settings`], borrowed or copied for the call.
 pub(crate) struct Owned<'py> {
     order: Order,
-    reals: PyReadonlyArray2<'py, f32>,
+    reals: PyReadonlyArray2<'py, f64>,
     counts: PyReadonlyArray2<'py, i64>,
     history: Option<Lists>,
     prompt_lengths: Option<Vec<i64>>,

@@ -86,9 +86,8 @@ class Drawing:
 
 
 def _temperatures(temperature: Any, rows: int) -> np.ndarray:
-    found: np.ndarray = np.broadcast_to(
-        np.asarray(arguments.per_prompt("temperature", temperature, rows, whole=False), np.float32), rows
-    )
+    given = np.asarray(arguments.per_prompt("temperature", temperature, rows, whole=False))
+    found: np.ndarray = np.broadcast_to(arrays.float32("temperature", given), rows)
     if not all(math.isfinite(t) and t >= 0 for t in found.tolist()):
         raise ArgumentError(message("temperature", "finite numbers, at least 0", temperature))
     return found

@@ -121,15 +121,19 @@ class _Writer:
             completion, draft = self.completions[row], drafts[row]
             after = first + len(draft) + 1
             right = int(agreement(np.array([tokens[first:after]]), np.array([draft]))[0]) if draft else 0
-            completion.drafted += len(draft)
-            completion.accepted += right
-            for place in range(first, first + right + 1):
+            taken, goes_on = 0, True
+            while goes_on and taken <= right:
+                place = first + taken
                 if lists is not None:
                     completion.top_tokens.append(lists[0][place])
                     completion.top_logprobs.append(lists[1][place])
-                if not self._goes_on_after(row, tokens[place], logprobs[place]):
-                    break
-            else:
+                goes_on = self._goes_on_after(row, tokens[place], logprobs[place])
+                taken += 1
+            # Behind the end of a text a guess is neither right nor wrong.
+            judged = len(draft) if goes_on else min(len(draft), taken)
+            completion.drafted += judged
+            completion.accepted += min(right, judged)
+            if goes_on:
                 going.append(row)
             first = after
         return going

@@ -38,7 +38,8 @@ class Lists:
             if not isinstance(bias, dict):
                 raise DtypeError(message(name, "a dict of token ids and values", arrays.describe(bias)))
             self._bias_ids.append(_column(arguments.ids(name, bias, vocab)))
-            self._bias_values.append(np.array([arrays.number(name, x) for x in bias.values()], np.float32))
+            values = np.array([arrays.number(name, x) for x in bias.values()], np.float64)
+            self._bias_values.append(arrays.float32(name, values))
         self._allowed, self._banned = (
             [_column(arguments.ids(*one, vocab)) for one in _each(name, settings.get(name), rows, _holds_no_lists)]
             for name in ("allowed", "banned")

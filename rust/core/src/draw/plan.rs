@@ -51,11 +51,9 @@ impl Warm {
     /// The token of the largest perturbed logit among a few.
     pub fn best_of(&self, sample: usize, entries: &[Ranked]) -> Best {
         let key = self.key(sample);
-        let candidates = entries.iter().map(|entry| Best {
-            score: entry.logit().mul_add(self.inverse, noise(&key, entry.token())),
-            logit: entry.logit(),
-            token: Some(entry.token()),
-        });
+        let candidates = entries
+            .iter()
+            .map(|entry| Best::perturbed(entry.logit(), self.inverse, noise(&key, entry.token()), entry.token()));
         candidates.fold(Best::NOTHING, Best::merge)
     }
 }

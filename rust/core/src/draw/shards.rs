@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Changes whenever the encoding does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What one reader found of some rows in its part of the vocabulary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,7 +172,7 @@ mod tests {
     fn part(tokens: Range<usize>) -> Part {
         let list = tokens.clone().map(|token| Ranked::new(0.0, token as u32)).collect();
         let mass = Mass { max: 0.0, sum: tokens.len() as f32, ..Mass::NOTHING };
-        let best = Best { score: tokens.start as f32, logit: 0.0, token: Some(tokens.start as u32) };
+        let best = Best { score: tokens.start as f32, rest: 0.0, logit: 0.0, token: Some(tokens.start as u32) };
         let size = tokens.len() as u64;
         let row = Found { masses: vec![mass], best: vec![best], list, size, spreads: Vec::new() };
         Part::new(tokens, 6, vec![row])

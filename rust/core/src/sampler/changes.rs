@@ -17,19 +17,25 @@ pub struct Change {
 }
 
 impl Change {
-    /// The logit after the change.
+    /// The logit after the change. Nothing but a ban takes a finite one to -inf.
     pub fn apply(&self, logit: f32) -> f32 {
         if self.banned {
             return f32::NEG_INFINITY;
         }
-        let biased = logit + self.bias;
-        let repeated = match self.repetition {
+        let held = |changed: f32| if logit.is_finite() { saturated(changed) } else { changed };
+        let biased = held(logit + self.bias);
+        let repeated = held(match self.repetition {
             Some(penalty) if biased < 0.0 => biased * penalty,
             Some(penalty) => biased / penalty,
             None => biased,
-        };
-        repeated - self.subtracted
+        });
+        held(repeated - self.subtracted)
     }
+}
+
+/// The nearest finite number: a sum or product that float32 cannot hold is as large as it can be, and no ban.
+fn saturated(x: f32) -> f32 {
+    x.clamp(f32::MIN, f32::MAX)
 }
 
 /// Penalties of one row over its history.
@@ -82,7 +88,9 @@ pub struct Lists<'a> {
 pub fn changes(lists: &Lists, penalties: &Penalties) -> Vec<(u32, Change)> {
     let mut out: BTreeMap<u32, Change> = BTreeMap::new();
     for (&token, &value) in lists.bias.0.iter().zip(lists.bias.1) {
-        out.entry(token).or_default().bias += value;
+        let change = out.entry(token).or_default();
+        change.banned |= value == f32::NEG_INFINITY;
+        change.bias = saturated(change.bias + value);
     }
     if penalties.repetition != 1.0 {
         for &token in lists.history {
@@ -95,7 +103,8 @@ pub fn changes(lists: &Lists, penalties: &Penalties) -> Vec<(u32, Change)> {
             *counts.entry(token).or_default() += 1;
         }
         for (token, count) in counts {
-            out.entry(token).or_default().subtracted += penalties.frequency * count as f32 + penalties.presence;
+            let penalty = saturated(penalties.frequency * count as f32) + penalties.presence;
+            out.entry(token).or_default().subtracted = saturated(penalty);
         }
     }
     if penalties.dry_multiplier != 0.0 || penalties.no_repeat_ngram > 1 {
@@ -109,7 +118,9 @@ pub fn changes(lists: &Lists, penalties: &Penalties) -> Vec<(u32, Change)> {
             for (token, length) in longest {
                 if let Some(excess) = length.checked_sub(penalties.dry_allowed_length) {
                     let penalty = f64::from(penalties.dry_base).powi(excess.min(i32::MAX as usize) as i32);
-                    out.entry(token).or_default().subtracted += (f64::from(penalties.dry_multiplier) * penalty) as f32;
+                    let penalty = saturated((f64::from(penalties.dry_multiplier) * penalty) as f32);
+                    let change = out.entry(token).or_default();
+                    change.subtracted = saturated(change.subtracted + penalty);
                 }
             }
         }
@@ -126,9 +137,6 @@ pub fn changes(lists: &Lists, penalties: &Penalties) -> Vec<(u32, Change)> {
     }
     for &token in lists.banned {
         out.entry(token).or_default().banned = true;
-    }
-    for change in out.values_mut() {
-        change.banned |= change.bias == f32::NEG_INFINITY;
     }
     out.into_iter().collect()
 }
@@ -210,5 +218,32 @@ mod tests {
         let change = Change { repetition: Some(2.0), ..Default::default() };
         assert_eq!([change.apply(3.0), change.apply(-3.0)], [1.5, -6.0]);
         assert_eq!(Change { banned: true, ..Default::default() }.apply(f32::NAN), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn what_float32_cannot_hold_is_no_ban() {
+        let history: Vec<u32> = (0..4000).map(|i| 1 + i % 2).collect();
+        let only = |penalties: &Penalties, bias: (&[u32], &[f32])| {
+            let lists = Lists { history: &history, bias, ..Default::default() };
+            changes(&lists, penalties).into_iter().find(|(token, _)| *token == 1).unwrap().1
+        };
+        let dry = Penalties { dry_multiplier: 0.8, ..Default::default() };
+        let frequency = |frequency| Penalties { frequency, ..Default::default() };
+        let cases = [
+            (only(&dry, (&[], &[])), f32::MIN),
+            (only(&frequency(3e38), (&[], &[])), f32::MIN),
+            (only(&frequency(-3e38), (&[], &[])), f32::MAX),
+            (only(&Penalties { frequency: -3e38, ..dry }, (&[], &[])), 0.0),
+            (only(&Penalties::default(), (&[1, 1], &[-3e38, -3e38])), f32::MIN),
+            (Change { repetition: Some(3e38), ..Default::default() }, f32::MIN),
+            (Change { repetition: Some(3e38), ..only(&dry, (&[], &[])) }, f32::MIN),
+        ];
+        for (change, expected) in cases {
+            assert!(!change.banned);
+            assert_eq!(change.apply(-1.0).max(-f32::MAX), expected, "{change:?}");
+            assert!(change.apply(f32::NAN).is_nan());
+            assert_eq!(change.apply(f32::NEG_INFINITY), f32::NEG_INFINITY);
+        }
+        assert!(only(&Penalties::default(), (&[1], &[f32::NEG_INFINITY])).banned);
     }
 }

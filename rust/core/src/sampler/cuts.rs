@@ -4,7 +4,9 @@
 //! Nearly every cut falls within that head and is decided by it exactly; where one does not, [`Undecided`] says so, and
 //! the row is sorted whole. The chain is written once for both: a whole row is a head that happens to be complete.
 //!
-//! Sums run in float64 in falling order of the logits, equal ones by id, so a decision depends on the row alone.
+//! Sums run in float64 in falling order of the logits, equal ones by id, so a decision depends on the row alone. A
+//! setting that is a share is multiplied by the sum of all, never a term divided by it: the terms of equal logits are
+//! 1 each, or one number each, and add up exactly where their quotients would not.
 
 use super::settings::{Cuts, Order};
 use crate::merge::Ranked;
@@ -265,11 +267,11 @@ impl State {
         if p >= 1.0 {
             return Count::All;
         }
-        let mass = self.totals().mass;
+        let limit = p * self.totals().mass;
         let mut before = 0.0;
         let inside = self.leading(|entry| {
-            let within = before < p || (border == Border::Inside && before <= p);
-            before += self.x(entry).exp() / mass;
+            let within = before < limit || (border == Border::Inside && before <= limit);
+            before += self.x(entry).exp();
             within
         });
         self.at_least(inside, min_keep)
@@ -280,27 +282,27 @@ impl State {
             return Count::All;
         }
         let first = self.entries[0];
-        let limit = self.x(&first) + ratio.ln();
-        let inside = self.leading(|entry| entry.logit() == first.logit() || self.x(entry) >= limit);
+        let largest = self.x(&first);
+        let inside = self.leading(|entry| entry.logit() == first.logit() || (self.x(entry) - largest).exp() >= ratio);
         self.at_least(inside, min_keep)
     }
 
     fn epsilon(&self, epsilon: f64, min_keep: usize) -> Count {
-        if epsilon <= 0.0 { Count::All } else { self.floor(epsilon.ln(), min_keep) }
+        if epsilon <= 0.0 { Count::All } else { self.floor(epsilon, min_keep) }
     }
 
     fn eta(&self, eta: f64, min_keep: usize) -> Count {
         if eta <= 0.0 {
             return Count::All;
         }
-        self.floor(eta.ln().min(0.5 * eta.ln() - self.totals().entropy()), min_keep)
+        self.floor(eta.min(eta.sqrt() * (-self.totals().entropy()).exp()), min_keep)
     }
 
-    /// Keeps log-probabilities from `limit` on, and whatever ties with the `min_keep`-th.
+    /// Keeps probabilities from `limit` on, and whatever ties with the `min_keep`-th.
     fn floor(&self, limit: f64, min_keep: usize) -> Count {
         let Some(&least) = self.entries.get(min_keep.min(self.size()) - 1) else { return Count::Beyond };
-        let normaliser = self.totals().mass.ln();
-        self.leading(|entry| entry.logit() >= least.logit() || self.x(entry) - normaliser >= limit)
+        let limit = limit * self.totals().mass;
+        self.leading(|entry| entry.logit() >= least.logit() || self.x(entry).exp() >= limit)
     }
 
     fn top_n_sigma(&self, n: f64) -> Count {
@@ -308,6 +310,9 @@ impl State {
             return Count::All;
         }
         let deviation = self.rest.as_ref().map_or_else(|| self.deviation(), |rest| rest.deviation);
+        if !deviation.is_finite() {
+            return Count::Beyond; // the pass squares in float32, which a penalised logit may be too far away for
+        }
         let border = self.x(&self.entries[0]) - n * deviation;
         self.leading(|entry| self.x(entry) >= border)
     }
@@ -353,17 +358,16 @@ impl State {
             .iter()
             .map(|entry| {
                 let x = self.x(entry);
-                // Not exp of the log-probability: the shares of equal tokens must add up exactly.
-                ((normaliser - x - entropy).abs(), x.exp() / totals.mass, *entry)
+                ((normaliser - x - entropy).abs(), x.exp(), *entry)
             })
             .collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.2.token().cmp(&b.2.token())));
-        let mut sum = 0.0;
-        let short = order.iter().enumerate().take_while(|(index, (_, p, _))| {
-            sum += p;
+        let (mut sum, limit) = (0.0, mass * totals.mass);
+        let short = order.iter().enumerate().take_while(|(index, (_, power, _))| {
+            sum += power;
             match stop {
-                Stop::Reached => sum < mass,
-                Stop::Passed => sum <= mass || index + 1 < min_keep,
+                Stop::Reached => sum < limit,
+                Stop::Passed => sum <= limit || index + 1 < min_keep,
             }
         });
         let last = short.count().min(order.len() - 1);
@@ -381,8 +385,8 @@ impl State {
         if !coin || threshold > 0.5 || self.size() < 2 {
             return Ok(());
         }
-        let mass = self.totals().mass;
-        let above = match self.leading(|entry| self.x(entry).exp() / mass >= threshold) {
+        let limit = threshold * self.totals().mass;
+        let above = match self.leading(|entry| self.x(entry).exp() >= limit) {
             Count::Beyond => return Err(Undecided),
             Count::All => self.entries.len(),
             Count::First(count) => count,

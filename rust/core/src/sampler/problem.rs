@@ -86,7 +86,7 @@ macro_rules! settings {
         #[expect(missing_docs, reason = "the fields are the public arguments, documented at `Cuts`, `Penalties`, `Lists`")]
         pub struct Settings<'a> {
             pub order: Order,
-            $(pub $real: &'a [f32],)*
+            $(pub $real: &'a [f64],)*
             $(pub $count: &'a [i64],)*
             pub history: Option<Ragged<'a>>,
             pub prompt_lengths: Option<&'a [i64]>,
@@ -105,7 +105,7 @@ macro_rules! settings {
             pub const COUNTS: &'static [&'static str] = &[$(stringify!($count)),*];
 
             /// Settings without lists, of tables with a row for each name and a column for each of `rows`.
-            pub fn of_tables(order: Order, reals: &'a [f32], counts: &'a [i64], rows: usize) -> Result<Settings<'a>> {
+            pub fn of_tables(order: Order, reals: &'a [f64], counts: &'a [i64], rows: usize) -> Result<Settings<'a>> {
                 let mut lines = lines("settings", reals, Self::REALS.len(), rows)?;
                 $(let $real = lines.next().unwrap_or_default();)*
                 let mut lines = self::lines("settings", counts, Self::COUNTS.len(), rows)?;
@@ -125,7 +125,7 @@ macro_rules! settings {
                 })
             }
 
-            fn reals(&self) -> impl Iterator<Item = (&'static str, &'a [f32])> {
+            fn reals(&self) -> impl Iterator<Item = (&'static str, &'a [f64])> {
                 [$((stringify!($real), self.$real)),*].into_iter()
             }
 
@@ -185,7 +185,22 @@ impl<'a> Settings<'a> {
     }
 
     fn check_penalties(&self, rows: usize) -> Result<()> {
-        let above = |argument, values: &[f32], least: f32, open: bool| {
+        // A penalty meets the logits, which are float32; 0 has a meaning of its own.
+        let held = [
+            ("repetition_penalty", self.repetition_penalty, f32::from_bits(1)),
+            ("frequency_penalty", self.frequency_penalty, 0.0),
+            ("presence_penalty", self.presence_penalty, 0.0),
+            ("dry_multiplier", self.dry_multiplier, 0.0),
+            ("dry_base", self.dry_base, 0.0),
+        ];
+        for (argument, values, least) in held {
+            let fits = |value: f64| (value as f32).is_finite() && (value <= 0.0 || value as f32 >= least);
+            if let Some(row) = values.iter().position(|&value| !fits(value)) {
+                let given = format!("{:?} in row {row}", values[row]);
+                return Err(Error::argument(argument, "numbers that float32 can hold", given));
+            }
+        }
+        let above = |argument, values: &[f64], least: f64, open: bool| {
             let wrong = values.iter().position(|&value| if open { value <= least } else { value < least });
             wrong.map_or(Ok(()), |row| {
                 let expected = format!("numbers {} {least}", if open { "above" } else { "from" });
@@ -264,15 +279,15 @@ impl<'a> Settings<'a> {
         Cuts {
             order: self.order,
             top_k: self.top_k[row] as usize,
-            top_p: f64::from(self.top_p[row]),
-            min_p: f64::from(self.min_p[row]),
-            typical: f64::from(self.typical[row]),
-            epsilon: f64::from(self.epsilon[row]),
-            eta: f64::from(self.eta[row]),
-            top_h: f64::from(self.top_h[row]),
-            top_n_sigma: f64::from(self.top_n_sigma[row]),
-            xtc_probability: f64::from(self.xtc_probability[row]),
-            xtc_threshold: f64::from(self.xtc_threshold[row]),
+            top_p: self.top_p[row],
+            min_p: self.min_p[row],
+            typical: self.typical[row],
+            epsilon: self.epsilon[row],
+            eta: self.eta[row],
+            top_h: self.top_h[row],
+            top_n_sigma: self.top_n_sigma[row],
+            xtc_probability: self.xtc_probability[row],
+            xtc_threshold: self.xtc_threshold[row],
             min_keep: self.min_keep[row] as usize,
         }
     }
@@ -290,12 +305,12 @@ impl<'a> Settings<'a> {
             banned: &banned,
         };
         let penalties = Penalties {
-            repetition: self.repetition_penalty[row],
-            frequency: self.frequency_penalty[row],
-            presence: self.presence_penalty[row],
+            repetition: self.repetition_penalty[row] as f32,
+            frequency: self.frequency_penalty[row] as f32,
+            presence: self.presence_penalty[row] as f32,
             no_repeat_ngram: self.no_repeat_ngram[row] as usize,
-            dry_multiplier: self.dry_multiplier[row],
-            dry_base: self.dry_base[row],
+            dry_multiplier: self.dry_multiplier[row] as f32,
+            dry_base: self.dry_base[row] as f32,
             dry_allowed_length: self.dry_allowed_length[row] as usize,
         };
         changes(&lists, &penalties)

@@ -146,8 +146,9 @@ fn mass(record: &[u8]) -> Mass {
 }
 
 fn best(record: &[u8]) -> Best {
-    let token = word(record, 2);
-    Best { score: number(record, 0), logit: number(record, 1), token: (token as i32 >= 0).then_some(token) }
+    let [score, rest, logit] = std::array::from_fn(|i| number(record, i));
+    let token = word(record, 3);
+    Best { score, rest, logit, token: (token as i32 >= 0).then_some(token) }
 }
 
 fn spread(record: &[u8]) -> Spread {

@@ -167,8 +167,8 @@ pub(super) mod size {
     pub const PART: usize = 24;
     /// `Total` of a row: a mass, the number of logits above -inf, the length of the list.
     pub const TOTAL: usize = 28;
-    /// `Best`: score, logit, token.
-    pub const BEST: usize = 12;
+    /// `Best`: score, rest, logit, token.
+    pub const BEST: usize = 16;
     /// `Spread`: count, mean, squares.
     pub const SPREAD: usize = 12;
     /// An entry of a list.

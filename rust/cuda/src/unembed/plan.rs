@@ -204,7 +204,7 @@ mod tests {
             prop_assert!(places.is_sorted() && places.iter().all(|place| place % ALIGNMENT == 0));
             prop_assert!(lists + plan.rows_at_once * plan.tiles * plan.listed * 8 <= slots);
             prop_assert!(overflow + plan.rows_at_once * plan.slots * TOKENS * 8 <= total);
-            prop_assert!(bests + plan.rows_at_once * plan.tiles * samples * 12 <= before);
+            prop_assert!(bests + plan.rows_at_once * plan.tiles * samples * size::BEST <= before);
         }
     }
 

@@ -16,7 +16,7 @@ impl Row {
     pub fn changed(&self) -> Vec<f64> {
         let mut l: Vec<f64> = self.logits.iter().map(|&l| f64::from(l) + 0.0).collect(); // one zero
         self.bias.iter().for_each(|(id, amount)| l[*id as usize] += f64::from(*amount));
-        let [repetition, frequency, presence] = self.penalties.map(f64::from);
+        let [repetition, frequency, presence] = self.penalties;
         for (token, l) in l.iter_mut().enumerate() {
             let is = |id: &&i64| **id == token as i64;
             if self.history.iter().any(|id| is(&id)) {
@@ -46,7 +46,7 @@ impl Row {
             Left { tokens: ids.into_iter().map(|token| (token, l[token] / divisor)).collect(), margin: f64::INFINITY };
         let min_keep = if matches!(order, Order::Hf | Order::LlamaCpp) { self.min_keep as usize } else { 1 };
         let (seed, position, stream) = self.draw;
-        let coin = xtc_applies(seed, stream.wrapping_add(sample as u32), position, f64::from(self.xtc_probability));
+        let coin = xtc_applies(seed, stream.wrapping_add(sample as u32), position, self.xtc_probability);
         let all =
             |left: &mut Left, names: &[&str]| names.iter().for_each(|name| left.cut(name, self, order, min_keep, coin));
         match order {
@@ -110,21 +110,20 @@ impl Left {
             }
             "top_p" if row.top_p < 1.0 => {
                 let (mut before, mut count) = (0.0, 0);
-                while count < size && (count == 0 || self.below(before, row.top_p.into())) {
+                while count < size && (count == 0 || self.below(before, row.top_p)) {
                     before += shares[count];
                     count += 1;
                 }
                 self.tokens.truncate(count.max(min_keep));
             }
             "min_p" if row.min_p > 0.0 => {
-                let count =
-                    shares.iter().filter(|p| **p == shares[0] || !self.below(**p / shares[0], row.min_p.into()));
+                let count = shares.iter().filter(|p| **p == shares[0] || !self.below(**p / shares[0], row.min_p));
                 let count = count.count();
                 self.tokens.truncate(count.max(min_keep));
             }
             "epsilon" | "eta" if (if name == "eta" { row.eta } else { row.epsilon }) > 0.0 => {
-                let eta = f64::from(row.eta);
-                let limit = if name == "eta" { eta.min(eta.sqrt() * (-entropy).exp()) } else { row.epsilon.into() };
+                let eta = row.eta;
+                let limit = if name == "eta" { eta.min(eta.sqrt() * (-entropy).exp()) } else { row.epsilon };
                 let least = self.tokens[min_keep.min(size) - 1].1;
                 let tokens = self.tokens.clone();
                 let count = tokens.iter().zip(&shares).filter(|((_, x), p)| *x >= least || !self.below(**p, limit));
@@ -134,7 +133,7 @@ impl Left {
             "top_h" if row.top_h < 1.0 => {
                 let mut head = Left { tokens: self.tokens[..size.min(100)].to_vec(), margin: self.margin };
                 let parts: Vec<f64> = head.shares().iter().map(|p| -p * p.ln()).collect();
-                let (limit, mut sum, mut count) = (f64::from(row.top_h) * parts.iter().sum::<f64>(), 0.0, 0);
+                let (limit, mut sum, mut count) = (row.top_h * parts.iter().sum::<f64>(), 0.0, 0);
                 while count < parts.len() && head.below(sum + parts[count], limit) {
                     sum += parts[count];
                     count += 1;
@@ -145,7 +144,7 @@ impl Left {
             "sigma" if row.top_n_sigma > 0.0 && size > 1 => {
                 let mean = self.tokens.iter().map(|(_, x)| x).sum::<f64>() / size as f64;
                 let square = self.tokens.iter().map(|(_, x)| (x - mean).powi(2)).sum::<f64>() / size as f64;
-                let (largest, reach) = (self.tokens[0].1, f64::from(row.top_n_sigma) * square.sqrt());
+                let (largest, reach) = (self.tokens[0].1, row.top_n_sigma * square.sqrt());
                 let tokens = self.tokens.clone();
                 let count = tokens.iter().filter(|(_, x)| *x == largest || self.below(largest - x, reach)).count();
                 self.tokens.truncate(count);
@@ -159,7 +158,7 @@ impl Left {
                 }
                 let (mut sum, mut count) = (0.0, 0);
                 let passes = order == Order::LlamaCpp;
-                while count < size && (self.below(sum, row.typical.into()) || (passes && count < min_keep)) {
+                while count < size && (self.below(sum, row.typical) || (passes && count < min_keep)) {
                     sum += shares[near[count].1];
                     count += 1;
                 }
@@ -172,7 +171,7 @@ impl Left {
                 self.tokens = kept.into_iter().map(|place| self.tokens[place]).collect();
             }
             "xtc" if coin && row.xtc_threshold <= 0.5 && size > 1 => {
-                let above = shares.iter().filter(|p| !self.below(**p, row.xtc_threshold.into())).count();
+                let above = shares.iter().filter(|p| !self.below(**p, row.xtc_threshold)).count();
                 if above > 1 && size - (above - 1) >= min_keep {
                     self.tokens.drain(..above - 1);
                 }

@@ -128,3 +128,38 @@ fn top_p_at_an_exact_border() {
         assert_eq!(kept_of(&[0.0; 4], cuts), [0, 1, 2][..expected], "{order:?}");
     }
 }
+
+#[test]
+fn shares_of_equal_logits_meet_their_border_exactly() {
+    let kept = |logits: &[f32], cuts: &Cuts| {
+        let entries: Vec<_> = logits.iter().zip(0..).map(|(&logit, token)| Ranked::new(logit, token)).collect();
+        match cut(&summary(&entries, entries.len(), 1.0), cuts, 1.0, cuts.xtc_probability > 0.0) {
+            Ok(Kept::Some(kept)) => kept.len(),
+            _ => entries.len(),
+        }
+    };
+    let flat = |n: usize, cuts: Cuts| kept(&vec![0.5; n], &cuts);
+    for n in [2, 4, 10, 14, 20, 56, 98, 256] {
+        for order in [Order::Hf, Order::Vllm, Order::LlamaCpp] {
+            assert_eq!(flat(n, Cuts { order, top_p: 0.5, ..Cuts::default() }), n / 2, "{order:?}, {n} tokens");
+        }
+        assert_eq!(flat(n, Cuts { order: Order::SgLang, top_p: 0.5, ..Cuts::default() }), n / 2 + 1);
+        assert_eq!(flat(n, Cuts { order: Order::LlamaCpp, typical: 0.5, ..Cuts::default() }), n / 2 + 1);
+        let share = 1.0 / n as f64;
+        assert_eq!(flat(n, Cuts { epsilon: share, ..Cuts::default() }), n);
+        assert_eq!(flat(n, Cuts { epsilon: share * (1.0 + 1e-9), min_keep: 1, ..Cuts::default() }), n);
+        assert_eq!(flat(n, Cuts { xtc_probability: 1.0, xtc_threshold: share, ..Cuts::default() }), 1);
+    }
+    let halves = [1.0f32, 0.5, 0.25, 0.125].map(f32::ln);
+    assert_eq!(kept(&halves, &Cuts { min_p: 0.12, ..Cuts::default() }), 4);
+    assert_eq!(kept(&halves, &Cuts { min_p: 0.13, ..Cuts::default() }), 3);
+}
+
+#[test]
+fn a_spread_beyond_float32_is_left_to_the_whole_row() {
+    let entries = [Ranked::new(2.0, 0), Ranked::new(1.0, 1), Ranked::new(f32::MIN, 2)];
+    let cuts = Cuts { top_n_sigma: 1.0, ..Cuts::default() };
+    let head = Summary { deviation: f64::INFINITY, ..summary(&entries, 2, 1.0) };
+    assert_eq!(cut(&head, &cuts, 1.0, false), Err(Undecided));
+    assert_eq!(cut(&summary(&entries, 3, 1.0), &cuts, 1.0, false), Ok(Kept::Some(entries[..2].to_vec())));
+}

@@ -129,10 +129,11 @@ pub(crate) unsafe fn best_perturbed<L: Lanes>(
             let chance1 = L::to_mask(L::ge(reach1, bar));
             if chance0 | chance1 != 0 {
                 let low = L::interleave_u(x[0], x[2]);
-                let mut scores = [0.0; PAIRED];
-                L::store(scores.as_mut_ptr(), L::fma(l0, inverse, gumbel::<L>(high.0, low.0)));
-                L::store(scores.as_mut_ptr().add(LANES), L::fma(l1, inverse, gumbel::<L>(high.1, low.1)));
-                try_each(u32::from(chance0) | u32::from(chance1) << LANES, &scores, pair, token, best);
+                let mut noise = [0.0; PAIRED];
+                L::store(noise.as_mut_ptr(), gumbel::<L>(high.0, low.0));
+                L::store(noise.as_mut_ptr().add(LANES), gumbel::<L>(high.1, low.1));
+                let chances = u32::from(chance0) | u32::from(chance1) << LANES;
+                try_each(chances, pair, inverse_temperature, &noise, token, best);
             }
         }
     }
@@ -140,12 +141,12 @@ pub(crate) unsafe fn best_perturbed<L: Lanes>(
 
 /// Lets the tokens named by `chances` compete. Rare enough to stay out of the hot loop.
 #[cold]
-fn try_each(mut chances: u32, scores: &[f32; PAIRED], logits: &[f32], first_token: u32, best: &mut Best) {
+fn try_each(mut chances: u32, logits: &[f32], inverse: f32, noise: &[f32; PAIRED], first_token: u32, best: &mut Best) {
     while chances != 0 {
         let lane = chances.trailing_zeros();
         chances &= chances - 1;
-        let (score, logit) = (scores[lane as usize], logits[lane as usize]);
-        let candidate = Best { score, logit, token: Some(first_token + lane) };
+        let logit = logits[lane as usize];
+        let candidate = Best::perturbed(logit, inverse, noise[lane as usize], first_token + lane);
         if logit > f32::NEG_INFINITY && candidate.beats(best) {
             *best = candidate;
         }

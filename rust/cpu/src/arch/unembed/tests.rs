@@ -38,13 +38,12 @@ fn the_bound_never_hides_the_best_token() {
                 let word = philox([v as u32, i as u32, 0, 2], [7, 8])[0];
                 if word.is_multiple_of(9) { f32::NEG_INFINITY } else { spread * (word as f32 / 2f32.powi(31) - 1.0) }
             });
-            let inverse_temperature = [1.0, 0.3, 40.0][i % 3];
+            let inverse_temperature = [1.0, 0.3, 40.0, 1e7, 1e30][i % 5];
             let first = 2 * i as u32;
             let mut expected = Best::NOTHING;
             for (v, &logit) in logits.iter().enumerate().filter(|(_, l)| **l > f32::NEG_INFINITY) {
                 let token = first + v as u32;
-                let score = logit.mul_add(inverse_temperature, noise(&key, token));
-                expected = expected.merge(Best { score, logit, token: Some(token) });
+                expected = expected.merge(Best::perturbed(logit, inverse_temperature, noise(&key, token), token));
             }
             let mut best = Best::NOTHING;
             kernels.best_perturbed(&logits, first, &key, inverse_temperature, &mut best);

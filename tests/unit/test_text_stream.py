@@ -1,0 +1,77 @@
+"""Text of a SentencePiece-like tokenizer, whole and token by token: spaces, special tokens, characters in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.sentencepiece import sentencepiece_like
+
+from farspan._errors import ArgumentError
+from farspan.tokenizer import ByteTokenizer, FolderTokenizer, TextStream, Tokenizer
+
+
+@pytest.fixture(params=[True, False], ids=["with BOS", "without"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> FolderTokenizer:
+    sentencepiece_like(bos=request.param).save(str(tmp_path / "tokenizer.json"))
+    return FolderTokenizer(tmp_path / "tokenizer.json")
+
+
+def streamed(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> str:
+    stream = TextStream(tokenizer, before)
+    return "".join([*map(stream.push, ids), stream.end()])
+
+
+@pytest.mark.parametrize("text", ["Hello world", "world", "Hello  world", "Hello é", "H", ""])
+def test_a_text_comes_back(text: str, tokenizer: FolderTokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert streamed(tokenizer, tokenizer.encode(text)) == text
+
+
+def test_a_continuation_keeps_its_first_space(tokenizer: FolderTokenizer) -> None:
+    prompt, world = tokenizer.encode("Hello"), tokenizer.encode("world", special=False)
+    for ids in (world, world * 2, [1, *world], [2, *world], [999, *world], [*world, 2, *world], tokenizer.encode("é")):
+        whole = tokenizer.decode([*prompt, *ids])
+        assert "Hello" + streamed(tokenizer, ids, before=prompt) == whole
+        assert whole.startswith("Hello ")
+    if tokenizer.encode("")[:1]:  # then ids that do not begin as a text does are the middle of one
+        assert tokenizer.decode(world) == streamed(tokenizer, world) == " world"
+        assert streamed(tokenizer, [*world, 1, *world]) == tokenizer.decode([*world, 1, *world]) == " world world"
+
+
+def test_special_tokens_are_of_whole_texts_only(tokenizer: FolderTokenizer) -> None:
+    assert 1 not in tokenizer.encode("world", special=False)
+    assert ByteTokenizer().encode("ab", special=False) == [97, 98]
+
+
+def test_text_that_is_no_utf8_is_named(tokenizer: FolderTokenizer) -> None:
+    with pytest.raises(ArgumentError, match=r"text: expected text that has a UTF-8 form, given 'caf\\udce9'"):
+        tokenizer.encode("caf\udce9")
+
+
+class Pieces:
+    """A tokenizer of byte strings."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(self._pieces[i] for i in ids).decode(errors="replace")
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_tokens_that_end_inside_characters(ids: list[int]) -> None:
+    tokenizer = Pieces([b"\xe3", b"\x83\xbc\xe3", b"\x83\xbc", b"x", b"\xf0\x9f", b"\x98\x80"])
+    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("count", [5, 8, 20])
+def test_characters_appear_though_every_token_ends_inside_one(count: int) -> None:
+    stream = TextStream(Pieces([b"\xe3", b"\x83\xbc\xe3", b"\x83\xbc"]))
+    assert [stream.push(token) for token in [0, *[1] * count, 2]] == ["", *["ー"] * (count + 1)]
