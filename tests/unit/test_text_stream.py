@@ -59,7 +59,7 @@ class Pieces:
         self._pieces = pieces
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        raise NotImplementedError
+        raise AssertionError("a stream only decodes")
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self._pieces[i] for i in ids).decode(errors="replace")

@@ -83,7 +83,7 @@ macro_rules! settings {
     (reals: $($real:ident),*; counts: $($count:ident >= $least:literal),*;) => {
         /// The settings of a call. Every slice has one entry per row.
         #[derive(Clone, Copy, Debug)]
-        #[expect(missing_docs, reason = "the fields are the public arguments, documented at `Cuts`, `Penalties`, `Lists`")]
+        #[expect(missing_docs, reason = "the public arguments, documented at `Cuts`, `Penalties` and `Lists`")]
         pub struct Settings<'a> {
             pub order: Order,
             $(pub $real: &'a [f64],)*
