@@ -10,7 +10,8 @@
 //! let (hidden, weight) = (array![[1f32, 2.0]], array![[1f32, 0.0], [0.0, 1.0], [1.0, 1.0]]);
 //! let mut samples = Samples::new(1, 1, 0);
 //! let (hidden, weight) = (Typed::F32(hidden.view()), Typed::F32(weight.view()));
-//! unembed::greedy(hidden, weight, &Default::default(), samples.out())?;
+//! let problem = unembed::Problem { hidden, weight, rules: Default::default(), shard: None };
+//! unembed::greedy(&problem, samples.out())?;
 //! assert_eq!((samples.token[0], samples.logit[0]), (2, 3.0));
 //! # Ok::<(), farspan_core::Error>(())
 //! ```
