@@ -26,7 +26,7 @@ def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hook
     if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     at = memory.describe
-    described = map_arrays(lambda _, x: (*at(x), dtype_name(x)), hooks)
+    described = map_arrays(lambda _, x: (at(x), dtype_name(x)), hooks)
     _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), described)
     return output, lse
 

@@ -5,6 +5,7 @@
 //! apart.
 
 pub mod plan;
+pub mod problem;
 
 pub use plan::KEY_CHUNK;
 
@@ -36,6 +37,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Checks that the arrays fit together: query, key and value, and a block table `[sequences, blocks]` where keys and
+    /// values lie in pages.
+    pub fn of(query: [usize; 4], key: [usize; 4], value: [usize; 4], table: Option<[usize; 2]>) -> Result<Self> {
+        match table {
+            Some(table) => Shape::paged(query, key, value, table),
+            None => Shape::new(query, key, value),
+        }
+    }
+
     /// Checks that the three arrays fit together.
     pub fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<Self> {
         let shape = Shape::heads(query, key, value)?;

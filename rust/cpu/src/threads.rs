@@ -36,30 +36,30 @@ pub fn num_threads() -> usize {
 }
 
 /// Who does spawned work.
-pub(crate) enum Hands<'a, 's> {
+pub(crate) enum Spawner<'a, 's> {
     /// The caller, at once.
-    Alone,
+    Caller,
     /// The pool's threads, first in, first out.
     Pool(&'a ScopeFifo<'s>),
 }
 
-impl<'s> Hands<'_, 's> {
-    /// Has `work` done by the end of the [`share`] that this came from.
-    pub(crate) fn spawn(&self, work: impl FnOnce(&Hands<'_, 's>) + Send + 's) {
+impl<'s> Spawner<'_, 's> {
+    /// Has `work` done by the end of the [`scope`] that this came from.
+    pub(crate) fn spawn(&self, work: impl FnOnce(&Spawner<'_, 's>) + Send + 's) {
         match self {
-            Hands::Alone => work(&Hands::Alone),
-            Hands::Pool(scope) => scope.spawn_fifo(move |scope| work(&Hands::Pool(scope))),
+            Spawner::Caller => work(&Spawner::Caller),
+            Spawner::Pool(scope) => scope.spawn_fifo(move |scope| work(&Spawner::Pool(scope))),
         }
     }
 }
 
 /// Runs what `start` spawns, and what that spawns; `alone` when it is too little to wake a thread for.
-pub(crate) fn share<'s>(alone: bool, start: impl FnOnce(&Hands<'_, 's>) + Send) -> Result<()> {
+pub(crate) fn scope<'s>(alone: bool, start: impl FnOnce(&Spawner<'_, 's>) + Send) -> Result<()> {
     if alone {
-        start(&Hands::Alone);
+        start(&Spawner::Caller);
         return Ok(());
     }
-    run(|| rayon::scope_fifo(|scope| start(&Hands::Pool(scope))))
+    run(|| rayon::scope_fifo(|scope| start(&Spawner::Pool(scope))))
 }
 
 /// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads. Any number of threads may

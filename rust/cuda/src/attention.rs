@@ -9,7 +9,7 @@ pub mod plan;
 mod problem;
 pub mod variants;
 
-pub use problem::{Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary};
+pub use problem::{Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
 
 use crate::device::{Device, Limits, Params};
@@ -17,12 +17,12 @@ use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
 use params::{ArrayAt, AttentionParams, PagesAt, PositionsAt, PrepareParams, PreparedAt, SequencesAt};
-use plan::{Plan, Work};
+use plan::{Plan, Workload};
 use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, prepare, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
-    let shape = problem.check()?;
+    let shape = problem::check(problem)?;
     let call = Call::new(problem, shape, limits);
     Ok(call.layout(0).bytes)
 }
@@ -39,8 +39,8 @@ pub unsafe fn attention(
     lse: Option<Tensor<3>>,
     workspace: Workspace,
 ) -> Result<()> {
-    let shape = problem.check()?;
-    problem.check_results(&shape, &output, lse.as_ref())?;
+    let shape = problem::check(problem)?;
+    problem::check_results(problem, &shape, &output, lse.as_ref())?;
     let call = Call::new(problem, shape, &device.limits());
     let layout = call.layout(workspace.pointer);
     if workspace.bytes < layout.bytes || !workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
@@ -52,7 +52,7 @@ pub unsafe fn attention(
     }
     for (of_queries, batch, axis) in [(true, shape.batch, shape.query_time), (false, shape.key_batch, shape.key_time)] {
         let params = call.prepare_params(&layout, of_queries);
-        let numbers = axis * call.half().max(1);
+        let numbers = axis * call.problem.half().max(1);
         let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
         if (params.prepared.positions != 0 || params.prepared.turns != 0) && blocks > 0 {
             // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
@@ -80,7 +80,7 @@ const ALIGNMENT: usize = 16;
 struct Call<'a> {
     problem: &'a Attention,
     shape: Shape,
-    work: Work,
+    work: Workload,
     plan: Plan,
 }
 
@@ -95,31 +95,26 @@ struct Layout {
 
 impl<'a> Call<'a> {
     fn new(problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
-        let work = Work {
+        let work = Workload {
             dtype: problem.query.dtype,
             head_dim: shape.head_dim,
             value_dim: shape.value_dim,
             query_heads: shape.query_heads,
             group: shape.group(),
             batch: shape.batch,
-            ragged: problem.offsets.map(|_| problem.sequences()),
+            ragged: problem.sequences.offsets.map(|_| problem.sequence_count()),
             query_time: shape.query_time,
             key_time: shape.key_time,
-            far: problem.border().is_some(),
+            far: border(problem).is_some(),
         };
         Call { problem, shape, work, plan: work.plan(limits) }
-    }
-
-    /// Pairs of dimensions that turn.
-    fn half(&self) -> usize {
-        self.problem.rotary.map_or(0, |rotary| rotary.inv_freq.shape[1])
     }
 
     /// Whether scores know more than a scale and a mask.
     fn has_hooks(&self) -> bool {
         let Attention { query_scale, key_bias, distance_bias, rules, .. } = self.problem;
         let tables = query_scale.is_some() || key_bias.is_some() || distance_bias.is_some();
-        tables || rules.softcap.is_some() || self.half() > 0
+        tables || rules.softcap.is_some() || self.problem.half() > 0
     }
 
     fn layout(&self, start: u64) -> Layout {
@@ -130,14 +125,14 @@ impl<'a> Call<'a> {
             bytes += size;
             if size > 0 { at } else { 0 }
         };
-        let far = self.problem.border().is_some();
+        let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
         let mut prepared = |batch: usize, time: usize| {
             let rows = batch * time;
             PreparedAt {
                 positions: place(by_distance, rows * size_of::<f64>()),
-                turns: place(self.half() > 0, rows * self.half() * size_of::<[f32; 2]>()),
-                far_turns: place(far, rows * self.half() * size_of::<[f32; 2]>()),
+                turns: place(self.problem.half() > 0, rows * self.problem.half() * size_of::<[f32; 2]>()),
+                far_turns: place(far, rows * self.problem.half() * size_of::<[f32; 2]>()),
             }
         };
         let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
@@ -151,15 +146,15 @@ impl<'a> Call<'a> {
 
     fn sequences(&self) -> SequencesAt {
         let at = |numbers: Option<Numbers<1>>| numbers.map_or((0, 0), |n| (n.tensor.pointer, n.kind.code()));
-        let offsets = self.problem.offsets;
-        let (key_lengths, lengths_kind) = at(self.problem.key_lengths);
+        let Sequences { offsets, key_lengths } = self.problem.sequences;
+        let (key_lengths, lengths_kind) = at(key_lengths);
         let (query_offsets, query_offsets_kind) = at(offsets.map(|offsets| offsets.query));
         let (key_offsets, key_offsets_kind) = at(offsets.and_then(|offsets| offsets.key));
         SequencesAt {
             key_lengths,
             query_offsets,
             key_offsets,
-            count: self.problem.sequences() as i32,
+            count: self.problem.sequence_count() as i32,
             query_time: self.shape.query_time as i32,
             key_time: self.shape.key_time as i32,
             lengths_kind,
@@ -197,7 +192,7 @@ impl<'a> Call<'a> {
             inv_freq: inv_freq.map_or(0, |tensor| tensor.pointer),
             inv_freq_stride: inv_freq.map_or(0, |tensor| tensor.strides[0]),
             of_queries: i32::from(of_queries),
-            half: self.half() as i32,
+            half: self.problem.half() as i32,
             magnitude: rotary.map_or(1.0, |rotary| rotary.magnitude),
             padding: 0,
         }
@@ -228,7 +223,7 @@ impl<'a> Call<'a> {
             sink_stride: sink.map_or(0, |sink| sink.strides[0]),
             partial_values: layout.partial_values,
             partial_states: layout.partial_states,
-            border: self.problem.border().unwrap_or(f64::INFINITY),
+            border: border(self.problem).unwrap_or(f64::INFINITY),
             distance_minimum: distance_bias.map_or(0.0, |bias| bias.minimum as f64),
             query_heads: self.shape.query_heads as i32,
             group: self.shape.group() as i32,
@@ -237,7 +232,7 @@ impl<'a> Call<'a> {
             causal: i32::from(rules.causal),
             window: [bound(rules.window.0), bound(rules.window.1)],
             keep_first: bounded(rules.keep_first),
-            half: self.half() as i32,
+            half: self.problem.half() as i32,
             interleaved: i32::from(self.problem.rotary.is_some_and(|rotary| rotary.interleaved)),
             distance_length: distance_bias.map_or(0, |bias| bias.table.shape[1] as i32),
             chunks_per_block: self.plan.chunks_per_block as i32,
@@ -251,12 +246,10 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Attention {
-    /// The distance from which far positions count, if there are two rotations at all.
-    fn border(&self) -> Option<f64> {
-        let rotary = self.rotary.filter(|rotary| rotary.inv_freq.shape[1] > 0)?;
-        rotary.far.map(|far| far.border).filter(|border| *border < f64::INFINITY)
-    }
+/// The distance from which far positions count, if there are two rotations at all.
+fn border(problem: &Attention) -> Option<f64> {
+    let rotary = problem.rotary.filter(|rotary| rotary.inv_freq.shape[1] > 0)?;
+    rotary.far.map(|far| far.border).filter(|border| *border < f64::INFINITY)
 }
 
 impl NumberType {

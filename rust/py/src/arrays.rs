@@ -89,14 +89,6 @@ pub(crate) fn readwrite<'py, T: Named, D: Dimension>(
     typed(argument, object)?.try_readwrite().map_err(|error| borrow(argument, error))
 }
 
-/// A small float32 table, or none.
-pub(crate) fn table<'py>(
-    argument: &'static str,
-    object: Option<&Bound<'py, PyAny>>,
-) -> Result<Option<PyReadonlyArray<'py, f32, IxDyn>>> {
-    object.map(|object| readonly(argument, object)).transpose()
-}
-
 /// `array` seen as `shape`: leading dimensions are added, dimensions of size 1 repeated.
 pub(crate) fn broadcast<'a, T: Element, const N: usize>(
     argument: &'static str,
@@ -110,15 +102,6 @@ pub(crate) fn broadcast<'a, T: Element, const N: usize>(
         array.insert_axis_inplace(Axis(0));
     }
     View::new(argument, &array)?.broadcast(argument, shape)
-}
-
-/// As [`broadcast`], of a table that may be absent.
-pub(crate) fn broadcast_table<'a, const N: usize>(
-    argument: &'static str,
-    table: Option<&'a PyReadonlyArray<'_, f32, IxDyn>>,
-    shape: [usize; N],
-) -> Result<Option<View<'a, f32, N>>> {
-    table.map(|table| broadcast(argument, table.as_array(), shape)).transpose()
 }
 
 /// One-dimensional int32 or int64 numbers.

@@ -1,19 +1,24 @@
 //! `_core.attention`.
 
 pub(crate) mod hooks;
+pub(crate) mod problem;
 
 use crate::arrays::{
-    Large, broadcast_table, integer_rows, integers, large, large_mut, named_dtype, positions, readwrite, table,
+    Large, broadcast, integer_rows, integers, large, large_mut, named_dtype, positions, readonly, readwrite,
 };
 use crate::failure::{Outcome, detached};
-use crate::layout::{Layout, wrong_offsets};
-use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ragged_sequences};
-use farspan_core::{Error, Result};
-use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Rotary, attention as run};
+use crate::layout::Layout;
+use farspan_core::Result;
+use farspan_core::attention::{Sequence, Shape, dense_sequences, paged_sequences, ragged_sequences};
+use farspan_cpu::attention::{Input, Views, attention as run};
 use farspan_cpu::{View, ViewMut, map};
 use hooks::Hooks;
 use numpy::ndarray::{Array2, ArrayViewD, ArrayViewMutD, Axis, IxDyn};
+use numpy::{PyReadonlyArray, PyUntypedArray, PyUntypedArrayMethods};
+use problem::{Given, Inputs};
 use pyo3::prelude::*;
+use std::cell::OnceCell;
+use std::convert::Infallible;
 
 /// Writes output and LSE. With offsets the large arrays are `[total, heads, dim]`, else `[batch, heads, time, dim]`.
 #[pyfunction]
@@ -27,97 +32,23 @@ pub(crate) fn attention<'py>(
     query: &Bound<'py, PyAny>,
     key: &Bound<'py, PyAny>,
     value: &Bound<'py, PyAny>,
-    hooks: Hooks<Bound<'py, PyAny>>,
+    hooks: Hooks<Slot<'py>>,
 ) -> Outcome {
-    let Hooks {
-        causal, left, right, keep_first, scale, softcap, distance_minimum, magnitude, interleaved, border, ..
-    } = hooks;
-    let Hooks { sink, key_bias, query_scale, distance_table, inv_freq, .. } = &hooks;
-    let Hooks { far_query_positions, far_key_positions, query_positions, key_positions, .. } = &hooks;
-    let Hooks { key_lengths, query_offsets, key_offsets, block_table, .. } = &hooks;
     let dtype = named_dtype("query", dtype)?;
-    let ragged = query_offsets.is_some();
     let (query, key, value) = (large("query", dtype, query)?, large("key", dtype, key)?, large("value", dtype, value)?);
-    let block_table = block_table.as_ref().map(|table| integer_rows("block_table", table)).transpose()?;
-    let block_table = block_table.as_ref().map(|table| View::new("block_table", &table.view())).transpose()?;
-    let (of_query, of_keys) = Layout::of(ragged, block_table.is_some());
-    let query = input("query", &query, of_query)?;
-    let (key, value) = (input("key", &key, of_keys)?, input("value", &value, of_keys)?);
-    let shape = match &block_table {
-        Some(table) => Shape::paged(query.shape(), key.shape(), value.shape(), table.shape())?,
-        None => Shape::new(query.shape(), key.shape(), value.shape())?,
-    };
-    let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = shape;
-    let rules = Rules::new(shape.head_dim, causal, (left, right), keep_first, scale, softcap)?;
-    if [batch, query_heads, query_time].contains(&0) {
-        return Ok(()); // before anything is made for each of what may be 2^60 batch entries
+    let block_table = hooks.block_table.as_ref().map(Slot::pages).transpose()?;
+    let (of_query, of_keys) = hooks.layouts()?;
+    let large_inputs =
+        [input("query", &query, of_query)?, input("key", &key, of_keys)?, input("value", &value, of_keys)?];
+    let inputs = Inputs::new(large_inputs, block_table, &hooks)?;
+    if inputs.has_no_rows() {
+        return Ok(());
     }
-
-    let key_lengths = key_lengths.as_ref().map(|lengths| integers("key_lengths", lengths)).transpose()?;
-    let sequences = match (query_offsets, key_offsets, block_table) {
-        (Some(queries), Some(keys), None) => {
-            let (queries, keys) = (integers("query_offsets", queries)?, integers("key_offsets", keys)?);
-            ragged_sequences(&shape, &queries, &keys, key_lengths.as_deref())?
-        }
-        (Some(queries), None, Some(_)) => {
-            paged_sequences(&shape, &integers("query_offsets", queries)?, key_lengths.as_deref())?
-        }
-        (None, None, _) => dense_sequences(&shape, key_lengths.as_deref())?,
-        _ => return Err(wrong_offsets(block_table.is_some()).into()),
-    };
-
-    let (query_scale, key_bias, sink) = (
-        table("query_scale", query_scale.as_ref())?,
-        table("key_bias", key_bias.as_ref())?,
-        table("sink", sink.as_ref())?,
-    );
-    let (distance_table, inv_freq) =
-        (table("distance_bias", distance_table.as_ref())?, table("inv_freq", inv_freq.as_ref())?);
-    let query_positions = query_positions.as_ref().map(|p| positions("query_positions", p)).transpose()?;
-    let key_positions = key_positions.as_ref().map(|p| positions("key_positions", p)).transpose()?;
-    let far_query_positions = far_query_positions.as_ref().map(|p| positions("far_query_positions", p)).transpose()?;
-    let far_key_positions = far_key_positions.as_ref().map(|p| positions("far_key_positions", p)).transpose()?;
-    let far_query = per_time("far_query_positions", far_query_positions.as_ref(), batch, query_time)?;
-    let far_key = per_time("far_key_positions", far_key_positions.as_ref(), key_batch, key_time)?;
-    let columns = |table: Option<&_>| table.and_then(last_size).unwrap_or(0);
-
-    let far = match (border, far_query, far_key) {
-        (None, None, None) => None,
-        (Some(border), Some(query_positions), Some(key_positions)) => {
-            Some(Far { border, query_positions, key_positions })
-        }
-        _ => {
-            let expected = "border, far_query_positions and far_key_positions together";
-            return Err(Error::argument("rotary", expected, "only some of them").into());
-        }
-    };
-    let inv_freq_shape = [sequences.len(), columns(inv_freq.as_ref())];
-    let rotary = broadcast_table("inv_freq", inv_freq.as_ref(), inv_freq_shape)?.map(|inv_freq| Rotary {
-        inv_freq,
-        magnitude: magnitude as f32,
-        interleaved,
-        far,
-    });
-    let table_shape = [query_heads, columns(distance_table.as_ref())];
-    let distance_bias = broadcast_table("distance_bias", distance_table.as_ref(), table_shape)?
-        .map(|table| DistanceBias { table, minimum: distance_minimum });
-    let problem = Attention {
-        query,
-        key,
-        value,
-        block_table,
-        sequences: &sequences,
-        rules,
-        query_scale: broadcast_table("query_scale", query_scale.as_ref(), [batch, query_heads, query_time])?,
-        key_bias: broadcast_table("key_bias", key_bias.as_ref(), [key_batch, query_heads, key_time])?,
-        distance_bias,
-        sink: broadcast_table("sink", sink.as_ref(), [query_heads])?,
-        query_positions: per_time("query_positions", query_positions.as_ref(), batch, query_time)?,
-        key_positions: per_time("key_positions", key_positions.as_ref(), key_batch, key_time)?,
-        rotary,
-    };
+    let sequences = sequences(&inputs.shape, &hooks)?;
+    let problem = inputs.problem(&sequences[..], &hooks)?;
 
     let (mut output, mut lse) = (large_mut("output", dtype, output)?, readwrite("lse", lse)?);
+    let ragged = of_query == Layout::Ragged;
     let output = map!(x in &mut output => ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?);
     let mut lse: ArrayViewMutD<'_, f32> = lse.as_array_mut();
     if ragged {
@@ -125,6 +56,66 @@ pub(crate) fn attention<'py>(
     }
     let lse = ViewMut::new("lse", &mut lse)?;
     detached(py, || run(&problem, output, Some(lse)))
+}
+
+/// Lengths and offsets are read here.
+fn sequences(shape: &Shape, hooks: &Hooks<Slot<'_>>) -> Result<Vec<Sequence>> {
+    let numbers = |argument, slot: &Option<Slot<'_>>| -> Result<Option<Vec<i64>>> {
+        slot.as_ref().map(|slot| integers(argument, &slot.object)).transpose()
+    };
+    let lengths = numbers("key_lengths", &hooks.key_lengths)?;
+    let (queries, keys) =
+        (numbers("query_offsets", &hooks.query_offsets)?, numbers("key_offsets", &hooks.key_offsets)?);
+    match (queries, keys) {
+        (Some(queries), Some(keys)) => ragged_sequences(shape, &queries, &keys, lengths.as_deref()),
+        (Some(queries), None) => paged_sequences(shape, &queries, lengths.as_deref()),
+        (None, _) => dense_sequences(shape, lengths.as_deref()),
+    }
+}
+
+/// An array of a hook, with what it becomes for the call: borrowed memory, or converted numbers.
+pub(crate) struct Slot<'py> {
+    object: Bound<'py, PyAny>,
+    table: OnceCell<PyReadonlyArray<'py, f32, IxDyn>>,
+    positions: OnceCell<Array2<f64>>,
+    pages: OnceCell<Array2<i64>>,
+}
+
+impl<'py> FromPyObject<'_, 'py> for Slot<'py> {
+    type Error = Infallible;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> std::result::Result<Self, Infallible> {
+        let (table, positions, pages) = Default::default();
+        Ok(Slot { object: object.to_owned(), table, positions, pages })
+    }
+}
+
+impl<'a> Given<'a> for Slot<'_> {
+    type Arrays = Views<'a>;
+
+    fn columns(&self) -> usize {
+        self.object.cast::<PyUntypedArray>().ok().and_then(|array| array.shape().last().copied()).unwrap_or(0)
+    }
+
+    fn table<const N: usize>(&'a self, argument: &'static str, shape: [usize; N]) -> Result<View<'a, f32, N>> {
+        broadcast(argument, kept(&self.table, readonly(argument, &self.object)?).as_array(), shape)
+    }
+
+    fn positions(&'a self, argument: &'static str, shape: [usize; 2]) -> Result<View<'a, f64, 2>> {
+        let positions = kept(&self.positions, positions(argument, &self.object)?);
+        View::new(argument, &positions.view())?.broadcast(argument, shape)
+    }
+}
+
+impl Slot<'_> {
+    /// As a block table.
+    fn pages(&self) -> Result<View<'_, i64, 2>> {
+        View::new("block_table", &kept(&self.pages, integer_rows("block_table", &self.object)?).view())
+    }
+}
+
+fn kept<T>(cell: &OnceCell<T>, value: T) -> &T {
+    cell.get_or_init(|| value)
 }
 
 /// The axes that the backend speaks of: a ragged `[total, heads, dim]` is one batch entry `[1, heads, total, dim]`.
@@ -150,17 +141,4 @@ fn input<'a>(argument: &'static str, array: &'a Large<'_, IxDyn>, layout: Layout
 fn view<'a, T>(argument: &'static str, array: ArrayViewD<'a, T>, layout: Layout) -> Result<View<'a, T, 4>> {
     layout.check(argument, array.shape())?;
     View::new(argument, &batched(array, layout == Layout::Ragged))
-}
-
-fn per_time<'a>(
-    argument: &'static str,
-    positions: Option<&'a Array2<f64>>,
-    batch: usize,
-    time: usize,
-) -> Result<Option<View<'a, f64, 2>>> {
-    positions.map(|positions| View::new(argument, &positions.view())?.broadcast(argument, [batch, time])).transpose()
-}
-
-fn last_size(table: &numpy::PyReadonlyArray<'_, f32, IxDyn>) -> Option<usize> {
-    table.as_array().shape().last().copied()
 }

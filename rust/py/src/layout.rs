@@ -14,10 +14,16 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    /// Of the query, and of key and value.
-    pub(crate) fn of(has_query_offsets: bool, has_block_table: bool) -> (Layout, Layout) {
-        let query = if has_query_offsets { Layout::Ragged } else { Layout::Dense };
-        (query, if has_block_table { Layout::Pages } else { query })
+    /// Of the query, and of key and value. Refuses offsets that do not go together.
+    pub(crate) fn of(query_offsets: bool, key_offsets: bool, block_table: bool) -> Result<(Layout, Layout)> {
+        match (query_offsets, key_offsets, block_table) {
+            (false, false, false) => Ok((Layout::Dense, Layout::Dense)),
+            (false, false, true) => Ok((Layout::Dense, Layout::Pages)),
+            (true, true, false) => Ok((Layout::Ragged, Layout::Ragged)),
+            (true, false, true) => Ok((Layout::Ragged, Layout::Pages)),
+            (_, true, true) => Err(Error::argument("key_offsets", "none, as there is a block_table", "some")),
+            _ => Err(Error::argument("query_offsets", "key_offsets too, or neither", "one of the two")),
+        }
     }
 
     /// Refuses an array of another rank.
@@ -31,13 +37,5 @@ impl Layout {
             true => Ok(()),
             false => Err(Error::argument(argument, expected, format!("shape {shape:?}"))),
         }
-    }
-}
-
-/// Refuses offsets that do not go together.
-pub(crate) fn wrong_offsets(has_block_table: bool) -> Error {
-    match has_block_table {
-        true => Error::argument("key_offsets", "none, as there is a block_table", "some"),
-        false => Error::argument("query_offsets", "key_offsets too, or neither", "one of the two"),
     }
 }

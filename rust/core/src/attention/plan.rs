@@ -25,7 +25,7 @@ const LITTLE: usize = 1 << 21;
 
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Work {
+pub struct Workload {
     /// Last axis of query and key.
     pub head_dim: usize,
     /// Last axis of value.
@@ -40,7 +40,7 @@ pub struct Work {
     pub threads: usize,
 }
 
-impl Work {
+impl Workload {
     /// Query heads of a block: all that share a key head, as long as they are not too many.
     pub fn heads(&self) -> usize {
         self.group.min(MOST_HEADS)
@@ -107,7 +107,7 @@ mod tests {
                 for group in [1, 4, 7, 32, 100] {
                     for far in [false, true] {
                         for (threads, parts) in [(1, 1), (2, 8), (64, 1)] {
-                            let work = Work { head_dim, value_dim, group, far, parts, threads };
+                            let work = Workload { head_dim, value_dim, group, far, parts, threads };
                             for queries in [1, 5, 100, 1000, 100_000] {
                                 let block = work.block_queries(queries);
                                 assert!((1..=queries).contains(&block));
@@ -122,13 +122,13 @@ mod tests {
 
     #[test]
     fn every_thread_gets_work() {
-        let work = Work { head_dim: 128, value_dim: 128, group: 1, far: false, parts: 1, threads: 8 };
+        let work = Workload { head_dim: 128, value_dim: 128, group: 1, far: false, parts: 1, threads: 8 };
         assert!(4096usize.div_ceil(work.block_queries(4096)) >= 16);
     }
 
     #[test]
     fn a_decode_step_streams() {
-        let work = Work { head_dim: 128, value_dim: 128, group: 8, far: false, parts: 8, threads: 2 };
+        let work = Workload { head_dim: 128, value_dim: 128, group: 8, far: false, parts: 8, threads: 2 };
         assert!(work.streams(1) && work.streams(4) && !work.streams(64));
     }
 }

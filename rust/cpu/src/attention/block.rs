@@ -1,14 +1,14 @@
 //! Many queries: keys and values of a chunk are packed once and meet all tiles of the block.
 
+use super::context::{Context, Side};
 use super::keys::ChunkRows;
-use super::pieces::Piece;
-use super::problem::{Context, Side};
-use super::queries::{self, Cut, extent, span, tiles};
-use super::visibility::{chunks, distance, hull, needs, union};
+use super::output::OutputBlock;
+use super::queries::{self, TileRows, tiles};
+use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, Packed, Row, Rows, Scores, Spread, State, Tile, Turns};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::threads::Hands;
+use crate::threads::Spawner;
 use farspan_core::attention::KEY_CHUNK;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -38,18 +38,18 @@ thread_local! {
     });
 }
 
-/// Hands the pieces to the threads in the order given.
-pub(super) fn spawn<'s>(hands: &Hands<'_, 's>, context: &'s Context<'s>, pieces: Vec<Piece<'s>>) {
-    for mut piece in pieces {
-        hands.spawn(move |_| SCRATCH.with_borrow_mut(|scratch| run(context, &mut piece, scratch)));
+/// Hands the blocks to the threads in the order given.
+pub(super) fn spawn<'s>(spawner: &Spawner<'_, 's>, context: &'s Context<'_, '_>, output_blocks: Vec<OutputBlock<'s>>) {
+    for mut output_block in output_blocks {
+        spawner.spawn(move |_| SCRATCH.with_borrow_mut(|scratch| run(context, &mut output_block, scratch)));
     }
 }
 
-fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
-    let share = &piece.share;
+fn run(context: &Context, output_block: &mut OutputBlock, scratch: &mut Scratch) {
+    let query_block = &output_block.query_block;
     let (dim, width) = (context.shape.head_dim, context.width());
-    let cuts: Vec<Cut> = tiles(share.rows(), context.kernels.rows).collect();
-    let packed_rows: usize = cuts.iter().map(|cut| cut.height).sum();
+    let tiles: Vec<TileRows> = tiles(query_block.rows(), context.kernels.rows).collect();
+    let packed_rows: usize = tiles.iter().map(|tile_rows| tile_rows.height).sum();
     let Scratch { queries, keys, values, sums, turns, scores, states, spread } = scratch;
     let [near_queries, far_queries] = queries;
     let has = |side| context.sides().contains(&side);
@@ -58,60 +58,65 @@ fn run(context: &Context, piece: &mut Piece, scratch: &mut Scratch) {
     let sums = sums.take(packed_rows * width);
     sums.fill(0.0);
     states.clear();
-    for cut in &cuts {
-        let place = cut.first * dim..(cut.first + cut.height) * dim;
-        queries::pack(context, share, *cut, Side::Near, &mut near_queries[place.clone()]);
+    for tile_rows in &tiles {
+        let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
+        queries::pack(context, query_block, *tile_rows, Side::Near, &mut near_queries[place.clone()]);
         if has(Side::Far) {
-            queries::pack(context, share, *cut, Side::Far, &mut far_queries[place]);
+            queries::pack(context, query_block, *tile_rows, Side::Far, &mut far_queries[place]);
         }
-        states.push(context.first_state(share, cut.first..cut.first + cut.rows));
+        states.push(context.first_state(query_block, tile_rows.first..tile_rows.first + tile_rows.rows));
     }
     let [near_keys, far_keys] = keys;
     let near_keys = near_keys.take(KEY_CHUNK * dim);
     let far_keys = far_keys.take(if has(Side::Far) { KEY_CHUNK * dim } else { 0 });
     let values = values.take(KEY_CHUNK * width);
-    let sequence = context.sequence(share.sequence);
-    let whole_span = span(context, share, 0..share.rows());
+    let sequence = context.sequence(query_block.sequence);
+    let whole_span = span(context, query_block, 0..query_block.rows());
     let mut positions = [0.0; KEY_CHUNK];
-    for chunk in chunks(context, share) {
+    for chunk in chunks(context, query_block) {
         let range = context.chunk_keys(sequence, chunk);
-        let Some(panels) = hull(&union(context, share, share.queries.clone()), &range) else { continue };
+        let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &range) else { continue };
         context.key_positions(sequence, range.clone(), Side::Near, &mut positions);
         let key_span = extent(positions[..range.len()].iter().copied());
         let block_distance = distance(context, whole_span, key_span);
         for (side, out) in [(Side::Near, &mut *near_keys), (Side::Far, &mut *far_keys)] {
             if has(side) && needs(block_distance, side) {
-                let rows = ChunkRows::new(context, &context.problem.key, sequence, &range, spread).of(share.key_head);
-                pack_keys(context, share.sequence, &rows, &range, panels.clone(), side, turns, out);
+                let rows =
+                    ChunkRows::new(context, &context.problem.key, sequence, &range, spread).of(query_block.key_head);
+                pack_keys(context, query_block.sequence, &rows, &range, panels.clone(), side, turns, out);
             }
         }
-        let rows = ChunkRows::new(context, &context.problem.value, sequence, &range, spread).of(share.key_head);
+        let rows = ChunkRows::new(context, &context.problem.value, sequence, &range, spread).of(query_block.key_head);
         context.kernels.values(&rows, values);
         let packed = Packed { chunk: &context.chunk(&range, &positions), keys: near_keys, far_keys, values, dim };
-        for (cut, state) in cuts.iter().zip(states.iter_mut()) {
-            let (first, last) = (share.row(cut.first).1, share.row(cut.first + cut.rows - 1).1);
-            let Some(panels) = hull(&union(context, share, first..last + 1), &range) else { continue };
-            let rows: [Row; LANES] =
-                std::array::from_fn(|lane| context.row(share, cut.first + lane.min(cut.rows - 1), &range));
-            let place = cut.first * dim..(cut.first + cut.height) * dim;
+        for (tile_rows, state) in tiles.iter().zip(states.iter_mut()) {
+            let (first, last) =
+                (query_block.row(tile_rows.first).1, query_block.row(tile_rows.first + tile_rows.rows - 1).1);
+            let Some(panels) = hull(&union(context, query_block, first..last + 1), &range) else { continue };
+            let rows: [Row; LANES] = std::array::from_fn(|lane| {
+                context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), &range)
+            });
+            let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
             let tile = Tile {
-                rows: &rows[..cut.rows],
-                height: cut.height,
+                rows: &rows[..tile_rows.rows],
+                height: tile_rows.height,
                 query: &near_queries[place.clone()],
                 far_query: if has(Side::Far) { &far_queries[place] } else { &[] },
                 distance: match block_distance {
-                    Distance::Mixed => {
-                        distance(context, span(context, share, cut.first..cut.first + cut.rows), key_span)
-                    }
+                    Distance::Mixed => distance(
+                        context,
+                        span(context, query_block, tile_rows.first..tile_rows.first + tile_rows.rows),
+                        key_span,
+                    ),
                     whole => whole,
                 },
             };
-            let output = &mut sums[cut.first * width..(cut.first + cut.height) * width];
+            let output = &mut sums[tile_rows.first * width..(tile_rows.first + tile_rows.height) * width];
             context.kernels.attend(&tile, &packed, panels, scores, state, output);
         }
     }
-    for (cut, state) in cuts.iter().zip(states.iter()) {
-        piece.finish(context, cut.first, cut.rows, state, &sums[cut.first * width..]);
+    for (tile_rows, state) in tiles.iter().zip(states.iter()) {
+        output_block.finish(context, tile_rows.first, tile_rows.rows, state, &sums[tile_rows.first * width..]);
     }
 }
 

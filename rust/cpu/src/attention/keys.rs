@@ -1,7 +1,7 @@
 //! Where the keys and values of a chunk lie: evenly spaced in an array, or spread over pages.
 
 use super::Input;
-use super::problem::Context;
+use super::context::Context;
 use crate::arch::attention::{Rows, Spread};
 use farspan_core::attention::Sequence;
 use std::ops::Range;
@@ -18,7 +18,7 @@ pub(super) struct ChunkRows<'r> {
 impl<'r> ChunkRows<'r> {
     /// Those of `keys`; `room` holds where they lie, should they be spread.
     pub(super) fn new(
-        context: &Context<'r>,
+        context: &Context<'r, '_>,
         input: &'r Input<'r>,
         sequence: &Sequence,
         keys: &Range<usize>,

@@ -1,14 +1,14 @@
 //! Few queries: every chunk of keys is read once, where it lies, and meets all heads; then chunks are merged in order.
 
+use super::context::{Context, QueryBlock, Side};
 use super::keys::ChunkRows;
-use super::pieces::Piece;
-use super::problem::{Context, Share, Side};
-use super::queries::{self, Cut, extent, span, tiles};
-use super::visibility::{chunks, distance, hull, needs, union};
+use super::output::OutputBlock;
+use super::queries::{self, TileRows, tiles};
+use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, Partial, Room, Row, Spread, State, Streamed, Tile, Turns};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::threads::Hands;
+use crate::threads::Spawner;
 use farspan_core::attention::KEY_CHUNK;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -34,70 +34,77 @@ thread_local! {
 
 /// One sequence on its way through the threads.
 struct Job<'a> {
-    shares: Vec<Share>,
+    query_blocks: Vec<QueryBlock>,
     queries: Vec<Queries>,
-    units: Vec<Unit>,
-    /// What each unit gave.
-    parts: Vec<Mutex<Parts>>,
-    /// Units that have not finished; whoever finishes the last one merges.
+    tasks: Vec<ChunkTask>,
+    /// What each task gave.
+    parts: Vec<Mutex<ChunkResults>>,
+    /// Tasks that have not finished; whoever finishes the last one merges.
     left: AtomicUsize,
-    pieces: Mutex<Vec<Piece<'a>>>,
+    output_blocks: Mutex<Vec<OutputBlock<'a>>>,
 }
 
-/// The packed queries of a share: near and far, `[head_dim, height]` for each tile.
+/// A block of queries, packed: near and far, `[head_dim, height]` for each tile.
 struct Queries {
-    cuts: Vec<Cut>,
+    tiles: Vec<TileRows>,
     packed: [Vec<f32>; 2],
     height: usize,
 }
 
-/// One chunk of keys of some shares.
-struct Unit {
+/// One chunk of keys of some blocks of queries.
+struct ChunkTask {
     chunk: usize,
-    shares: Range<usize>,
+    query_blocks: Range<usize>,
 }
 
-/// States and sums `[height, value width]` of the tiles of a unit's shares.
+/// States and sums `[height, value width]` of the tiles of a task.
 #[derive(Default)]
-struct Parts {
+struct ChunkResults {
     states: Vec<State>,
     sums: Vec<f32>,
 }
 
-/// Hands the sequences, each a list of pieces, to the threads.
-pub(super) fn spawn<'s>(hands: &Hands<'_, 's>, context: &'s Context<'s>, sequences: Vec<Vec<Piece<'s>>>) {
+/// Hands the sequences, each a list of blocks, to the threads.
+pub(super) fn spawn<'s>(spawner: &Spawner<'_, 's>, context: &'s Context<'_, '_>, sequences: Vec<Vec<OutputBlock<'s>>>) {
     let together = sequences.len();
-    for pieces in sequences {
-        hands.spawn(move |hands| start(hands, context, pieces, together));
+    for output_blocks in sequences {
+        spawner.spawn(move |spawner| start(spawner, context, output_blocks, together));
     }
 }
 
-/// Packs the queries of a sequence and spawns its units.
-fn start<'s>(hands: &Hands<'_, 's>, context: &'s Context<'s>, pieces: Vec<Piece<'s>>, together: usize) {
-    let shares: Vec<Share> = pieces.iter().map(|piece| piece.share.clone()).collect();
-    let Some(any) = shares.first() else { return };
+/// Packs the queries of a sequence and spawns its tasks.
+fn start<'s>(
+    spawner: &Spawner<'_, 's>,
+    context: &'s Context<'_, '_>,
+    output_blocks: Vec<OutputBlock<'s>>,
+    together: usize,
+) {
+    let query_blocks: Vec<QueryBlock> =
+        output_blocks.iter().map(|output_block| output_block.query_block.clone()).collect();
+    let Some(any) = query_blocks.first() else { return };
     let chunks = chunks(context, any);
-    let parts = context.work.head_parts(chunks.len() * together, shares.len());
-    let step = shares.len().div_ceil(parts.max(1));
-    let cut =
-        |chunk: usize| (0..shares.len()).step_by(step).map(move |first| Unit { chunk, shares: first..first + step });
-    let mut units: Vec<Unit> = chunks.into_iter().flat_map(cut).collect();
-    units.iter_mut().for_each(|unit| unit.shares.end = unit.shares.end.min(shares.len()));
+    let parts = context.work.head_parts(chunks.len() * together, query_blocks.len());
+    let step = query_blocks.len().div_ceil(parts.max(1));
+    let tasks_of = |chunk: usize| {
+        (0..query_blocks.len()).step_by(step).map(move |first| ChunkTask { chunk, query_blocks: first..first + step })
+    };
+    let mut tasks: Vec<ChunkTask> = chunks.into_iter().flat_map(tasks_of).collect();
+    tasks.iter_mut().for_each(|task| task.query_blocks.end = task.query_blocks.end.min(query_blocks.len()));
     let job = Arc::new(Job {
-        queries: shares.iter().map(|share| pack(context, share)).collect(),
-        parts: units.iter().map(|_| Mutex::default()).collect(),
-        left: AtomicUsize::new(units.len()),
-        pieces: Mutex::new(pieces),
-        shares,
-        units,
+        queries: query_blocks.iter().map(|query_block| pack(context, query_block)).collect(),
+        parts: tasks.iter().map(|_| Mutex::default()).collect(),
+        left: AtomicUsize::new(tasks.len()),
+        output_blocks: Mutex::new(output_blocks),
+        query_blocks,
+        tasks,
     });
-    if job.units.is_empty() {
+    if job.tasks.is_empty() {
         finish(context, &job);
     }
-    for index in 0..job.units.len() {
+    for index in 0..job.tasks.len() {
         let job = Arc::clone(&job);
-        hands.spawn(move |_| {
-            let parts = SCRATCH.with_borrow_mut(|scratch| run(context, &job, &job.units[index], scratch));
+        spawner.spawn(move |_| {
+            let parts = SCRATCH.with_borrow_mut(|scratch| run(context, &job, &job.tasks[index], scratch));
             *job.parts[index].lock().unwrap_or_else(PoisonError::into_inner) = parts;
             if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 finish(context, &job);
@@ -106,40 +113,40 @@ fn start<'s>(hands: &Hands<'_, 's>, context: &'s Context<'s>, pieces: Vec<Piece<
     }
 }
 
-fn pack(context: &Context, share: &Share) -> Queries {
-    let cuts: Vec<Cut> = tiles(share.rows(), context.kernels.rows).collect();
-    let height = cuts.iter().map(|cut| cut.height).sum();
+fn pack(context: &Context, query_block: &QueryBlock) -> Queries {
+    let tiles: Vec<TileRows> = tiles(query_block.rows(), context.kernels.rows).collect();
+    let height = tiles.iter().map(|tile_rows| tile_rows.height).sum();
     let dim = context.shape.head_dim;
     let packed = [Side::Near, Side::Far].map(|side| {
         let mut out = vec![0.0; if context.sides().contains(&side) { height * dim } else { 0 }];
         if !out.is_empty() {
-            for cut in &cuts {
-                let place = cut.first * dim..(cut.first + cut.height) * dim;
-                queries::pack(context, share, *cut, side, &mut out[place]);
+            for tile_rows in &tiles {
+                let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
+                queries::pack(context, query_block, *tile_rows, side, &mut out[place]);
             }
         }
         out
     });
-    Queries { cuts, packed, height }
+    Queries { tiles, packed, height }
 }
 
-/// All shares of a unit against its chunk.
-fn run(context: &Context, job: &Job, unit: &Unit, scratch: &mut Scratch) -> Parts {
-    let shares = &job.shares[unit.shares.clone()];
-    let all_queries = &job.queries[unit.shares.clone()];
+/// All blocks of queries of a task against its chunk.
+fn run(context: &Context, job: &Job, task: &ChunkTask, scratch: &mut Scratch) -> ChunkResults {
+    let query_blocks = &job.query_blocks[task.query_blocks.clone()];
+    let all_queries = &job.queries[task.query_blocks.clone()];
     let (dim, width) = (context.shape.head_dim, context.width());
-    let Share { sequence: index, queries, .. } = &shares[0];
+    let QueryBlock { sequence: index, queries, .. } = &query_blocks[0];
     let sequence = context.sequence(*index);
-    let keys = context.chunk_keys(sequence, unit.chunk);
+    let keys = context.chunk_keys(sequence, task.chunk);
     let height: usize = all_queries.iter().map(|queries| queries.height).sum();
-    let tile_count = all_queries.iter().map(|queries| queries.cuts.len()).sum();
-    let mut parts = Parts { states: Vec::with_capacity(tile_count), sums: vec![0.0; height * width] };
-    let Some(panels) = hull(&union(context, &shares[0], queries.clone()), &keys) else { return parts };
+    let tile_count = all_queries.iter().map(|queries| queries.tiles.len()).sum();
+    let mut parts = ChunkResults { states: Vec::with_capacity(tile_count), sums: vec![0.0; height * width] };
+    let Some(panels) = hull(&union(context, &query_blocks[0], queries.clone()), &keys) else { return parts };
 
     let mut positions = [0.0; KEY_CHUNK];
     context.key_positions(sequence, keys.clone(), Side::Near, &mut positions);
     let key_span = extent(positions[..keys.len()].iter().copied());
-    let distance = distance(context, span(context, &shares[0], 0..shares[0].rows()), key_span);
+    let distance = distance(context, span(context, &query_blocks[0], 0..query_blocks[0].rows()), key_span);
     let Scratch { turns: [near_turns, far_turns], scores, room, spread: [of_keys, of_values] } = scratch;
     let turns = |side, room| turns(context, *index, &keys, side, distance, room);
     let (turns, far_turns) = (turns(Side::Near, near_turns), turns(Side::Far, far_turns));
@@ -148,28 +155,30 @@ fn run(context: &Context, job: &Job, unit: &Unit, scratch: &mut Scratch) -> Part
     let key_rows = ChunkRows::new(context, &context.problem.key, sequence, &keys, of_keys);
     let value_rows = ChunkRows::new(context, &context.problem.value, sequence, &keys, of_values);
     let mut sums = parts.sums.as_mut_slice();
-    for (at, (share, queries)) in shares.iter().zip(all_queries).enumerate() {
+    for (at, (query_block, queries)) in query_blocks.iter().zip(all_queries).enumerate() {
         let streamed = Streamed {
             chunk: &chunk,
-            keys: key_rows.of(share.key_head),
-            values: value_rows.of(share.key_head),
+            keys: key_rows.of(query_block.key_head),
+            values: value_rows.of(query_block.key_head),
             turns,
             far_turns,
-            next: shares.get(at + 1).map(|next| key_rows.of(next.key_head)),
+            next: query_blocks.get(at + 1).map(|next| key_rows.of(next.key_head)),
         };
-        let row = |cut: &Cut, lane: usize| context.row(share, cut.first + lane.min(cut.rows - 1), &keys);
+        let row = |tile_rows: &TileRows, lane: usize| {
+            context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), &keys)
+        };
         let rows: Vec<[Row; LANES]> =
-            queries.cuts.iter().map(|cut| std::array::from_fn(|lane| row(cut, lane))).collect();
+            queries.tiles.iter().map(|tile_rows| std::array::from_fn(|lane| row(tile_rows, lane))).collect();
         let tiles: Vec<Tile> = queries
-            .cuts
+            .tiles
             .iter()
             .zip(&rows)
-            .map(|(cut, rows)| {
-                let place = cut.first * dim..(cut.first + cut.height) * dim;
+            .map(|(tile_rows, rows)| {
+                let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
                 let [query, far_query] = &queries.packed;
                 Tile {
-                    rows: &rows[..cut.rows],
-                    height: cut.height,
+                    rows: &rows[..tile_rows.rows],
+                    height: tile_rows.height,
                     query: &query[place.clone()],
                     far_query: if far_query.is_empty() { &[] } else { &far_query[place] },
                     distance,
@@ -177,8 +186,8 @@ fn run(context: &Context, job: &Job, unit: &Unit, scratch: &mut Scratch) -> Part
             })
             .collect();
         let mut out: Vec<Partial> = Vec::with_capacity(tiles.len());
-        for cut in &queries.cuts {
-            let (output, behind) = sums.split_at_mut(cut.height * width);
+        for tile_rows in &queries.tiles {
+            let (output, behind) = sums.split_at_mut(tile_rows.height * width);
             sums = behind;
             out.push(Partial { state: State::EMPTY, output });
         }
@@ -212,23 +221,30 @@ fn turns<'t>(
 fn finish(context: &Context, job: &Job) {
     let width = context.width();
     let parts: Vec<_> = job.parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner)).collect();
-    // Where the next share of each unit begins: its tile and its row.
+    // Where the next block of each task begins: its tile and its row.
     let mut at = vec![(0, 0); parts.len()];
     let mut sums = Vec::new();
-    let mut pieces = job.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-    for (index, (piece, queries)) in pieces.iter_mut().zip(&job.queries).enumerate() {
-        for cut in &queries.cuts {
-            let mut state = context.first_state(&piece.share, cut.first..cut.first + cut.rows);
+    let mut output_blocks = job.output_blocks.lock().unwrap_or_else(PoisonError::into_inner);
+    for (index, (output_block, queries)) in output_blocks.iter_mut().zip(&job.queries).enumerate() {
+        for tile_rows in &queries.tiles {
+            let mut state =
+                context.first_state(&output_block.query_block, tile_rows.first..tile_rows.first + tile_rows.rows);
             sums.clear();
-            sums.resize(cut.height * width, 0.0);
-            for ((unit, part), (tile, row)) in job.units.iter().zip(&parts).zip(&mut at) {
-                if unit.shares.contains(&index) && !part.states.is_empty() {
-                    let place = *row * width..(*row + cut.height) * width;
-                    context.kernels.fold(&mut state, &part.states[*tile], &mut sums, &part.sums[place], cut.height);
-                    (*tile, *row) = (*tile + 1, *row + cut.height);
+            sums.resize(tile_rows.height * width, 0.0);
+            for ((task, part), (tile, row)) in job.tasks.iter().zip(&parts).zip(&mut at) {
+                if task.query_blocks.contains(&index) && !part.states.is_empty() {
+                    let place = *row * width..(*row + tile_rows.height) * width;
+                    context.kernels.fold(
+                        &mut state,
+                        &part.states[*tile],
+                        &mut sums,
+                        &part.sums[place],
+                        tile_rows.height,
+                    );
+                    (*tile, *row) = (*tile + 1, *row + tile_rows.height);
                 }
             }
-            piece.finish(context, cut.first, cut.rows, &state, &sums);
+            output_block.finish(context, tile_rows.first, tile_rows.rows, &state, &sums);
         }
     }
 }

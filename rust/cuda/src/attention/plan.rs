@@ -21,7 +21,7 @@ const BLOCKS_OF_WARPS: usize = 2;
 
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Work {
+pub struct Workload {
     /// Element type.
     pub dtype: Dtype,
     /// Last axis of query and key.
@@ -63,7 +63,7 @@ pub struct Plan {
     pub shared_bytes: usize,
 }
 
-impl Work {
+impl Workload {
     /// The rows of all heads.
     pub fn rows(&self) -> usize {
         self.batch * self.query_heads * self.query_time
@@ -122,8 +122,8 @@ mod tests {
     const H200: Limits = Limits { multiprocessors: 132, shared_bytes_per_block: 227 << 10, architecture: 90 };
     const SMALL: Limits = Limits { multiprocessors: 20, shared_bytes_per_block: 99 << 10, architecture: 86 };
 
-    fn dense(batch: usize, query_time: usize, key_time: usize) -> Work {
-        Work {
+    fn dense(batch: usize, query_time: usize, key_time: usize) -> Workload {
+        Workload {
             dtype: Dtype::Bf16,
             head_dim: 128,
             value_dim: 128,
@@ -145,8 +145,8 @@ mod tests {
                     for (query_time, key_time) in [(1, 1), (1, 1 << 20), (5, 0), (4096, 4096), (200_000, 200_000)] {
                         for (far, limits) in [(false, H200), (true, H200), (false, SMALL), (true, SMALL)] {
                             let (head_dim, value_dim) = dims;
-                            let sizes = Work { dtype, head_dim, value_dim, ragged, far, ..dense(batch, 1, 1) };
-                            let work = Work { query_time, key_time, ..sizes };
+                            let sizes = Workload { dtype, head_dim, value_dim, ragged, far, ..dense(batch, 1, 1) };
+                            let work = Workload { query_time, key_time, ..sizes };
                             let plan = work.plan(&limits);
                             let rows = plan.tiles * plan.warps as usize * WARP_ROWS;
                             assert!(plan.width >= head_dim.max(value_dim));

@@ -3,7 +3,7 @@
 use farspan_core::attention::Shape;
 use farspan_core::{Dtype, Result};
 use farspan_cuda::attention::{
-    Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary, attention, workspace_bytes,
+    Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary, Sequences, attention, workspace_bytes,
 };
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
@@ -284,11 +284,13 @@ pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
         key: key.matrix(),
         value: value.matrix(),
         block_table: block_table.as_ref().map(|(x, shape)| Numbers { kind, tensor: table(x, *shape) }),
-        offsets: (!dense).then(|| Offsets {
-            query: numbers(&query_offsets, count + 1),
-            key: block_table.is_none().then(|| numbers(&key_offsets, count + 1)),
-        }),
-        key_lengths: (dense || block_table.is_some()).then(|| numbers(&lengths, count)),
+        sequences: Sequences {
+            offsets: (!dense).then(|| Offsets {
+                query: numbers(&query_offsets, count + 1),
+                key: block_table.is_none().then(|| numbers(&key_offsets, count + 1)),
+            }),
+            key_lengths: (dense || block_table.is_some()).then(|| numbers(&lengths, count)),
+        },
         rules: o.rules,
         query_scale: query_scale.as_ref().map(|x| shared_table(x, [batch, query_heads, query_time], layout)),
         key_bias: key_bias.as_ref().map(|x| shared_table(x, [key_batch, query_heads, key_time], layout)),

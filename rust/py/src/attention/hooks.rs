@@ -1,6 +1,8 @@
 //! The hooks of attention, as `farspan._backend.hooks.Hooks` lists them.
 
+use crate::layout::Layout;
 use crate::named::named;
+use farspan_core::Result;
 
 named! {
     /// All arguments of attention but the large arrays, whichever way a backend holds an array `A`.
@@ -28,5 +30,12 @@ named! {
         query_offsets: Option<A>,
         key_offsets: Option<A>,
         block_table: Option<A>,
+    }
+}
+
+impl<A> Hooks<A> {
+    /// How the query is laid out, and how key and value are.
+    pub(crate) fn layouts(&self) -> Result<(Layout, Layout)> {
+        Layout::of(self.query_offsets.is_some(), self.key_offsets.is_some(), self.block_table.is_some())
     }
 }

@@ -1,14 +1,14 @@
-//! The output cut into pieces that different threads fill.
+//! The output cut into blocks that different threads fill.
 
 use super::Output;
-use super::problem::{Context, Share};
+use super::context::{Context, QueryBlock};
 use crate::arch::attention::State;
 use crate::typed::RowMut;
 use crate::{ViewMut, map};
 
-/// A share of the rows with the part of the output that is theirs.
-pub(super) struct Piece<'a> {
-    pub share: Share,
+/// A block of queries with the part of the output that is theirs.
+pub(super) struct OutputBlock<'a> {
+    pub query_block: QueryBlock,
     output: Output<'a>,
     lse: Option<ViewMut<'a, f32, 3>>,
 }
@@ -37,12 +37,12 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Pieces for streaming, a list for each sequence, and blocks, the most work first.
+/// Blocks for streaming, a list for each sequence, and those that pack their keys, the most work first.
 pub(super) fn cut<'a>(
     context: &Context,
     output: Output<'a>,
     lse: Option<ViewMut<'a, f32, 3>>,
-) -> (Vec<Vec<Piece<'a>>>, Vec<Piece<'a>>) {
+) -> (Vec<Vec<OutputBlock<'a>>>, Vec<OutputBlock<'a>>) {
     let (mut streams, mut blocks) = (Vec::new(), Vec::new());
     let dense = context.shape.batch == context.problem.sequences.len();
     let mut rest = Rest(output, lse);
@@ -54,7 +54,7 @@ pub(super) fn cut<'a>(
         }
         let streamed = context.work.streams(sequence.queries);
         let length = if streamed { sequence.queries } else { context.work.block_queries(sequence.queries) };
-        let mut pieces = Vec::new();
+        let mut output_blocks = Vec::new();
         for key_head in 0..context.shape.key_heads {
             let group = context.shape.group();
             for first in (0..group).step_by(context.work.heads()) {
@@ -66,24 +66,26 @@ pub(super) fn cut<'a>(
                     let queries = start..(start + length).min(sequence.queries);
                     let (Rest(output, lse), behind) = of_heads.split(2, queries.len());
                     of_heads = behind;
-                    let share = Share { sequence: index, key_head, heads: head..head + heads, queries };
-                    pieces.push(Piece { share, output, lse });
+                    let query_block = QueryBlock { sequence: index, key_head, heads: head..head + heads, queries };
+                    output_blocks.push(OutputBlock { query_block, output, lse });
                 }
             }
         }
-        if streamed { streams.push(pieces) } else { blocks.append(&mut pieces) }
+        if streamed { streams.push(output_blocks) } else { blocks.append(&mut output_blocks) }
     }
-    blocks.sort_by_key(|piece| std::cmp::Reverse(piece.share.queries.end * piece.share.rows()));
+    blocks.sort_by_key(|output_block| {
+        std::cmp::Reverse(output_block.query_block.queries.end * output_block.query_block.rows())
+    });
     (streams, blocks)
 }
 
-impl Piece<'_> {
-    /// Divides a tile's sums by its states' sums, from row `first` of the share on.
+impl OutputBlock<'_> {
+    /// Divides a tile's sums by its states' sums, from row `first` of the block on.
     pub(super) fn finish(&mut self, context: &Context, first: usize, rows: usize, state: &State, sums: &[f32]) {
         let width = context.width();
         for r in 0..rows {
-            let (head, query) = self.share.row(first + r);
-            let index = [0, head - self.share.heads.start, query - self.share.queries.start, 0];
+            let (head, query) = self.query_block.row(first + r);
+            let index = [0, head - self.query_block.heads.start, query - self.query_block.queries.start, 0];
             let factor = if state.sum[r] == 0.0 { 0.0 } else { 1.0 / state.sum[r] };
             context.kernels.finish(&sums[r * width..(r + 1) * width], factor, self.output.row(index));
             if let Some(lse) = &mut self.lse {
