@@ -37,8 +37,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Checks that the arrays fit together: query, key and value, and a block table `[sequences, blocks]` where keys and
-    /// values lie in pages.
+    /// Checks that the arrays fit together: query, key and value, and a block table `[sequences, blocks]` where keys
+    /// and values lie in pages.
     pub fn of(query: [usize; 4], key: [usize; 4], value: [usize; 4], table: Option<[usize; 2]>) -> Result<Self> {
         match table {
             Some(table) => Shape::paged(query, key, value, table),

@@ -1,5 +1,5 @@
-//! A draw, apart from reading the vocabulary: how each row is drawn ([`Plan`]), the loop that has it read and decides it
-//! ([`decide`]), its results ([`Results`]), and what holders of parts of a vocabulary send each other ([`Shards`]).
+//! A draw, apart from reading the vocabulary: how each row is drawn ([`Plan`]), the loop that has it read and decides
+//! it ([`decide`]), its results ([`Results`]), and what holders of parts of a vocabulary send each other ([`Shards`]).
 //!
 //! A backend reads logits and says what it [`Found`]; everything after that is written here, once.
 

@@ -1,5 +1,5 @@
-//! A vocabulary of which several readers hold a part each: what they found of the same rows is sent from each to all and
-//! joined. The result has the bits of one reader of the whole.
+//! A vocabulary of which several readers hold a part each: what they found of the same rows is sent from each to all
+//! and joined. The result has the bits of one reader of the whole.
 
 use super::decide::{Found, Read};
 use super::plan::Plan;
