@@ -193,7 +193,11 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "its own part only": (lambda: _draw(own=True), farspan.ArgumentError, "gather"),
     "no list": (lambda: _draw(gathered=b"x"), farspan.DtypeError, "gather"),
     "no shard": (lambda: _draw(shard=(0, 5000)), farspan.DtypeError, "shard"),
-    "a greedy one of no shard": (lambda: farspan.greedy(*_ones(), shard=3), farspan.DtypeError, "shard"),
+    "a greedy one of no shard": (
+        lambda: farspan.greedy(*_ones(), shard=3),  # type: ignore[arg-type]
+        farspan.DtypeError,
+        "shard",
+    ),
 }
 
 

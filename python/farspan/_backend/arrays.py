@@ -6,6 +6,7 @@ kind. Nothing in this module imports torch: whoever passes a tensor has done so 
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ FLOATS = ("float32", "bfloat16", "float16")
 """Element types of the large inputs."""
 
 _INT64 = 2**63
+_FLOAT32_END = 2.0**128 - 2.0**103
+"""What float32 rounds to infinity begins here."""
 _NUMPY_NAMES: dict[Any, str] = {}
 
 
@@ -176,8 +179,12 @@ def per_row(
 
 
 def _scalar(name: str, value: float, first: Any, kind: str) -> Any:
-    array = float32(name, np.asarray(value)) if kind == "float32" else np.array(value, kind)
-    return array if isinstance(first, np.ndarray) else _tensor(name, array).to(first.device)
+    if kind == "float32" and _FLOAT32_END <= abs(value) < math.inf:
+        raise ArgumentError(message(name, "numbers that float32 can hold", value))
+    if isinstance(first, np.ndarray):
+        return np.array(value, kind)
+    torch = sys.modules["torch"]  # its own constructor: torch.compile traces it
+    return torch.full((), value, dtype=getattr(torch, kind), device=first.device)
 
 
 def float32(name: str, x: np.ndarray) -> np.ndarray:

@@ -213,9 +213,12 @@ def _biases(logit_bias: Any, hidden: Any) -> tuple[Any, Any, Any]:
     values = arrays.small("logit_bias", values, hidden)
     if arrays.dtype_name(values) not in ("float32", "float64", "int32", "int64") or values.ndim != 1:
         raise DtypeError(message("logit_bias", "float32 values [total]", arrays.describe(values)))
-    if arrays.dtype_name(values) != "float32":
-        given = values if isinstance(values, np.ndarray) else values.detach().numpy()
-        values = arrays.small("logit_bias", arrays.float32("logit_bias", given), hidden)
+    if isinstance(values, np.ndarray):
+        values = arrays.float32("logit_bias", values)
+    else:
+        if arrays.dtype_name(values) == "float64":
+            arrays.float32("logit_bias", values.detach().numpy())
+        values = values.detach().float().contiguous()
     return _integers("logit_bias", ids, hidden), values, _integers("logit_bias", offsets, hidden)
 
 

@@ -45,10 +45,9 @@ impl Machine {
     /// The available machine of this name.
     pub fn from_name(name: &str) -> Result<Machine> {
         let usable = || MACHINES.into_iter().filter(|m| m.is_available());
-        usable().find(|m| m.name() == name).ok_or_else(|| Error::Backend {
-            argument: "FARSPAN_CPU",
-            expected: format!("one of {}", usable().map(Machine::name).collect::<Vec<_>>().join(", ")),
-            given: name.to_owned(),
+        usable().find(|m| m.name() == name).ok_or_else(|| {
+            let names = usable().map(Machine::name).collect::<Vec<_>>().join(", ");
+            Error::backend("FARSPAN_CPU", format!("one of {names}"), name)
         })
     }
 }

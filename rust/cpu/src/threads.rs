@@ -88,11 +88,8 @@ fn pool() -> Result<Arc<ThreadPool>> {
         return Ok(Arc::clone(&threads.pool));
     }
     let built = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("farspan-{i}")).build();
-    let pool = Arc::new(built.map_err(|error| Error::Backend {
-        argument: "num_threads",
-        expected: format!("{count} threads"),
-        given: error.to_string(),
-    })?);
+    let refused = |error| Error::backend("num_threads", format!("{count} threads"), &error).because(error);
+    let pool = Arc::new(built.map_err(refused)?);
     let old = current.replace(Threads { process, count, pool: Arc::clone(&pool) });
     if let Some(old) = old.filter(|old| old.process != process) {
         // The parent's threads do not run here, so nobody could end them: dropping the pool would wait for ever.

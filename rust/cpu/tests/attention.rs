@@ -1,205 +1,51 @@
-//! Every hook of attention against the float64 oracle, and the promise that a row has the same bits in every call.
+//! Attention on every instruction set, which all give the same bits; many callers at once; problems that are refused.
 
-#[path = "support/attention_case.rs"]
-mod attention_case;
-
-use attention_case::{Case, Hooks, Result32, assert_bits, bound, of_seed};
 use farspan_core::Dtype;
 use farspan_core::attention::{Rules, Shape, dense_sequences, paged_sequences, ragged_sequences};
-use farspan_cpu::dispatch::{MACHINES, Machine, force};
+use farspan_cpu::dispatch::Machine;
 use farspan_cpu::threads::set_num_threads;
+use farspan_testing::attention::suite::causal;
+use farspan_testing::attention::{Backend, Hooks, assert_bits, cases};
+use farspan_testing::attention_suite;
+use farspan_testing::cpu::Cpu;
+use farspan_testing::cpu::attention::run;
 use proptest::prelude::*;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Machine and thread count are the process's: one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    force(None);
-    set_num_threads(2).unwrap();
-    guard
-}
-
-fn machines() -> impl Iterator<Item = Machine> {
-    MACHINES.into_iter().filter(|machine| machine.is_available())
-}
+attention_suite!(portable = Cpu::on(Machine::Portable));
+attention_suite!(avx2 = Cpu::on(Machine::Avx2));
+attention_suite!(avx512 = Cpu::on(Machine::Avx512));
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn all_hooks_meet_the_oracle_with_the_same_bits_on_every_machine(case in attention_case::cases()) {
-        let _guard = alone();
-        let case = case.build();
-        let (truth, truth_lse) = farspan_core::oracle::attention::attention(&case.oracle);
-        let mut first: Option<Result32> = None;
-        for machine in machines() {
-            force(Some(machine));
-            let result = case.run();
-            bound(&case, &result, &truth, &truth_lse);
-            if let Some(first) = &first {
-                assert_bits(first, &result, machine.name());
-            }
-            first = Some(result);
-        }
-    }
-
-    #[test]
-    fn a_row_has_the_same_bits_alone(case in attention_case::cases(), pick in any::<prop::sample::Index>()) {
-        let _guard = alone();
-        let case = case.build();
-        let whole = case.run();
-        set_num_threads(1).unwrap();
-        assert_bits(&whole, &case.run(), "one thread");
-        for index in 0..case.oracle.sequences.len() {
-            let sequence = case.oracle.sequences[index];
-            assert_bits(&whole.sequence(&case, index), &case.only(index).run(), "a sequence alone");
-            if sequence.queries > 0 {
-                let query = pick.index(sequence.queries);
-                let (step, row) = (case.only(index).step(query), whole.sequence(&case, index).query(&case, query));
-                let one = step.run().query(&step, 0);
-                assert_bits(&row, &one, "a decode step");
-            }
-        }
-    }
-}
-
-/// A dense causal case of chosen sizes.
-fn causal(queries: usize, keys: usize, head_dim: usize, hooks: Hooks) -> Case {
-    let shape = Shape {
-        batch: 1,
-        query_heads: 4,
-        key_heads: 2,
-        query_time: queries,
-        key_batch: 1,
-        key_time: keys,
-        head_dim,
-        value_dim: head_dim,
-    };
-    let rules = Rules { causal: true, ..Rules::plain(head_dim) };
-    of_seed(7, shape, dense_sequences(&shape, None).unwrap(), rules, hooks, Dtype::F32)
-}
-
-#[test]
-fn every_row_of_a_long_prefill_is_its_decode_step() {
-    let _guard = alone();
-    let all = Hooks {
-        rotary: true,
-        far: true,
-        key_bias: true,
-        distance_bias: true,
-        query_scale: true,
-        sink: true,
-        ..Hooks::default()
-    };
-    for hooks in [Hooks::default(), all] {
-        let case = causal(700, 700, 24, hooks);
-        let whole = case.run();
-        for query in (0..700).step_by(37).chain([255, 256, 257, 511, 512, 699]) {
-            assert_bits(&whole.query(&case, query), &case.step(query).run(), "a decode step");
+    fn every_machine_gives_the_same_bits(draft in cases()) {
+        let case = draft.build();
+        let expected = Cpu::best().run(&case, 0);
+        for cpu in Cpu::all() {
+            assert_bits(&expected, &cpu.run(&case, 0), cpu.name());
         }
     }
 }
 
 #[test]
 fn many_callers_at_once() {
-    let _guard = alone();
-    let cases =
-        [causal(300, 300, 24, Hooks::default()), causal(1, 3000, 64, Hooks { rotary: true, ..Hooks::default() })];
-    let alone = cases.each_ref().map(Case::run);
+    let cases = [
+        causal(300, 300, 24, Hooks::default(), Dtype::F32),
+        causal(1, 3000, 64, Hooks { rotary: true, ..Hooks::default() }, Dtype::F32),
+    ];
+    let alone = cases.each_ref().map(run);
     std::thread::scope(|scope| {
         for caller in 0..8 {
             let (case, expected) = (&cases[caller % 2], &alone[caller % 2]);
             scope.spawn(move || {
                 for count in [1, 2, 3] {
                     set_num_threads(count).unwrap();
-                    assert_bits(expected, &case.run(), "a call among others");
+                    assert_bits(expected, &run(case), "a call among others");
                 }
             });
         }
     });
-}
-
-#[test]
-fn windows_over_chunks() {
-    let _guard = alone();
-    for (window, keep_first) in [((Some(300), Some(0)), 3), ((Some(40), None), 0), ((Some(600), Some(5)), 290)] {
-        let mut case = causal(500, 900, 8, Hooks { key_bias: true, ..Hooks::default() });
-        case.oracle.rules = Rules { window, keep_first, causal: keep_first == 3, ..case.oracle.rules };
-        let (truth, truth_lse) = farspan_core::oracle::attention::attention(&case.oracle);
-        bound(&case, &case.run(), &truth, &truth_lse);
-    }
-}
-
-#[test]
-fn garbage_that_a_row_does_not_see_has_no_influence() {
-    let _guard = alone();
-    for garbage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for (queries, keys) in [(60, 300), (3, 300), (1, 40)] {
-            for machine in machines() {
-                force(Some(machine));
-                let mut case = causal(queries, keys, 20, Hooks::default());
-                let clean = case.run();
-                let bad = keys - queries / 2 - 1;
-                case.spoil_key(bad, garbage);
-                let spoilt = case.run();
-                for query in 0..queries {
-                    let (clean, spoilt) = (clean.query(&case, query), spoilt.query(&case, query));
-                    if query + keys - queries < bad {
-                        assert_bits(&clean, &spoilt, "a row before the garbage");
-                    } else {
-                        assert!(
-                            spoilt.output.iter().all(|x| x.is_nan()),
-                            "row {query} sees {garbage} and must show it"
-                        );
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_visible_value_passes_through_a_weight_of_zero() {
-    let _guard = alone();
-    for queries in [1, 60] {
-        let mut case = causal(queries, 300, 16, Hooks { key_bias: true, ..Hooks::default() });
-        case.bias_key(5, -1e4);
-        case.spoil_value(5, f32::NAN);
-        assert!(case.run().output.iter().all(|x| x.is_nan()), "0 * NaN is NaN");
-        case.bias_key(5, f32::NEG_INFINITY);
-        assert!(case.run().output.iter().all(|x| x.is_finite()), "a hidden value does not exist");
-    }
-}
-
-#[test]
-fn rows_that_see_nothing() {
-    let _guard = alone();
-    for (queries, keys) in [(70, 3), (5, 2), (4, 0)] {
-        let case = causal(queries, keys, 8, Hooks::default());
-        let result = case.run();
-        for query in 0..queries - keys {
-            let row = result.query(&case, query);
-            assert!(row.output.iter().all(|x| x.to_bits() == 0) && row.lse.iter().all(|x| *x == f32::NEG_INFINITY));
-        }
-        let sink = causal(queries, keys, 8, Hooks { sink: true, ..Hooks::default() });
-        let row = sink.run().query(&sink, 0);
-        assert!(row.output.iter().all(|x| x.to_bits() == 0));
-        assert_eq!(&row.lse, sink.oracle.sink.as_ref().unwrap());
-    }
-}
-
-#[test]
-fn far_positions_keep_their_precision() {
-    let _guard = alone();
-    let mut case = causal(3, 3, 32, Hooks { rotary: true, ..Hooks::default() });
-    for start in [1e6, 1e9, -3e8] {
-        case.oracle.query_positions = Some((0..3).map(|i| start + f64::from(i)).collect());
-        case.oracle.key_positions = Some((0..3).map(|i| start + f64::from(i) * 0.5).collect());
-        let (truth, truth_lse) = farspan_core::oracle::attention::attention(&case.oracle);
-        bound(&case, &case.run(), &truth, &truth_lse);
-    }
 }
 
 #[test]

@@ -2,10 +2,9 @@
 
 use crate::cache::{Cache, Key};
 use crate::device::Variant;
-use crate::fault::backend;
 use crate::nvrtc::{self, Nvrtc};
 use crate::source::{self, Program};
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 use std::iter;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -43,7 +42,7 @@ impl Compiler {
 
     /// The compiler of this process, once it is open.
     pub fn shared() -> Result<&'static Compiler> {
-        SHARED.get().ok_or_else(|| backend("NVRTC", "to be opened before the first kernel", "none"))
+        SHARED.get().ok_or_else(|| Error::backend("NVRTC", "to be opened before the first kernel", "none"))
     }
 
     /// Compiles by `nvrtc` what `cache` does not hold.

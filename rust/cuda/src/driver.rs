@@ -6,7 +6,6 @@ mod gpu;
 
 pub use gpu::Gpu;
 
-use crate::fault::backend;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 use farspan_core::{Error, Result};
@@ -70,7 +69,7 @@ impl Description {
         let given = format!("{}, of compute capability {major}.{minor}", self.name);
         let expected = "a GPU of compute capability 8.0 or newer (A100, RTX 30 and later; on others torch alone \
                         computes, by farspan.reference and backend='reference')";
-        Err(backend("device", expected, given))
+        Err(Error::backend("device", expected, given))
     }
 }
 
@@ -95,7 +94,7 @@ fn start() -> Result<c_int> {
     let advice = "one of CUDA 12.0 or newer (525 or newer; nvidia-smi shows it)";
     // SAFETY: loading NVIDIA's driver has no requirements.
     if !unsafe { sys::is_culib_present() } {
-        return Err(backend("NVIDIA driver", advice, "no libcuda.so.1 that the system's loader finds"));
+        return Err(Error::backend("NVIDIA driver", advice, "no libcuda.so.1 that the system's loader finds"));
     }
     // SAFETY: the library is present.
     let library = unsafe { sys::culib() };
@@ -104,7 +103,7 @@ fn start() -> Result<c_int> {
         unsafe { library.get::<*const c_void>(*name) }.is_ok()
     };
     if let Some(missing) = FUNCTIONS.iter().find(|name| !has(name)) {
-        return Err(backend("NVIDIA driver", advice, format!("one without {}", missing.to_string_lossy())));
+        return Err(Error::backend("NVIDIA driver", advice, format!("one without {}", missing.to_string_lossy())));
     }
     let mut version = 0;
     // SAFETY: the function exists and the pointer is to an integer.
@@ -112,7 +111,7 @@ fn start() -> Result<c_int> {
     read.map_err(|error| failure("to tell its version", error))?;
     if version < OLDEST {
         let (major, minor) = split(version);
-        return Err(backend("NVIDIA driver", advice, format!("one of CUDA {major}.{minor}")));
+        return Err(Error::backend("NVIDIA driver", advice, format!("one of CUDA {major}.{minor}")));
     }
     result::init().map_err(|error| failure("to start", error))?;
     Ok(version)
@@ -142,7 +141,7 @@ fn describe(ordinal: usize) -> Result<Description> {
 }
 
 fn no_device(given: String) -> Error {
-    backend("device", "an NVIDIA GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides them)", given)
+    Error::backend("device", "an NVIDIA GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides them)", given)
 }
 
 /// What the driver's refusal means for the caller. `step` completes "the driver refused ...".
@@ -152,7 +151,7 @@ fn failure(step: &str, error: DriverError) -> Error {
     let text = error.error_string().map_or("no description".into(), CStr::to_string_lossy);
     let given = format!("a driver that refused {step}: {name} ({text})");
     let (argument, expected) = match error.0 {
-        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE => return no_device(given),
+        CUDA_ERROR_NO_DEVICE | CUDA_ERROR_INVALID_DEVICE => return no_device(given).because(error),
         CUDA_ERROR_OUT_OF_MEMORY => ("device memory", "enough of it: free some, or choose a smaller batch or cache"),
         CUDA_ERROR_NOT_INITIALIZED | CUDA_ERROR_DEINITIALIZED => (
             "NVIDIA driver",
@@ -191,5 +190,5 @@ fn failure(step: &str, error: DriverError) -> Error {
         ),
         _ => ("NVIDIA driver", "no failure"),
     };
-    backend(argument, expected, given)
+    Error::backend(argument, expected, given).because(error)
 }

@@ -1,8 +1,8 @@
 //! The emulator as a device. It is a library of its own, built for tests only, and opened by its path.
 
 use crate::device::{Device, Limits, Variant};
-use crate::fault::{backend, loader};
-use farspan_core::Result;
+use crate::fault::loader;
+use farspan_core::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Emulator {
     /// Opens the emulator's library.
     pub fn open(path: &Path) -> Result<Emulator> {
         let wanted = "the library that cargo builds of rust/cuda/emulator";
-        let fault = |error| backend("emulator", wanted, loader(&error));
+        let fault = |error| Error::backend("emulator", wanted, loader(&error)).because(error);
         // SAFETY: the library is our own; loading it runs no code but the registration of its kernels.
         let library = unsafe { Library::new(path) }.map_err(fault)?;
         // SAFETY: the symbol has this signature in the emulator's source.
@@ -63,7 +63,8 @@ impl Device for Emulator {
         if grid.contains(&0) {
             return Ok(());
         }
-        let name = CString::new(variant.name.as_str()).map_err(|error| backend("kernel", "a name in C", error))?;
+        let name = CString::new(variant.name.as_str())
+            .map_err(|error| Error::backend("kernel", "a name in C", &error).because(error))?;
         let mut error = [0u8; ERROR_BYTES];
         // SAFETY: the buffers outlive the call and have the lengths given; the caller answers for the parameters.
         let status = unsafe {
@@ -83,6 +84,6 @@ impl Device for Emulator {
             return Ok(());
         }
         let text = CStr::from_bytes_until_nul(&error).map_or("an error without text".into(), CStr::to_string_lossy);
-        Err(backend("emulator", format!("{} to run without a fault", variant.name), text))
+        Err(Error::backend("emulator", format!("{} to run without a fault", variant.name), text))
     }
 }

@@ -1,6 +1,17 @@
 //! The CUDA backend of farspan. Kernels are text in this crate: NVRTC compiles each one at its first use for the device
 //! at hand, a cache on disk keeps it, the driver launches it on the caller's stream over the caller's memory. Without a
 //! GPU the same text runs on the emulator.
+//!
+//! ```
+//! use farspan_cuda::{Error, status};
+//! use std::path::Path;
+//!
+//! // What is in the way, in words that say what to do about it; nothing where kernels can run.
+//! match status(Ok(Path::new("libnvrtc.so.13"))).check() {
+//!     Ok(()) => println!("a GPU can be used"),
+//!     Err(reason) => assert!(matches!(reason, Error::Backend { .. }), "{reason}"),
+//! }
+//! ```
 
 pub mod attention;
 pub mod cache;

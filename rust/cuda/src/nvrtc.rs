@@ -1,8 +1,8 @@
 //! NVIDIA's run-time compiler, from a library file that the caller found. It needs neither a GPU nor a driver.
 
-use crate::fault::{backend, loader};
+use crate::fault::loader;
 use crate::source::Program;
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -65,8 +65,10 @@ impl Nvrtc {
     /// Opens the library at `path`.
     pub fn open(path: &Path) -> Result<Nvrtc> {
         let needed = "a library libnvrtc.so of CUDA 12 or newer (pip install nvidia-cuda-nvrtc)";
-        let fault =
-            |error: libloading::Error| backend("NVRTC", needed, format!("{}: {}", path.display(), loader(&error)));
+        let fault = |error: libloading::Error| {
+            let given = format!("{}: {}", path.display(), loader(&error));
+            Error::backend("NVRTC", needed, given).because(error)
+        };
         preload_builtins(path);
         // SAFETY: the caller found it as NVIDIA's library, whose loading has no requirements.
         let library = unsafe { Library::new(path) }.map_err(fault)?;
@@ -76,7 +78,7 @@ impl Nvrtc {
         // SAFETY: both point to integers.
         let status = unsafe { (functions.nvrtcVersion)(&mut major, &mut minor) };
         if status != 0 || major < 12 {
-            return Err(backend("NVRTC", needed, format!("{} of CUDA {major}.{minor}", path.display())));
+            return Err(Error::backend("NVRTC", needed, format!("{} of CUDA {major}.{minor}", path.display())));
         }
         Ok(Nvrtc { functions, version: (major, minor), path: path.to_owned(), _library: library })
     }
@@ -109,7 +111,7 @@ impl Nvrtc {
                 self.path.display(),
                 compilation.log()
             );
-            return Err(backend(
+            return Err(Error::backend(
                 "NVRTC",
                 format!("{name} to compile; pip install -U nvidia-cuda-nvrtc may help"),
                 given,
@@ -158,7 +160,7 @@ impl<'a> Compilation<'a> {
             )
         };
         if status != 0 {
-            return Err(backend("NVRTC", "to take a program", error_string(functions, status)));
+            return Err(Error::backend("NVRTC", "to take a program", error_string(functions, status)));
         }
         Ok(Compilation { functions, handle })
     }
@@ -170,7 +172,7 @@ impl<'a> Compilation<'a> {
     }
 
     fn cubin(&self) -> Result<Vec<u8>> {
-        let fault = |status| backend("NVRTC", "machine code", error_string(self.functions, status));
+        let fault = |status| Error::backend("NVRTC", "machine code", error_string(self.functions, status));
         self.bytes(self.functions.nvrtcGetCUBINSize, self.functions.nvrtcGetCUBIN).map_err(fault)
     }
 

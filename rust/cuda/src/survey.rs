@@ -3,9 +3,8 @@
 use crate::compiler::{Compiled, Compiler};
 use crate::cubin::{self, Resources};
 use crate::device::Variant;
-use crate::fault::backend;
 use crate::nvrtc;
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 
 /// The architectures that every kernel is compiled for in the tests: one of each generation, and each whose
 /// instructions or limits differ.
@@ -52,7 +51,7 @@ pub fn survey(compiler: &Compiler, architecture: u32, threads: usize) -> Vec<Res
     let need = |(variant, compiled): (Variant, Result<Compiled>)| {
         let compiled = compiled?;
         let resources = cubin::resources(&compiled.cubin)
-            .ok_or_else(|| backend("NVRTC", "machine code with what it needs", variant.name.clone()))?;
+            .ok_or_else(|| Error::backend("NVRTC", "machine code with what it needs", variant.name.clone()))?;
         Ok(Need { variant, architecture, fresh: compiled.fresh, resources })
     };
     variants.into_iter().zip(compiled).map(need).collect()

@@ -1,34 +1,51 @@
-//! Sampler settings on the emulator: what the device changes, finds and leaves to the host, against the CPU, and merged
-//! from shards.
+//! Sampler settings on the emulator: the suite of every backend, and what the device changes, finds and leaves to the
+//! host, against the CPU.
 
 #[path = "support/emulated_unembed.rs"]
 #[allow(dead_code, reason = "what the other tests use")]
-mod emulated;
-#[allow(dead_code, reason = "the CPU's cases, of which its own tests use more")]
-#[path = "../../cpu/tests/support/sampler_case.rs"]
-mod sampler_case;
-#[allow(dead_code, reason = "as above")]
-#[path = "../../cpu/tests/support/unembed_case.rs"]
-mod unembed_case;
+mod emulated_unembed;
 
-use emulated::{DeviceDraws, LIMITS, Memory, address, bits, choose, emulator};
+use emulated_unembed::{DeviceDraws, LIMITS, Memory, address, choose, emulator};
 use farspan_core::draw::{Found, Plan, Read, Results, SampleOut, Samples, Shards, UNRANKED, decide, plans};
 use farspan_core::sampler::{Mask, Settings};
 use farspan_core::unembed::{Draws, Rules, Shard, Tokens};
 use farspan_core::{Dtype, Error, Result};
-use farspan_cpu::matrix::Matrix as HostMatrix;
-use farspan_cpu::unembed::Problem as HostProblem;
 use farspan_cuda::Tensor;
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::unembed::{FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, found, found_workspace};
+use farspan_testing::cpu::Cpu;
+use farspan_testing::sampler::sorting::BORDER;
+use farspan_testing::sampler::{Backend, Case, Exchange, cases, everything};
+use farspan_testing::sampler_suite;
 use ndarray::Array2;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use sampler_case::{Case, Exchange, cases};
 use std::ops::Range;
 
-/// Decisions nearer to their border than this, relative to it, are left to rounding.
-const BORDER: f64 = 2e-5;
+sampler_suite!(emulated = Some(Emulated));
+
+/// The kernels on the emulator, as a backend of the suite.
+struct Emulated;
+
+impl Backend for Emulated {
+    fn cases(&self) -> u32 {
+        12
+    }
+
+    fn run(&self, case: &Case, variation: u64) -> Samples {
+        case.call(|hidden, weight, draws, settings, out| {
+            let mut call = Call::new(hidden, weight, draws, settings);
+            call.device = emulator().with_seed(variation);
+            call.run(out);
+        })
+    }
+
+    fn run_in_parts(&self, case: &Case, ends: &[usize]) -> Vec<Samples> {
+        case.each_part(ends, |hidden, weight, part, draws, settings, exchange, out| {
+            Call::new(hidden, weight, draws, settings).run_part(part, exchange, out);
+        })
+    }
+}
 
 fn matrix(array: &Array2<f32>) -> Matrix {
     Matrix { dtype: Dtype::F32, tensor: Tensor::contiguous(array.as_ptr() as u64, array.dim().into()) }
@@ -169,21 +186,6 @@ impl Read for Reader<'_, '_> {
     }
 }
 
-fn emulate(case: &Case) -> Samples {
-    case.call(|hidden, weight, draws, settings, out| Call::new(hidden, weight, draws, settings).run(out))
-}
-
-/// Every field by its bits, with NaN equal to itself.
-fn everything(samples: &Samples) -> (Vec<i64>, Vec<u32>) {
-    let flags: Vec<i64> = samples.flag.iter().map(|flag| i64::from(*flag)).collect();
-    let Samples {
-        token, rank, top_token, kept, logprob, raw_logprob, logit, lse, kept_mass, entropy, top_logprob, ..
-    } = samples;
-    let whole = [token, rank, top_token, kept, &flags].map(|all| &all[..]).concat();
-    let real = [logprob, raw_logprob, logit, lse, kept_mass, entropy, top_logprob].map(|all| &all[..]).concat();
-    (whole, bits(&real))
-}
-
 fn near(got: &[f32], expected: &[f32], what: &str) -> std::result::Result<(), TestCaseError> {
     for (got, expected) in got.iter().zip(expected) {
         let same = got == expected || (got.is_nan() && expected.is_nan());
@@ -203,11 +205,11 @@ fn uncut(case: &Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn settings_do_what_they_do_on_the_cpu(case in cases()) {
-        let (found, cpu) = (emulate(&case), case.run());
+        let (found, cpu) = (Emulated.run(&case, 0), Cpu::best().run(&case, 0));
         prop_assert_eq!(&found.flag, &cpu.flag);
         prop_assert_eq!(&found.top_token, &cpu.top_token);
         near(&found.lse, &cpu.lse, "lse")?;
@@ -243,21 +245,17 @@ proptest! {
         // A rank behind the list is known only once it is counted, as `choose` does.
         let counted = host.rank.iter_mut().zip(&alone.rank).filter(|(rank, _)| **rank == UNRANKED);
         counted.for_each(|(rank, counted)| *rank = *counted);
-        prop_assert_eq!(everything(&alone), everything(&host));
-        let cpu = case.call(|hidden, weight, draws, settings, out| {
-            let (hidden, weight) = (HostMatrix::F32(hidden.view()), HostMatrix::F32(weight.view()));
-            let problem = HostProblem { hidden, weight, rules: Rules::default(), shard: None };
-            farspan_cpu::unembed::sample(&problem, draws, Some(settings), out).unwrap();
-        });
+        prop_assert_eq!(everything(&alone, &case), everything(&host, &case));
+        let cpu = Cpu::best().run(&case, 0);
         prop_assert_eq!((&alone.token, &alone.kept), (&cpu.token, &cpu.kept));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
-    fn shards_merge_into_the_whole(case in cases(), cuts in prop::collection::vec(0usize..5, 0..4)) {
+    fn a_part_has_the_bias_of_its_own_tokens(case in cases(), cuts in prop::collection::vec(0usize..5, 1..4)) {
         let vocab = case.rows[0].logits.len();
         let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * 2048).min(vocab)).chain([vocab]).collect();
         ends.sort_unstable();
@@ -268,21 +266,7 @@ proptest! {
             Call::new(hidden, weight, draws, settings).with_bias().run_part(part, exchange, out);
         });
         for drawn in holders {
-            prop_assert_eq!(everything(&drawn), everything(&whole), "cut at {:?}", ends);
-        }
-    }
-
-    #[test]
-    fn neither_batch_nor_slot_matters(case in cases(), turn in 0usize..7) {
-        let (whole, count) = (emulate(&case), case.rows.len());
-        let turned: Vec<usize> = (0..count).map(|row| (row + turn) % count).collect();
-        let other = emulate(&case.pick(&turned));
-        for (place, row) in turned.into_iter().enumerate() {
-            let drawn = |row: usize| row * case.samples..(row + 1) * case.samples;
-            prop_assert_eq!(&other.token[drawn(place)], &whole.token[drawn(row)]);
-            prop_assert_eq!(bits(&other.logprob[drawn(place)]), bits(&whole.logprob[drawn(row)]));
-            let sums = |samples: &Samples, row: usize| bits(&[samples.lse[row], samples.kept_mass[row]]);
-            prop_assert_eq!(sums(&other, place), sums(&whole, row));
+            prop_assert_eq!(everything(&drawn, &case), everything(&whole, &case), "cut at {:?}", ends);
         }
     }
 }
@@ -308,7 +292,7 @@ fn a_mask_may_lie_on_the_device_already() {
                 [masked.packed.at(address(&uploaded[0])), bare.packed.at(address(&uploaded[1])).with_mask(tensor)];
             let [one, other] = changes.map(|changes| {
                 let options = Options { samples: case.samples, top: case.top, changes };
-                everything(&choose(&masked.device, &problem, Some(draws), &options))
+                everything(&choose(&masked.device, &problem, Some(draws), &options), &case)
             });
             assert_eq!(one, other);
         });

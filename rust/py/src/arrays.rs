@@ -166,11 +166,8 @@ fn collected<T: Named, U, D: Dimension>(
     map: fn(T) -> U,
 ) -> Result<Vec<U>> {
     let mut values = Vec::new();
-    values.try_reserve_exact(array.len()).map_err(|_| Error::Backend {
-        argument,
-        expected: "numbers that fit into memory".into(),
-        given: format!("{} of them", array.len()),
-    })?;
+    let too_many = || Error::backend(argument, "numbers that fit into memory", format!("{} of them", array.len()));
+    values.try_reserve_exact(array.len()).map_err(|error| too_many().because(error))?;
     values.extend(array.iter().map(|&x| map(x)));
     Ok(values)
 }

@@ -21,11 +21,8 @@ type Known = (Option<String>, Option<Version>, Option<Version>, Vec<Device>);
 
 /// The library that Python found, or an error that says where it looked.
 fn found<'a>(nvrtc: Option<&'a str>, searched: &str) -> Result<&'a Path> {
-    nvrtc.map(Path::new).ok_or_else(|| Error::Backend {
-        argument: "NVRTC",
-        expected: "a library libnvrtc.so of CUDA 12 or newer (pip install nvidia-cuda-nvrtc)".into(),
-        given: format!("none in {searched}"),
-    })
+    let needed = "a library libnvrtc.so of CUDA 12 or newer (pip install nvidia-cuda-nvrtc)";
+    nvrtc.map(Path::new).ok_or_else(|| Error::backend("NVRTC", needed, format!("none in {searched}")))
 }
 
 /// Why CUDA cannot be used, or None; the versions of driver and compiler; the GPUs.

@@ -74,10 +74,6 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> farspan_c
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(Failure::Farspan(Error::Backend {
-            argument: "farspan",
-            expected: "no internal failure".into(),
-            given: text.unwrap_or("a panic").to_owned(),
-        }))
+        Err(Error::backend("farspan", "no internal failure", text.unwrap_or("a panic")).into())
     })
 }

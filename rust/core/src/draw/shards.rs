@@ -31,16 +31,13 @@ impl Part {
 
     /// The part as bytes, to be sent to the other readers.
     fn to_bytes(&self) -> Result<Vec<u8>> {
-        postcard::to_allocvec(self).map_err(|error| Error::Backend {
-            argument: "shard",
-            expected: "a part that fits into memory".into(),
-            given: error.to_string(),
-        })
+        let too_large = |error| Error::backend("shard", "a part that fits into memory", &error).because(error);
+        postcard::to_allocvec(self).map_err(too_large)
     }
 
     /// The part that these bytes are.
     fn from_bytes(bytes: &[u8]) -> Result<Part> {
-        let part: Part = postcard::from_bytes(bytes).map_err(|error| malformed(error.to_string()))?;
+        let part: Part = postcard::from_bytes(bytes).map_err(|error| malformed(error.to_string()).because(error))?;
         match part.version {
             VERSION => Ok(part),
             other => Err(malformed(format!("version {other} instead of {VERSION}"))),

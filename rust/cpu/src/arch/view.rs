@@ -38,7 +38,7 @@ fn geometry<const N: usize>(
     shape: &[usize],
     strides: &[isize],
 ) -> Result<([usize; N], [usize; N])> {
-    let wrong = |expected: String, given: String| Error::Argument { argument, expected, given };
+    let wrong = |expected: String, given: String| Error::argument(argument, expected, given);
     if shape.len() != N {
         return Err(wrong(format!("{N} dimensions"), format!("shape {shape:?}")));
     }

@@ -5,10 +5,9 @@ use super::{Description, describe, devices, failure, no_device};
 use crate::compiler::Compiler;
 use crate::cubin;
 use crate::device::{Limits, Variant};
-use crate::fault::backend;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUcontext, CUfunction, CUstream, CUstreamCaptureStatus};
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::ptr;
@@ -105,7 +104,7 @@ impl Context {
 
     fn load(&self, variant: &Variant, cubin: &[u8]) -> Result<Function> {
         let Some(resources) = cubin::resources(cubin) else {
-            return Err(backend("NVRTC", "machine code of one kernel", format!("{} other bytes", cubin.len())));
+            return Err(Error::backend("NVRTC", "machine code of one kernel", format!("{} other bytes", cubin.len())));
         };
         let refused = |error| failure(&format!("to load {}", variant.name), error);
         // SAFETY: the bytes are those of a whole cubin, which tells its own length.
@@ -140,7 +139,7 @@ fn check_not_capturing(variant: &Variant, stream: CUstream) -> Result<()> {
     let status = unsafe { result::stream::is_capturing(stream) };
     match status.map_err(|error| failure("to look for a capture", error))? {
         CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-        _ => Err(backend(
+        _ => Err(Error::backend(
             "CUDA graph",
             "one call of the same operation before the capture, so that its kernels are loaded",
             format!("a capture that needs {}, not loaded yet", variant.name),

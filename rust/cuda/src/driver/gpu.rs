@@ -4,9 +4,8 @@ use super::context::Context;
 use super::failure;
 use crate::compiler::Compiler;
 use crate::device::{Device, Limits, Variant};
-use crate::fault::backend;
 use cudarc::driver::sys::{self, CUstream};
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 use std::ffi::c_void;
 use std::ptr;
 
@@ -47,7 +46,7 @@ impl Device for Gpu<'_> {
         let function = self.context.function(variant, self.compiler, self.stream)?;
         if function.params_bytes as usize != params.len() {
             let expected = format!("the {} bytes of {}'s parameters", function.params_bytes, variant.name);
-            return Err(backend("kernel", expected, params.len()));
+            return Err(Error::backend("kernel", expected, params.len()));
         }
         let mut bytes = params.len();
         let mut extra: [*mut c_void; 5] = [

@@ -1,6 +1,5 @@
 //! Runs attention cases on the emulator: inputs laid out in memory as a call may find them, surrounded by poison.
 
-use crate::attention_case::{Case, Pages, Result32};
 use farspan_core::attention::Shape;
 use farspan_core::{Dtype, Result};
 use farspan_cuda::attention::{
@@ -9,6 +8,7 @@ use farspan_cuda::attention::{
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
 use farspan_cuda_emulator::forbid;
+use farspan_testing::attention::{Backend, Case, Pages, Result32, judge};
 use half::{bf16, f16};
 
 /// How a call differs from the plainest one that asks the same.
@@ -51,6 +51,40 @@ impl Default for Setting {
             short: false,
             missing_workspace: 0,
         }
+    }
+}
+
+impl Setting {
+    /// One of many that ask the same; 0 is the plainest, 1 shares out chunks among many multiprocessors.
+    pub fn varied(variation: u64) -> Setting {
+        let pick = |place: u64, count: usize| (variation / place) as usize % count;
+        Setting {
+            seed: variation,
+            multiprocessors: [1, 64, 4][pick(1, 3)],
+            shared_bytes: [99, 227][pick(3, 2)] << 10,
+            layout: [Layout::Contiguous, Layout::TimeFirst, Layout::Unaligned][pick(6, 3)],
+            short: pick(18, 2) == 1,
+            ..Setting::default()
+        }
+    }
+}
+
+/// The kernels on the emulator, as a backend of the suite.
+pub struct Emulated;
+
+impl Backend for Emulated {
+    const CHUNK: usize = 64;
+
+    fn cases(&self) -> u32 {
+        64
+    }
+
+    fn run(&self, case: &Case, variation: u64) -> Result32 {
+        run(case, Setting::varied(variation))
+    }
+
+    fn judge(&self, case: &Case, result: &Result32) {
+        judge::tensor_cores(case, result);
     }
 }
 

@@ -1,10 +1,7 @@
 //! Runs unembedding problems on the emulator, whose device memory is this process's.
 
-use super::unembed_case::{Case, Chosen, Results, Stored};
-use farspan_core::Dtype;
 use farspan_core::draw::Samples;
 use farspan_core::unembed::{Draws as HostDraws, Rules};
-use farspan_cpu::matrix::Matrix as HostMatrix;
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::unembed::{
     Changes, Draws, Matrix, Options, Problem, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
@@ -12,12 +9,37 @@ use farspan_cuda::unembed::{
 };
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
 use farspan_cuda_emulator::forbid;
+use farspan_testing::numbers::{Stored, bits};
+use farspan_testing::unembed::{Backend, Case, Chosen, Results, judge};
 use std::cell::Cell;
 
 pub const LIMITS: Limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 86 };
 
 pub fn emulator() -> Emulator {
     Emulator::open(&farspan_cuda_emulator::library()).unwrap().with_limits(LIMITS)
+}
+
+/// The kernels on the emulator, as a backend of the suite.
+pub struct Emulated;
+
+impl Backend for Emulated {
+    const QUICK: bool = false;
+
+    fn cases(&self) -> u32 {
+        32
+    }
+
+    /// Another order of the threads, and tiles of eight rows whatever the batch.
+    fn run(&self, case: &Case, variation: u64) -> Results {
+        let shared_bytes_per_block = if variation % 2 == 1 { 70 << 10 } else { LIMITS.shared_bytes_per_block };
+        let device = emulator().with_seed(variation).with_limits(Limits { shared_bytes_per_block, ..LIMITS });
+        run(&device, case)
+    }
+
+    fn allowed(&self, case: &Case, row: usize) -> f64 {
+        // One float32 chain over the columns, and on a GPU the tensor cores' own sums of 16 products.
+        judge::rounding(case, row, case.hidden.columns as f64 + 8.0, 4.0)
+    }
 }
 
 /// Memory at a multiple of 256, full of numbers that nobody should take for results, with as many behind it that must
@@ -77,17 +99,12 @@ pub fn address<T>(values: &[T]) -> u64 {
     values.as_ptr() as u64
 }
 
-fn tensor(matrix: &HostMatrix) -> Tensor<2> {
-    let [rows, columns] = matrix.shape();
-    let (pointer, stride) = match matrix {
-        HostMatrix::F32(array) => (array.as_ptr() as u64, array.strides()[0]),
-        HostMatrix::Bf16(array) | HostMatrix::F16(array) => (array.as_ptr() as u64, array.strides()[0]),
-    };
-    Tensor { pointer, shape: [rows, columns], strides: [stride as i64, 1] }
-}
-
 pub fn on_device(stored: &Stored) -> Matrix {
-    Matrix { dtype: stored.dtype, tensor: tensor(&stored.matrix()) }
+    let (pointer, stride) = stored.place();
+    Matrix {
+        dtype: stored.dtype,
+        tensor: Tensor { pointer, shape: [stored.rows, stored.columns], strides: [stride, 1] },
+    }
 }
 
 pub fn problem(case: &Case) -> Problem {
@@ -127,10 +144,6 @@ impl DeviceDraws {
         let temperature = Tensor::contiguous(address(&self.temperature), [self.temperature.len()]);
         Draws { seed: of(&self.seed), position: of(&self.position), stream: of(&self.stream), temperature }
     }
-}
-
-pub fn host_draws(case: &Case) -> HostDraws<'_> {
-    HostDraws { seed: &case.seed, position: &case.position, stream: &case.stream, temperature: &case.temperature }
 }
 
 fn sample_out(samples: &mut Samples) -> SampleOut {
@@ -179,10 +192,6 @@ pub fn choose_with(device: &dyn Device, problem: &Problem, draws: Option<&Draws>
     samples
 }
 
-pub fn bits(numbers: &[f32]) -> Vec<u32> {
-    numbers.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
-}
-
 fn chosen(samples: Samples) -> Chosen {
     let Samples { token, flag, logprob, raw_logprob, lse, .. } = samples;
     Chosen { token, flag, numbers: [bits(&logprob), bits(&raw_logprob), bits(&lse)] }
@@ -194,7 +203,7 @@ pub fn run(device: &dyn Device, case: &Case) -> Results {
     let options = Options { changes: Changes::default(), ..Options::default() };
     let mut results = Results {
         greedy: chosen(choose(device, &problem, None, &options)),
-        sample: chosen(choose(device, &problem, Some(&host_draws(case)), &options)),
+        sample: chosen(choose(device, &problem, Some(&case.draws()), &options)),
         ..Results::default()
     };
     if case.valid_vocab > 0 {
@@ -217,13 +226,7 @@ pub fn run(device: &dyn Device, case: &Case) -> Results {
         memory.check();
         results.score = [bits(&logprob), bits(&entropy), bits(&lse)];
         results.rank = rank;
-        let (token, logit, lse) = top_list(device, &problem, k);
-        assert_eq!(top_token, token, "the list beside a score");
-        for (at, (got, logit)) in top_logprob.iter().zip(&logit).enumerate() {
-            let (got, expected) = (f64::from(*got), f64::from(*logit) - f64::from(lse[at / k]));
-            let near = (got - expected).abs() <= 1e-5 * (1.0 + f64::from(logit.abs()));
-            assert!(near || !expected.is_finite(), "{got} is not {expected}");
-        }
+        judge::list_beside_score((&top_token, &top_logprob), top_list(device, &problem, k), k);
     }
     let (token, logit, lse) = top_list(device, &problem, case.k);
     results.top_token = token;
@@ -242,35 +245,4 @@ pub fn top_list(device: &dyn Device, problem: &Problem, k: usize) -> (Vec<i64>, 
     unsafe { top(device, problem, k, &out, memory.workspace()).unwrap() };
     memory.check();
     (token, logit, lse)
-}
-
-/// How far a logit of these kernels may be from the oracle's: one float32 chain over the columns, and on a GPU the
-/// tensor cores' own sums of 16 products.
-pub fn allowed(case: &Case, row: usize) -> f64 {
-    let (hidden, steps) = (case.hidden.f64_row(row), case.hidden.columns as f64 + 8.0);
-    let sizes = (0..case.weight.rows).map(|token| {
-        let weight = case.weight.f64_row(token);
-        hidden.iter().zip(&weight).map(|(h, w)| (h * w).abs()).filter(|x| x.is_finite()).sum::<f64>()
-    });
-    let largest = sizes.fold(0.0, f64::max) * f64::from(case.scale.abs());
-    let bias = case.bias.iter().flatten().filter(|b| b.is_finite()).fold(0f64, |m, b| m.max(f64::from(b.abs())));
-    f64::from(f32::EPSILON) * (steps * largest + 4.0 * (1.0 + bias) + 4.0 * f64::from(case.softcap.unwrap_or(0.0)))
-}
-
-pub fn of_bias(bias: Vec<f32>, rows: usize) -> Case {
-    let vocab = bias.len();
-    Case {
-        hidden: Stored::new(&vec![0.0; rows], rows, 1, 0, Dtype::F32),
-        weight: Stored::new(&vec![0.0; vocab], vocab, 1, 0, Dtype::F32),
-        scale: 1.0,
-        softcap: None,
-        bias: Some(bias),
-        valid_vocab: vocab,
-        seed: (0..rows as u64).collect(),
-        position: vec![3; rows],
-        stream: vec![0; rows],
-        temperature: vec![1.0; rows],
-        targets: vec![0; rows],
-        k: vocab.min(4),
-    }
 }

@@ -1,13 +1,29 @@
-//! Random attention problems, held as plain arrays, run by the backend and cut into smaller problems.
+//! Random attention problems, held as plain arrays and cut into smaller problems, and the suite of their backends.
 
+pub mod judge;
+pub mod suite;
+
+use crate::numbers::{narrow, widen};
+use crate::oracle::attention as oracle;
 use farspan_core::Dtype;
 use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences, paged_sequences, ragged_sequences};
-use farspan_core::oracle::attention as oracle;
-use farspan_cpu::attention::{Attention, DistanceBias, Far, Input, Output, Rotary, attention};
-use farspan_cpu::{View, ViewMut};
-use half::{bf16, f16};
-use ndarray::{ArrayView, ArrayViewMut, Dim, Dimension};
 use proptest::prelude::*;
+
+/// What runs attention.
+pub trait Backend {
+    /// Keys that it weighs under one maximum.
+    const CHUNK: usize;
+
+    /// Random problems that a test of it takes.
+    fn cases(&self) -> u32;
+
+    /// Runs a problem. Calls of another `variation` are made under other circumstances, which must not show in any
+    /// result: another number of threads, another order of them, another layout.
+    fn run(&self, case: &Case, variation: u64) -> Result32;
+
+    /// Panics when a result is further from the oracle's than this backend's arithmetic explains.
+    fn judge(&self, case: &Case, result: &Result32);
+}
 
 /// Which hooks a case has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +37,21 @@ pub struct Hooks {
     pub rotary: bool,
     pub interleaved: bool,
     pub far: bool,
+}
+
+impl Hooks {
+    /// Everything that does not hide keys.
+    pub const ALL: Hooks = Hooks {
+        query_scale: true,
+        key_bias: true,
+        hide: false,
+        distance_bias: true,
+        sink: true,
+        positions: false,
+        rotary: true,
+        interleaved: false,
+        far: true,
+    };
 }
 
 /// A problem whose arrays are exact in `dtype`.
@@ -159,7 +190,7 @@ pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, 
     let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = shape;
     let mut numbers = Numbers(seed);
     let n = &mut numbers;
-    let mut exact = |count| -> Vec<f32> { n.normals(count).into_iter().map(|x| round(x, dtype)).collect() };
+    let mut exact = |count| -> Vec<f32> { widen(&narrow(&n.normals(count), dtype)) };
     let query = exact(batch * query_heads * query_time * head_dim);
     let key = exact(key_batch * key_heads * key_time * head_dim);
     let value = exact(key_batch * key_heads * key_time * value_dim);
@@ -213,94 +244,7 @@ pub fn of_seed(seed: u64, shape: Shape, sequences: Vec<Sequence>, rules: Rules, 
     Case { oracle, dtype, page_size: None }
 }
 
-fn round(x: f32, dtype: Dtype) -> f32 {
-    match dtype {
-        Dtype::F32 => x,
-        Dtype::Bf16 => bf16::from_f32(x).to_f32(),
-        Dtype::F16 => f16::from_f32(x).to_f32(),
-    }
-}
-
-fn to_bits(x: &[f32], dtype: Dtype) -> Vec<u16> {
-    let bits = |x: &f32| match dtype {
-        Dtype::F16 => f16::from_f32(*x).to_bits(),
-        _ => bf16::from_f32(*x).to_bits(),
-    };
-    x.iter().map(bits).collect()
-}
-
-fn array<const N: usize, T>(sizes: [usize; N], data: &[T]) -> View<'_, T, N>
-where
-    Dim<[usize; N]>: Dimension,
-    [usize; N]: ndarray::IntoDimension<Dim = Dim<[usize; N]>>,
-{
-    View::new("test", &ArrayView::from_shape(sizes, data).unwrap()).unwrap()
-}
-
 impl Case {
-    /// The backend's answer.
-    pub fn run(&self) -> Result32 {
-        let o = &self.oracle;
-        let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = o.shape;
-        let pages = self.page_size.map(|size| Pages::new(o, size));
-        let (keys, values) = pages.as_ref().map_or((&o.key, &o.value), |pages| (&pages.key, &pages.value));
-        let data = [&o.query, keys, values];
-        let [first, time] = pages.as_ref().map_or([key_batch, key_time], |pages| [pages.count, pages.size]);
-        let bits = data.map(|x| to_bits(x, self.dtype));
-        let input = |i: usize, sizes: [usize; 4]| match self.dtype {
-            Dtype::F32 => Input::F32(array(sizes, data[i])),
-            Dtype::Bf16 => Input::Bf16(array(sizes, &bits[i])),
-            Dtype::F16 => Input::F16(array(sizes, &bits[i])),
-        };
-        let table = o.distance_bias.as_ref().map(|(rows, minimum)| (rows.concat(), rows[0].len(), *minimum));
-        let inv_freq = o.rotary.as_ref().map(|rotary| (rotary.inv_freq.concat(), rotary.inv_freq[0].len()));
-        let problem = Attention {
-            query: input(0, [batch, query_heads, query_time, head_dim]),
-            key: input(1, [first, key_heads, time, head_dim]),
-            value: input(2, [first, key_heads, time, value_dim]),
-            block_table: pages.as_ref().map(|pages| array([key_batch, key_time / pages.size], &pages.table)),
-            sequences: &o.sequences,
-            rules: o.rules,
-            query_scale: o.query_scale.as_ref().map(|x| array([batch, query_heads, query_time], x)),
-            key_bias: o.key_bias.as_ref().map(|x| array([key_batch, query_heads, key_time], x)),
-            distance_bias: table.as_ref().map(|(table, length, minimum)| DistanceBias {
-                table: array([query_heads, *length], table),
-                minimum: *minimum,
-            }),
-            sink: o.sink.as_ref().map(|x| array([query_heads], x)),
-            query_positions: o.query_positions.as_ref().map(|x| array([batch, query_time], x)),
-            key_positions: o.key_positions.as_ref().map(|x| array([key_batch, key_time], x)),
-            rotary: o.rotary.as_ref().zip(inv_freq.as_ref()).map(|(rotary, (inv_freq, half))| Rotary {
-                inv_freq: array([o.sequences.len(), *half], inv_freq),
-                magnitude: rotary.magnitude,
-                interleaved: rotary.interleaved,
-                far: rotary.far.as_ref().map(|(border, queries, keys)| Far {
-                    border: *border,
-                    query_positions: array([batch, query_time], queries),
-                    key_positions: array([key_batch, key_time], keys),
-                }),
-            }),
-        };
-        let sizes = [batch, query_heads, query_time, value_dim];
-        let count = sizes.iter().product();
-        let (mut lse, mut wide, mut narrow) = (vec![0.5; count / value_dim], vec![0.5f32; count], vec![1u16; count]);
-        let rows = ArrayViewMut::from_shape([batch, query_heads, query_time], &mut lse).unwrap();
-        let mut wide_view = ArrayViewMut::from_shape(sizes, &mut wide).unwrap();
-        let mut narrow_view = ArrayViewMut::from_shape(sizes, &mut narrow).unwrap();
-        let output = match self.dtype {
-            Dtype::F32 => Output::F32(ViewMut::new("output", &mut wide_view).unwrap()),
-            Dtype::Bf16 => Output::Bf16(ViewMut::new("output", &mut narrow_view).unwrap()),
-            Dtype::F16 => Output::F16(ViewMut::new("output", &mut narrow_view).unwrap()),
-        };
-        attention(&problem, output, Some(ViewMut::new("lse", &mut { rows }).unwrap())).unwrap();
-        let output = match self.dtype {
-            Dtype::F32 => wide,
-            Dtype::Bf16 => narrow.iter().map(|x| bf16::from_bits(*x).to_f32()).collect(),
-            Dtype::F16 => narrow.iter().map(|x| f16::from_bits(*x).to_f32()).collect(),
-        };
-        Result32 { output, lse }
-    }
-
     /// One sequence as a dense batch of one, its keys side by side.
     pub fn only(&self, index: usize) -> Case {
         let o = &self.oracle;
@@ -447,25 +391,5 @@ pub fn assert_bits(expected: &Result32, given: &Result32, what: &str) {
         for (i, (x, y)) in a.iter().zip(b).enumerate() {
             assert!(x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan(), "{what}: {name} {i}: {x:?} and {y:?}");
         }
-    }
-}
-
-/// Holds a result to the rounding of float32 arithmetic, and of the output's type.
-pub fn bound(case: &Case, result: &Result32, truth: &[f64], truth_lse: &[f64]) {
-    let largest = truth_lse.iter().filter(|x| x.is_finite()).fold(0.0f64, |top, x| top.max(x.abs()));
-    let spread = case.oracle.query.iter().chain(&case.oracle.key).fold(0.0f32, |top, x| top.max(x.abs()));
-    let score = 2e-6 * (1.0 + largest + f64::from(spread).powi(2) * case.oracle.shape.head_dim as f64 / 8.0);
-    let unit = match case.dtype {
-        Dtype::F32 => 0.0,
-        Dtype::Bf16 => 2f64.powi(-8),
-        Dtype::F16 => 2f64.powi(-11),
-    };
-    for (i, (x, y)) in result.output.iter().zip(truth).enumerate() {
-        let error = (f64::from(*x) - y).abs();
-        assert!(error <= score * 4.0 + unit * (y.abs() + 1e-4), "output {i}: {x} and {y}, allowed {score}, {case:?}");
-    }
-    for (i, (x, y)) in result.lse.iter().zip(truth_lse).enumerate() {
-        let same = f64::from(*x) == *y;
-        assert!(same || (f64::from(*x) - y).abs() <= 2.0 * score, "lse {i}: {x} and {y}, allowed {score}, {case:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The unembedding as a schoolbook would have it: all logits in float64, then what is asked of them.
 
-use crate::noise::{DOMAIN, NoiseKey, philox};
-use crate::unembed::Rules;
+use farspan_core::noise::{DOMAIN, NoiseKey, philox};
+use farspan_core::unembed::Rules;
 
 /// The logits of one row over the tokens that exist; `weight` has a row for each token of the vocabulary.
 pub fn logits(hidden: &[f64], weight: &[Vec<f64>], rules: &Rules<&[f32]>) -> Vec<f64> {

@@ -1,6 +1,6 @@
 //! Attention in float64, one score after the other: the truth that every backend is compared with.
 
-use crate::attention::{Rules, Sequence, Shape};
+use farspan_core::attention::{Rules, Sequence, Shape};
 
 /// Rotation of queries and keys.
 #[derive(Clone, Debug)]
