@@ -87,7 +87,7 @@ fn sources(out: &Path, mut variants: Vec<Variant>) -> Vec<PathBuf> {
         for (index, variants) in family.chunks(VARIANTS_PER_FILE).enumerate() {
             let lines = variants.iter().map(|variant| format!("{}\n", variant.line));
             let text = format!("#include \"{header}\"\n{}", lines.collect::<String>());
-            let path = out.join(format!("{}_{index}.cpp", header.trim_end_matches(".cuh")));
+            let path = out.join(format!("{}_{index}.cpp", header.trim_end_matches(".cuh").replace('/', "_")));
             if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
                 fs::write(&path, text).expect("OUT_DIR can be written to");
             }

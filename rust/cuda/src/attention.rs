@@ -16,7 +16,10 @@ use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
-use params::{ArrayAt, AttentionParams, PagesAt, PositionsAt, PrepareParams, PreparedAt, SequencesAt};
+use params::{
+    ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PreparedAt, ProblemParams, ResultParams,
+    SequencesAt,
+};
 use plan::{Plan, Workload};
 use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, prepare, walk};
 
@@ -199,20 +202,34 @@ impl<'a> Call<'a> {
     }
 
     fn params(&self, layout: &Layout, output: &Matrix, lse: Option<&Tensor<3>>) -> AttentionParams {
+        let Attention { query, key, value, .. } = self.problem;
+        AttentionParams {
+            problem: self.problem_params(layout),
+            plan: PlanParams {
+                chunks_per_block: self.plan.chunks_per_block as i32,
+                parts: self.plan.parts as i32,
+                in_pieces: [query, key, value].map(|matrix| i32::from(is_in_pieces(matrix))),
+                padding: 0,
+            },
+            results: ResultParams {
+                output: matrix_at(output),
+                lse: table_at(lse),
+                partial_values: layout.partial_values,
+                partial_states: layout.partial_states,
+            },
+        }
+    }
+
+    fn problem_params(&self, layout: &Layout) -> ProblemParams {
         let Attention { query, key, value, rules, distance_bias, sink, .. } = self.problem;
         let bounded = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let bound = |bound: Option<usize>| bound.map_or(-1, bounded);
-        let table = |tensor: Option<&Tensor<3>>| {
-            tensor.map_or(ArrayAt::default(), |t| ArrayAt { pointer: t.pointer, strides: t.strides })
-        };
-        AttentionParams {
+        ProblemParams {
             query: matrix_at(query),
             key: matrix_at(key),
             value: matrix_at(value),
-            output: matrix_at(output),
-            lse: table(lse),
-            query_scale: table(self.problem.query_scale.as_ref()),
-            key_bias: table(self.problem.key_bias.as_ref()),
+            query_scale: table_at(self.problem.query_scale.as_ref()),
+            key_bias: table_at(self.problem.key_bias.as_ref()),
             sequences: self.sequences(),
             pages: self.pages(),
             queries: layout.queries,
@@ -221,8 +238,6 @@ impl<'a> Call<'a> {
             sink: sink.map_or(0, |sink| sink.pointer),
             distance_stride: distance_bias.map_or(0, |bias| bias.table.strides[0]),
             sink_stride: sink.map_or(0, |sink| sink.strides[0]),
-            partial_values: layout.partial_values,
-            partial_states: layout.partial_states,
             border: border(self.problem).unwrap_or(f64::INFINITY),
             distance_minimum: distance_bias.map_or(0.0, |bias| bias.minimum as f64),
             query_heads: self.shape.query_heads as i32,
@@ -235,13 +250,9 @@ impl<'a> Call<'a> {
             half: self.problem.half() as i32,
             interleaved: i32::from(self.problem.rotary.is_some_and(|rotary| rotary.interleaved)),
             distance_length: distance_bias.map_or(0, |bias| bias.table.shape[1] as i32),
-            chunks_per_block: self.plan.chunks_per_block as i32,
-            in_pieces: [query, key, value].map(|matrix| i32::from(is_in_pieces(matrix))),
             scale: rules.scale,
             softcap: rules.softcap.unwrap_or(0.0),
             softcap_inverse: rules.softcap.map_or(0.0, |cap| 1.0 / cap),
-            parts: self.plan.parts as i32,
-            padding: 0,
         }
     }
 }
@@ -267,6 +278,10 @@ impl NumberType {
 fn matrix_at(matrix: &Matrix) -> ArrayAt {
     let [batch, head, time, _] = matrix.tensor.strides;
     ArrayAt { pointer: matrix.tensor.pointer, strides: [batch, head, time] }
+}
+
+fn table_at(tensor: Option<&Tensor<3>>) -> ArrayAt {
+    tensor.map_or(ArrayAt::default(), |t| ArrayAt { pointer: t.pointer, strides: t.strides })
 }
 
 fn positions_at(numbers: Option<Numbers<2>>) -> PositionsAt {

@@ -8,18 +8,18 @@ macro_rules! headers {
     };
 }
 
-/// Every header of `kernels/`, by the name under which another one includes it.
+/// Every header of `kernels/` and its folders, by its path from there, which is how others include it.
 pub const HEADERS: &[(&str, &str)] = headers![
-    "attention.cuh",
-    "attention_combine.cuh",
-    "attention_merge.cuh",
-    "attention_params.cuh",
-    "attention_prepare.cuh",
-    "attention_product.cuh",
-    "attention_ring.cuh",
-    "attention_rows.cuh",
-    "attention_scores.cuh",
-    "attention_tile.cuh",
+    "attention/combine.cuh",
+    "attention/merge.cuh",
+    "attention/params.cuh",
+    "attention/prepare.cuh",
+    "attention/product.cuh",
+    "attention/ring.cuh",
+    "attention/rows.cuh",
+    "attention/scores.cuh",
+    "attention/tile.cuh",
+    "attention/walk.cuh",
     "math.cuh",
     "probe.cuh",
     "ptx.cuh",
@@ -73,12 +73,21 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    /// The files of a folder and of those in it, by their paths from `root`.
+    fn files(root: &Path, folder: &Path) -> BTreeSet<String> {
+        let paths = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let found = paths.flat_map(|path| match path.is_dir() {
+            true => files(root, &path),
+            false => BTreeSet::from([path.strip_prefix(root).unwrap().to_str().unwrap().to_owned()]),
+        });
+        found.collect()
+    }
+
     #[test]
     fn every_header_is_embedded() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-        let names = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let embedded = HEADERS.iter().map(|(name, _)| (*name).to_owned());
-        assert_eq!(embedded.collect::<BTreeSet<_>>(), names.collect());
+        let embedded: BTreeSet<_> = HEADERS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(embedded, files(&folder, &folder));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The structs that the kernels take, field by field those of `attention_params.cuh` and `attention_prepare.cuh`.
+//! The structs that the kernels take, field by field those of `kernels/attention/params.cuh` and `prepare.cuh` beside it.
 
 use crate::device::Params;
 
@@ -56,14 +56,13 @@ pub(super) struct PreparedAt {
     pub far_turns: u64,
 }
 
+/// What is asked.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct AttentionParams {
+pub(super) struct ProblemParams {
     pub query: ArrayAt,
     pub key: ArrayAt,
     pub value: ArrayAt,
-    pub output: ArrayAt,
-    pub lse: ArrayAt,
     pub query_scale: ArrayAt,
     pub key_bias: ArrayAt,
     pub sequences: SequencesAt,
@@ -74,8 +73,6 @@ pub(super) struct AttentionParams {
     pub sink: u64,
     pub distance_stride: i64,
     pub sink_stride: i64,
-    pub partial_values: u64,
-    pub partial_states: u64,
     pub border: f64,
     pub distance_minimum: f64,
     pub query_heads: i32,
@@ -88,13 +85,37 @@ pub(super) struct AttentionParams {
     pub half: i32,
     pub interleaved: i32,
     pub distance_length: i32,
-    pub chunks_per_block: i32,
-    pub in_pieces: [i32; 3],
     pub scale: f32,
     pub softcap: f32,
     pub softcap_inverse: f32,
+}
+
+/// How the work is cut, and read.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct PlanParams {
+    pub chunks_per_block: i32,
     pub parts: i32,
+    pub in_pieces: [i32; 3],
     pub padding: i32,
+}
+
+/// Where results go.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct ResultParams {
+    pub output: ArrayAt,
+    pub lse: ArrayAt,
+    pub partial_values: u64,
+    pub partial_states: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct AttentionParams {
+    pub problem: ProblemParams,
+    pub plan: PlanParams,
+    pub results: ResultParams,
 }
 
 // SAFETY: plain numbers, each aligned to its size without gaps; the kernels' struct is the same.
@@ -119,5 +140,8 @@ pub(super) struct PrepareParams {
 unsafe impl Params for PrepareParams {}
 
 // A gap would be uninitialised bytes; sizes are the sums of the fields'.
-const _: () = assert!(size_of::<AttentionParams>() == 7 * 32 + 48 + 32 + 2 * 24 + 8 * 8 + 20 * 4);
+const _: () = assert!(size_of::<ProblemParams>() == 5 * 32 + 48 + 32 + 2 * 24 + 6 * 8 + 14 * 4);
+const _: () = assert!(size_of::<PlanParams>() == 6 * 4);
+const _: () = assert!(size_of::<ResultParams>() == 2 * 32 + 2 * 8);
+const _: () = assert!(size_of::<AttentionParams>() == 336 + 56 + 24 + 80);
 const _: () = assert!(size_of::<PrepareParams>() == 48 + 2 * 32 + 24 + 2 * 8 + 4 * 4);

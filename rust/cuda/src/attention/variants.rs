@@ -30,7 +30,7 @@ pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
     let name = format!("attention_{name}_d{width}_w{warps}{}", if hooks { "_hooks" } else { "" });
     let body = format!("attention<{cpp}, {width}, {warps}, {hooks}>");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, {body})");
-    Variant { name, header: "attention.cuh", line, threads, stack_bytes: walk_stack_bytes(dtype, width, hooks) }
+    Variant { name, header: "attention/walk.cuh", line, threads, stack_bytes: walk_stack_bytes(dtype, width, hooks) }
 }
 
 /// Of a lane's two rows: near and far scores of a chunk of 64 keys where there are hooks; and, for infinite values
@@ -47,14 +47,14 @@ pub fn combine(dtype: Dtype, width: usize) -> Variant {
     let threads = 32 * COMBINE_ROWS;
     let name = format!("attention_combine_{name}_d{width}");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, attention_combine<{cpp}, {width}>)");
-    Variant { name, header: "attention_combine.cuh", line, threads, stack_bytes: 0 }
+    Variant { name, header: "attention/combine.cuh", line, threads, stack_bytes: 0 }
 }
 
 /// Writes down what positions mean.
 pub fn prepare() -> Variant {
     let name = "attention_prepare".to_string();
     let line = format!("FARSPAN_KERNEL_OF({name}, PrepareParams, {PREPARE_THREADS}, prepare_attention)");
-    Variant { name, header: "attention_prepare.cuh", line, threads: PREPARE_THREADS, stack_bytes: 0 }
+    Variant { name, header: "attention/prepare.cuh", line, threads: PREPARE_THREADS, stack_bytes: 0 }
 }
 
 /// Every kernel of attention.

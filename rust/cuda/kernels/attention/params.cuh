@@ -56,27 +56,44 @@ struct Pages {
     int32_t shift; // log2 of the size, below 0 where it is no power of two
 };
 
-// What attention_prepare.cuh has written of the queries or the keys into the workspace. 0: not needed.
+// What prepare.cuh has written of the queries or the keys into the workspace. 0: not needed.
 struct Prepared {
     uint64_t positions;        // float64 [batch][time]
     uint64_t turns, far_turns; // pairs of float32 [batch][time][half]: cosines and sines
 };
 
-struct AttentionParams {
-    Array query, key, value, output;
-    Array lse, query_scale, key_bias;
+// What is asked.
+struct AttentionProblem {
+    Array query, key, value;
+    Array query_scale, key_bias;
     Sequences sequences;
     Pages pages;
     Prepared queries, keys;
     uint64_t distance_table, sink; // 0: none
     int64_t distance_stride, sink_stride;
-    uint64_t partial_values, partial_states; // in the workspace; 0: every block finishes its rows itself
-    double border;           // infinite: none
+    double border; // infinite: none
     double distance_minimum;
     int32_t query_heads, group, head_dim, value_dim;
     int32_t causal, window_left, window_right, keep_first; // a bound below 0: none
-    int32_t half, interleaved, distance_length, chunks_per_block;
-    int32_t query_in_pieces, key_in_pieces, value_in_pieces; // aligned to 16 bytes, in whole pieces of 16 bytes
+    int32_t half, interleaved, distance_length;
     float scale, softcap, softcap_inverse; // softcap 0: none
-    int32_t parts, padding;                // blocks that share the columns of the values
+};
+
+// How the work is cut, and read.
+struct AttentionPlan {
+    int32_t chunks_per_block, parts; // parts: blocks that share the columns of the values
+    int32_t query_in_pieces, key_in_pieces, value_in_pieces; // aligned to 16 bytes, in whole pieces of 16 bytes
+    int32_t padding;
+};
+
+// Where results go.
+struct AttentionResults {
+    Array output, lse;
+    uint64_t partial_values, partial_states; // in the workspace; 0: every block finishes its rows itself
+};
+
+struct AttentionParams {
+    AttentionProblem problem;
+    AttentionPlan plan;
+    AttentionResults results;
 };

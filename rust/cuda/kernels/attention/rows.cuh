@@ -1,7 +1,7 @@
 // Which sequence, query and head a row is, and which keys it sees.
 #pragma once
 
-#include "attention_params.cuh"
+#include "attention/params.cuh"
 
 // Queries and keys of one sequence.
 struct Sequence {
@@ -51,7 +51,7 @@ struct Visible {
     int start, end, first;
 };
 
-DEVICE Visible visible_to(const AttentionParams& p, const Sequence& sequence, int query)
+DEVICE Visible visible_to(const AttentionProblem& p, const Sequence& sequence, int query)
 {
     int keys = sequence.keys;
     auto held = [keys](int64_t bound) { return bound < 0 ? 0 : bound > keys ? keys : int(bound); };
@@ -73,7 +73,7 @@ struct Reach {
     Visible any, all;
 };
 
-DEVICE Reach reach_of(const AttentionParams& p, const Sequence& sequence, int first_query, int last_query)
+DEVICE Reach reach_of(const AttentionProblem& p, const Sequence& sequence, int first_query, int last_query)
 {
     Visible low = visible_to(p, sequence, first_query), high = visible_to(p, sequence, last_query);
     return Reach{Visible{low.start, high.end, high.first}, Visible{high.start, low.end, low.first}};
@@ -103,7 +103,7 @@ struct Row {
     int query, head;
 };
 
-DEVICE Row row_of(const AttentionParams& p, int key_head, int index)
+DEVICE Row row_of(const AttentionProblem& p, int key_head, int index)
 {
     int query = index / p.group;
     return Row{query, key_head * p.group + index - query * p.group};

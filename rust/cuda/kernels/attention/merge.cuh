@@ -2,7 +2,7 @@
 // combines partial results share these functions, and so the bits of a row.
 #pragma once
 
-#include "attention_rows.cuh"
+#include "attention/rows.cuh"
 
 // Scores are in units of log2 e.
 struct State {
@@ -17,7 +17,7 @@ struct Factors {
 // The state of a row that has seen its sink only. Without one, minus infinity.
 DEVICE State first_state(float sink) { return State{sink * LOG2_E, sink == -INFINITE ? 0.0f : 1.0f}; }
 
-DEVICE float sink_of(const AttentionParams& p, int head)
+DEVICE float sink_of(const AttentionProblem& p, int head)
 {
     return p.sink == 0 ? -INFINITE : reinterpret_cast<const float*>(p.sink)[head * p.sink_stride];
 }
@@ -48,14 +48,14 @@ DEVICE float lse_of(const State& state, float sink)
 }
 
 // Rows of the output.
-DEVICE int64_t row_count(const AttentionParams& p)
+DEVICE int64_t row_count(const AttentionProblem& p)
 {
     int64_t batch = p.sequences.query_offsets != 0 ? 1 : p.sequences.count;
     return batch * p.query_heads * p.sequences.query_time;
 }
 
 // Where the partial results of a chunk of a row stand: [chunk][batch][head][time].
-DEVICE int64_t partial_row(const AttentionParams& p, const Sequence& sequence, int chunk, const Row& row)
+DEVICE int64_t partial_row(const AttentionProblem& p, const Sequence& sequence, int chunk, const Row& row)
 {
     int64_t head = int64_t(sequence.batch) * p.query_heads + row.head;
     return chunk * row_count(p) + head * p.sequences.query_time + sequence.query_start + row.query;

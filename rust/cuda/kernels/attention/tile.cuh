@@ -4,7 +4,7 @@
 // a row so that the eight rows which a matrix instruction reads at once lie in different banks.
 #pragma once
 
-#include "attention_rows.cuh"
+#include "attention/rows.cuh"
 
 // Panels of rows of DIM elements of type T.
 template <typename T, int DIM> struct Panels {

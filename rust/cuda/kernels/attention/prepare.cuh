@@ -1,7 +1,7 @@
 // What a position means to the tiles: once for each query and key, before attention reads it again and again.
 #pragma once
 
-#include "attention_rows.cuh"
+#include "attention/rows.cuh"
 
 CONSTANT int PREPARE_THREADS = 128;
 

@@ -3,7 +3,7 @@
 // is used, those behind it are on their way.
 #pragma once
 
-#include "attention_tile.cuh"
+#include "attention/tile.cuh"
 
 // Keys and values of one head of a sequence; of the values those columns that the block is for.
 template <typename T> struct Source {
@@ -20,7 +20,7 @@ struct Spacing {
 DEVICE Spacing spacing_of(const Array& array) { return Spacing{array.time, array.batch}; }
 
 // Where a key stands behind the first of its head; in pages, whatever the table says, inside of them.
-DEVICE int64_t element_of(const AttentionParams& p, const Sequence& sequence, const Spacing& spacing, int key)
+DEVICE int64_t element_of(const AttentionProblem& p, const Sequence& sequence, const Spacing& spacing, int key)
 {
     const Pages& pages = p.pages;
     if (pages.table == 0) return key * spacing.time;
@@ -46,7 +46,8 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Ring {
     // A thread copies the same piece of every STEP-th row.
     static constexpr int STEP = 32 * WARPS / Shape::PIECES;
 
-    const AttentionParams& p;
+    const AttentionProblem& p;
+    const AttentionPlan& plan;
     const Sequence& sequence;
     const Source<T>& source;
     Visible any{};
@@ -86,7 +87,8 @@ private:
             const Turn* turns = value ? nullptr : tile < Shape::COUNT ? source.turns : source.far_turns;
             Spacing spacing = value ? spacing_of(p.value) : spacing_of(p.key);
             load(to, value ? source.value : source.key, spacing, value ? tile - keys : tile % Shape::COUNT,
-                 value ? source.value_dim : p.head_dim, (value ? p.value_in_pieces : p.key_in_pieces) != 0, turns);
+                 value ? source.value_dim : p.head_dim,
+                 (value ? plan.value_in_pieces : plan.key_in_pieces) != 0, turns);
             if (++tile == keys + VALUE_PANELS) {
                 tile = 0;
                 chunk = next_chunk(any, chunk + 1, last);

@@ -1,8 +1,8 @@
 // From products to weights: scale, cap, biases and mask of a warp's rows and a chunk of keys.
 #pragma once
 
-#include "attention_merge.cuh"
-#include "attention_product.cuh"
+#include "attention/merge.cuh"
+#include "attention/product.cuh"
 
 // What a lane knows of one of its two rows.
 struct RowView {
@@ -12,7 +12,7 @@ struct RowView {
 };
 
 template <bool HOOKS>
-DEVICE RowView view_of(const AttentionParams& p, const Sequence& sequence, const Row& row)
+DEVICE RowView view_of(const AttentionProblem& p, const Sequence& sequence, const Row& row)
 {
     RowView view{row, visible_to(p, sequence, row.query), HOOKS ? p.scale : p.scale * LOG2_E};
     if (HOOKS && p.query_scale.pointer != 0) {
@@ -22,7 +22,7 @@ DEVICE RowView view_of(const AttentionParams& p, const Sequence& sequence, const
     return view;
 }
 
-DEVICE float bias_of(const AttentionParams& p, const Sequence& sequence, int head, int key)
+DEVICE float bias_of(const AttentionProblem& p, const Sequence& sequence, int head, int key)
 {
     int64_t time = sequence.key_start + key;
     return rows_of<const float>(p.key_bias, sequence.key_batch, head)[time * p.key_bias.time];
@@ -34,26 +34,26 @@ DEVICE const double* positions_of(const Prepared& prepared, int batch, int time_
 }
 
 // The column of a distance table; a position that is not a number takes the first.
-DEVICE int column_of(const AttentionParams& p, double distance)
+DEVICE int column_of(const AttentionProblem& p, double distance)
 {
     double column = round_down(distance) - p.distance_minimum;
     return !(column > 0.0) ? 0 : column < p.distance_length ? int(column) : p.distance_length - 1;
 }
 
-DEVICE float capped(const AttentionParams& p, float score)
+DEVICE float capped(const AttentionProblem& p, float score)
 {
     return p.softcap == 0.0f ? score : p.softcap * tangent(score * p.softcap_inverse);
 }
 
 // Whether its bias hides an existing key from a row.
-DEVICE bool is_hidden(const AttentionParams& p, const Sequence& sequence, int head, int key)
+DEVICE bool is_hidden(const AttentionProblem& p, const Sequence& sequence, int head, int key)
 {
     return p.key_bias.pointer != 0 && bias_of(p, sequence, head, key) == -INFINITE;
 }
 
 // Products become scores in units of log2 e; a far product replaces one at the border or beyond it. Both lie on the
 // stack: a loop over them keeps the kernel short and its registers free.
-DEVICE void score_with_hooks(const AttentionParams& p, const Sequence& sequence, const RowView (&views)[2], int chunk,
+DEVICE void score_with_hooks(const AttentionProblem& p, const Sequence& sequence, const RowView (&views)[2], int chunk,
                              Scores& scores, const Scores& far)
 {
     bool by_distance = p.keys.positions != 0;

@@ -1,10 +1,10 @@
 // Fused attention: a block takes 16 rows a warp (queries, and the heads that share a key head) and walks the chunks of
 // keys that any of them sees, or some of these chunks, in which case it leaves the results of each for
-// attention_combine.cuh. How a row is summed depends on the row alone: the same kernel serves prefill and decode.
+// combine.cuh. How a row is summed depends on the row alone: the same kernel serves prefill and decode.
 #pragma once
 
-#include "attention_ring.cuh"
-#include "attention_scores.cuh"
+#include "attention/ring.cuh"
+#include "attention/scores.cuh"
 
 template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
     using Shape = Panels<T, DIM>;
@@ -19,7 +19,9 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
     using Output = float[COLUMNS / 8][4];
     using Sums = float[Shape::COLUMNS / 8][4];
 
-    const AttentionParams& p;
+    const AttentionProblem& p;
+    const AttentionPlan& plan;
+    const AttentionResults& results;
     Sequence sequence{};
     int key_head = 0, first_row = 0, rows = 0; // of the block; rows of the sequence
     int first_column = 0, value_dim = 0;       // columns of the block
@@ -27,8 +29,8 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
     // The sequence and the rows that this block is for; false if there are none left. Rows that see most come first.
     METHOD bool locate()
     {
-        key_head = block_index(1) / p.parts;
-        first_column = block_index(1) % p.parts * COLUMNS;
+        key_head = block_index(1) / plan.parts;
+        first_column = block_index(1) % plan.parts * COLUMNS;
         value_dim = p.value_dim - first_column;
         int tile = block_index(0), index = 0;
         if (p.sequences.query_offsets == 0) {
@@ -67,9 +69,9 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
             if (HOOKS && turns != 0) {
                 int64_t of_row = (int64_t(sequence.batch) * p.sequences.query_time + time) * p.half;
                 Rotation rotation{reinterpret_cast<const Turn*>(turns) + of_row, p.half, p.interleaved != 0};
-                x = load_turned(from, column, p.head_dim, p.query_in_pieces != 0, rotation);
+                x = load_turned(from, column, p.head_dim, plan.query_in_pieces != 0, rotation);
             } else {
-                x = load_piece(from, column, p.head_dim, p.query_in_pieces != 0);
+                x = load_piece(from, column, p.head_dim, plan.query_in_pieces != 0);
             }
             store_piece(to + panel * PANEL + place<Shape::WIDTH>(index, piece), x.words);
         }
@@ -109,10 +111,10 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         if (first_row + warp_row >= rows) any = Visible{0, 0, 0};
 
         int chunks = (sequence.keys + CHUNK - 1) / CHUNK;
-        int first = block_index(2) * p.chunks_per_block;
-        int last = first + p.chunks_per_block < chunks ? first + p.chunks_per_block : chunks;
+        int first = block_index(2) * plan.chunks_per_block;
+        int last = first + plan.chunks_per_block < chunks ? first + plan.chunks_per_block : chunks;
         Source<T> from = source();
-        Tiles ring{p, sequence, from};
+        Tiles ring{p, plan, sequence, from};
         ring.begin(reach.any, first, last);
 
         Output output = {};
@@ -167,7 +169,7 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
                 }
             }
         }
-        if (p.partial_states != 0) return;
+        if (results.partial_states != 0) return;
         UNROLL
         for (int half = 0; half < 2; ++half)
             if (warp_row + g + 8 * half + first_row < rows) store(output, half, states[half], views[half].row);
@@ -192,10 +194,10 @@ private:
     // Stores the state of a chunk of a row, if that is what the block is for; gives the place of its values.
     METHOD float* begin_partial(int chunk, const Row& at, int index, const State& state) const
     {
-        if (p.partial_states == 0 || first_row + index >= rows) return nullptr;
+        if (results.partial_states == 0 || first_row + index >= rows) return nullptr;
         int64_t place = partial_row(p, sequence, chunk, Row{anew(at.query), anew(at.head)});
-        if (lane() % 4 == 0 && first_column == 0) reinterpret_cast<State*>(p.partial_states)[place] = state;
-        return reinterpret_cast<float*>(p.partial_values) + place * p.value_dim + first_column;
+        if (lane() % 4 == 0 && first_column == 0) reinterpret_cast<State*>(results.partial_states)[place] = state;
+        return reinterpret_cast<float*>(results.partial_values) + place * p.value_dim + first_column;
     }
 
     METHOD void add_chunk(Output& output, const float (&sums)[2][4], const Factors (&factors)[2],
@@ -207,7 +209,7 @@ private:
             const Factors& factor = factors[i / 2 % 2];
             sum = fma(sum, factor.before, sums[i / 4][i % 4] * factor.chunk);
         }
-        if (p.partial_states == 0) return;
+        if (results.partial_states == 0) return;
         UNROLL
         for (int i = 0; i < 8; ++i) {
             int at = column + i / 4 * 8 + lane() % 4 * 2 + i % 2;
@@ -245,18 +247,19 @@ private:
     {
         int64_t time = sequence.query_start + at.query;
         float ending = ending_of(state);
-        T* to = rows_of<T>(p.output, sequence.batch, at.head) + time * p.output.time + first_column;
+        T* to = rows_of<T>(results.output, sequence.batch, at.head) + time * results.output.time + first_column;
         UNROLL
         for (int i = 0; i < COLUMNS / 4; ++i) {
             int column = i / 2 * 8 + lane() % 4 * 2 + i % 2;
             if (column < value_dim) to[column] = from_float<T>(output[i / 2][2 * half + i % 2] * ending);
         }
-        if (p.lse.pointer != 0 && lane() % 4 == 0 && first_column == 0)
-            rows_of<float>(p.lse, sequence.batch, at.head)[time * p.lse.time] = lse_of(state, sink_of(p, at.head));
+        if (results.lse.pointer != 0 && lane() % 4 == 0 && first_column == 0)
+            rows_of<float>(results.lse, sequence.batch, at.head)[time * results.lse.time] =
+                lse_of(state, sink_of(p, at.head));
     }
 };
 
 template <typename T, int DIM, int WARPS, bool HOOKS> DEVICE void attention(const AttentionParams& p)
 {
-    Attention<T, DIM, WARPS, HOOKS>{p}.run();
+    Attention<T, DIM, WARPS, HOOKS>{p.problem, p.plan, p.results}.run();
 }

@@ -2,13 +2,15 @@
 // function that a block uses when it walks them itself.
 #pragma once
 
-#include "attention_merge.cuh"
+#include "attention/merge.cuh"
 
 CONSTANT int COMBINE_ROWS = 4; // a warp for each
 
 // Columns of a lane are 32 apart; DIM is the value dimension, rounded up.
-template <typename T, int DIM> DEVICE void attention_combine(const AttentionParams& p)
+template <typename T, int DIM> DEVICE void attention_combine(const AttentionParams& params)
 {
+    const AttentionProblem& p = params.problem;
+    const AttentionResults& results = params.results;
     int64_t rows = row_count(p);
     int64_t index = int64_t(block_index(0)) * COMBINE_ROWS + warp();
     if (index >= rows) return;
@@ -30,8 +32,8 @@ template <typename T, int DIM> DEVICE void attention_combine(const AttentionPara
     UNROLL_BY(4)
     for (int chunk = next_chunk(visible, 0, chunks); chunk < chunks; chunk = next_chunk(visible, chunk + 1, chunks)) {
         int64_t row = chunk * rows + index;
-        Factors factors = merge(state, reinterpret_cast<const State*>(p.partial_states)[row]);
-        const float* values = reinterpret_cast<const float*>(p.partial_values) + row * p.value_dim;
+        Factors factors = merge(state, reinterpret_cast<const State*>(results.partial_states)[row]);
+        const float* values = reinterpret_cast<const float*>(results.partial_values) + row * p.value_dim;
         UNROLL
         for (int i = 0; i < DIM / 32; ++i) {
             int column = 32 * i + lane();
@@ -40,12 +42,12 @@ template <typename T, int DIM> DEVICE void attention_combine(const AttentionPara
         }
     }
     float ending = ending_of(state);
-    T* to = rows_of<T>(p.output, batch, head) + time * p.output.time;
+    T* to = rows_of<T>(results.output, batch, head) + time * results.output.time;
     UNROLL
     for (int i = 0; i < DIM / 32; ++i) {
         int column = 32 * i + lane();
         if (column < p.value_dim) to[column] = from_float<T>(output[i] * ending);
     }
-    if (p.lse.pointer != 0 && lane() == 0)
-        rows_of<float>(p.lse, batch, head)[time * p.lse.time] = lse_of(state, sink);
+    if (results.lse.pointer != 0 && lane() == 0)
+        rows_of<float>(results.lse, batch, head)[time * results.lse.time] = lse_of(state, sink);
 }

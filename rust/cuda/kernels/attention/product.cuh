@@ -3,7 +3,7 @@
 // without tensor cores follows them, so that all that lies between the products is written once.
 #pragma once
 
-#include "attention_tile.cuh"
+#include "attention/tile.cuh"
 
 CONSTANT int WARP_ROWS = 16;
 CONSTANT int KEY_TILES = CHUNK / 8;
