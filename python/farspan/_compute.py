@@ -35,4 +35,4 @@ def _on_arrays(operation: Operation, large: Sequence[Any], lists: Sequence[Any],
 
 def _typed(x: np.ndarray, like: Any) -> np.ndarray:
     """A result; half types come as their bits."""
-    return x.view(like) if x.dtype == np.uint16 else x
+    return x.view(like) if x.dtype.itemsize == 2 else x

@@ -9,7 +9,7 @@ layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,11 @@ def on_cpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], 
     """The operation by `farspan._backend.cpu`, over the memory of the tensors."""
     kernel, arrays = getattr(cpu, operation.name), [map_arrays(_small, given) for given in lists]
     found = kernel(operation.dtype(large), *map(_large, large), *arrays, *shard)
-    return tuple(_tensor(x, large[0]) for x in found) if isinstance(found, tuple) else _tensor(found, large[0])
+    if not isinstance(found, tuple):
+        return _tensor(found, large[0])
+    if large[0].dtype in _HALVES:
+        return tuple([_tensor(x, large[0]) for x in found])
+    return tuple(map(torch.from_numpy, found))
 
 
 def on_gpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard) -> Any:
@@ -104,7 +108,8 @@ def _register(operation: Operation) -> Callable[..., Any]:
     names = [argument.name for argument in operator._schema.arguments]
 
     def refuse_gradients(*arguments: Any) -> Any:
-        _refuse_gradients(name, zip(names, arguments))  # noqa: B905, torch leaves out defaults at the end
+        if torch.is_grad_enabled():
+            _refuse_gradients(name, names, arguments)
         try:
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
@@ -121,13 +126,12 @@ def _register(operation: Operation) -> Callable[..., Any]:
     return call
 
 
-def _refuse_gradients(name: str, arguments: Iterable[tuple[str, Any]]) -> None:
-    if torch.is_grad_enabled():
-        for argument, given in arguments:
-            if given is not None and isinstance(given, Tensor) and given.requires_grad:
-                instead = f"torch.no_grad() or farspan.reference.{name}"
-                expected = f"no gradient: farspan.{name} has no backward yet ({instead})"
-                raise BackendError(message(argument, expected, "a tensor that requires one"))
+def _refuse_gradients(name: str, names: Sequence[str], arguments: Sequence[Any]) -> None:
+    for i, given in enumerate(arguments):
+        if given is not None and isinstance(given, Tensor) and given.requires_grad:
+            instead = f"torch.no_grad() or farspan.reference.{name}"
+            expected = f"no gradient: farspan.{name} has no backward yet ({instead})"
+            raise BackendError(message(names[i], expected, "a tensor that requires one"))
 
 
 attention = _register(OPERATIONS["attention"])
@@ -149,7 +153,8 @@ def of_shard(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any]
     if not (first.is_cpu or first.is_cuda):
         expected = "a tensor on the CPU or on a CUDA device"
         raise BackendError(message(operation.large[0], expected, f"one on {first.device}"))
-    _refuse_gradients(operation.name, zip(operation.large, large, strict=True))
-    for given in lists:
-        _refuse_gradients(operation.name, given._asdict().items())
+    if torch.is_grad_enabled():
+        _refuse_gradients(operation.name, operation.large, large)
+        for given in lists:
+            _refuse_gradients(operation.name, given._fields, given)
     return (on_gpu if first.is_cuda else on_cpu)(operation, large, lists, shard)

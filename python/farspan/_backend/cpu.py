@@ -36,10 +36,13 @@ def empty(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def allocate(name: str, found: results.Results) -> tuple[Array, ...]:
     """Memory for the results of an operation; `name` is the argument that decides how much."""
-    return tuple(empty(name, shape, _AS_BITS.get(kind, kind)) for shape, kind in found.values())
+    return tuple([empty(name, shape, _KINDS[kind]) for shape, kind in found.values()])
 
 
-_AS_BITS = {"bfloat16": "uint16", "float16": "uint16"}
+_KINDS = {name: np.dtype(name) for name in ("float32", "int64", "int32")} | {
+    name: np.dtype(np.uint16) for name in ("bfloat16", "float16")
+}
+"""Element types of results; NumPy takes longer to read a name than to allocate."""
 
 
 def attention(dtype: str, query: Array, key: Array, value: Array, hooks: Hooks) -> tuple[Array, Array]:

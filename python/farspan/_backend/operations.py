@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 from farspan._backend import results
@@ -39,17 +41,17 @@ class Operation:
     def split(self, given: Sequence[Any]) -> tuple[Sequence[Any], list[Any]]:
         """The large inputs and the lists, from arguments one behind the other. What is left out at the end has its
         default."""
-        start = len(self.large)
-        large, lists = given[:start], []
-        for kind in self.lists:
-            end = start + len(kind._fields)
-            lists.append(kind(*given[start:end]))
-            start = end
-        return large, lists
+        return given[: len(self.large)], [kind(*given[places]) for kind, places in self._places]
+
+    @cached_property
+    def _places(self) -> list[tuple[Any, slice]]:
+        """Where each list stands."""
+        ends = list(accumulate((len(kind._fields) for kind in self.lists), initial=len(self.large)))
+        return [(kind, slice(*pair)) for kind, pair in zip(self.lists, pairwise(ends), strict=True)]
 
     def dtype(self, large: Sequence[Any]) -> Any:
         """The element type that the backends are told."""
-        return tuple(map(dtype_name, large)) if self.mixed else dtype_name(large[0])
+        return tuple([dtype_name(x) for x in large]) if self.mixed else dtype_name(large[0])
 
 
 _UNEMBEDDING = ("hidden", "weight")

@@ -1,4 +1,5 @@
-//! The structs that the kernels take, field by field those of `kernels/attention/params.cuh` and `prepare.cuh` beside it.
+//! The structs that the kernels take, field by field those of `kernels/attention/params.cuh` and
+//! `kernels/attention/prepare.cuh`.
 
 use crate::device::Params;
 
