@@ -36,7 +36,11 @@ def empty(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def allocate(name: str, found: results.Results) -> tuple[Array, ...]:
     """Memory for the results of an operation; `name` is the argument that decides how much."""
-    return tuple([empty(name, shape, _KINDS[kind]) for shape, kind in found.values()])
+    try:
+        return tuple([np.empty(shape, _KINDS[kind]) for shape, kind in found.values()])
+    except (MemoryError, ValueError):
+        largest = max((shape for shape, _ in found.values()), key=math.prod)
+        raise BackendError(message(name, "results that fit into memory", f"shape {list(largest)}")) from None
 
 
 _KINDS = {name: np.dtype(name) for name in ("float32", "int64", "int32")} | {

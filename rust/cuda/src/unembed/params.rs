@@ -1,5 +1,5 @@
-//! The structs that the kernels take and leave: `kernels/unembed_params.cuh`, `unembed_merge.cuh` and
-//! `unembed_select.cuh`, field by field. Numbers named as addresses are those of the device; 0 is null.
+//! The structs that the kernels take and leave: `kernels/unembed/params.cuh`, `unembed/merge.cuh` and
+//! `unembed/select.cuh`, field by field. Numbers named as addresses are those of the device; 0 is null.
 
 use crate::device::Params;
 

@@ -25,7 +25,7 @@ pub fn variants() -> Vec<Variant> {
 /// The pass over the vocabulary by tiles of `rows` rows.
 pub fn pass(dtype: &str, rows: usize) -> Variant {
     let body = format!("unembed<{}, {rows}>", element(dtype));
-    variant(format!("unembed_{dtype}_rows{rows}"), "unembed.cuh", "UnembedParams", THREADS, &body)
+    variant(format!("unembed_{dtype}_rows{rows}"), "unembed/walk.cuh", "UnembedParams", THREADS, &body)
 }
 
 /// How many rows a tile of an element type may have, in rising order.
@@ -36,17 +36,17 @@ pub fn tile_rows(dtype: &str) -> &'static [usize] {
 /// The logits of given tokens.
 pub fn target(dtype: &str) -> Variant {
     let body = format!("unembed_target<{}>", element(dtype));
-    variant(format!("unembed_target_{dtype}"), "unembed_target.cuh", "UnembedParams", TARGET_THREADS, &body)
+    variant(format!("unembed_target_{dtype}"), "unembed/target.cuh", "UnembedParams", TARGET_THREADS, &body)
 }
 
 /// The results of rows from those of their tiles.
 pub fn merge() -> Variant {
-    variant("unembed_merge_rows".into(), "unembed_merge.cuh", "MergeParams", THREADS, "unembed_merge")
+    variant("unembed_merge_rows".into(), "unembed/merge.cuh", "MergeParams", THREADS, "unembed_merge")
 }
 
 /// The largest entries of rows from the lists of their tiles.
 pub fn select() -> Variant {
-    variant("unembed_select_rows".into(), "unembed_select.cuh", "SelectParams", THREADS, "unembed_select")
+    variant("unembed_select_rows".into(), "unembed/select.cuh", "SelectParams", THREADS, "unembed_select")
 }
 
 fn element(dtype: &str) -> &'static str {

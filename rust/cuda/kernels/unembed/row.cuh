@@ -1,7 +1,7 @@
 // What a warp makes of one row of a tile's products: logits, and from them everything that is asked of the row. Lane i
 // has the tokens from 4 i on; sums go lane by lane and then up one tree.
 #pragma once
-#include "unembed_params.cuh"
+#include "unembed/params.cuh"
 
 struct Quad {
     float at[4];

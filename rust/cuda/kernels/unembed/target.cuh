@@ -1,7 +1,7 @@
 // The logits of given tokens, before the pass that compares all others with them: a warp takes eight rows, each with
 // the token that is its own. The chain over the columns is that of the pass, so the bits are.
 #pragma once
-#include "unembed_params.cuh"
+#include "unembed/params.cuh"
 
 CONSTANT int TARGET_THREADS = 128;
 CONSTANT int ROWS_OF_WARP = 8;

@@ -2,7 +2,7 @@
 // only: those of a segment up a tree, then the segments one after the other, which is how shards of a vocabulary merge
 // theirs. Maxima need no order.
 #pragma once
-#include "unembed_block.cuh"
+#include "unembed/block.cuh"
 
 // Sample::flag.
 CONSTANT int32_t FLAG_NAN = 1;

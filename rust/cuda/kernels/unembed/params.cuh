@@ -1,6 +1,6 @@
 // What the unembedding's kernels take, and the records that they leave for each other.
 #pragma once
-#include "unembed_state.cuh"
+#include "unembed/state.cuh"
 
 // Tokens of a tile. Tiles begin at multiples of it in token ids, also where a shard begins within one.
 constexpr int TOKENS = 128;

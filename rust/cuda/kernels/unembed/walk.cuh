@@ -1,8 +1,8 @@
 // One pass over the vocabulary: a block takes a tile of tokens and up to ROWS rows, forms their products, and leaves
 // for each row what the tile says of it. Nothing of the size of the logits is written.
 #pragma once
-#include "unembed_product.cuh"
-#include "unembed_row.cuh"
+#include "unembed/product.cuh"
+#include "unembed/row.cuh"
 
 // How many tokens of the tile come before the row's target: larger logits, equal ones of a lower id.
 DEVICE uint32_t count_before(const UnembedParams& p, const Quad& logits, uint32_t token, int row)

@@ -1,6 +1,6 @@
 // Sums over a block that works on one row.
 #pragma once
-#include "unembed_params.cuh"
+#include "unembed/params.cuh"
 
 // One word of shared memory for each warp, for the sums below; whatever else a kernel holds lies behind it.
 CONSTANT int SUM_BYTES = 4 * WARPS;

@@ -2,7 +2,7 @@
 // memory. An element is one chain over the columns in their order, in steps that do not depend on the tile, so it has
 // the same bits in a tile of any width and at any place in it.
 #pragma once
-#include "unembed_params.cuh"
+#include "unembed/params.cuh"
 
 CONSTANT int SLAB_BYTES = 128;
 CONSTANT int CHUNKS = SLAB_BYTES / 16;

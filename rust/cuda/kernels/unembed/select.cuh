@@ -4,7 +4,7 @@
 // do: it gets a slot, the pass is run again over tiles that have one, and their whole lists take the place of the short
 // ones. At most k / listed tiles can be meant, so the result is exact with a bounded amount of memory.
 #pragma once
-#include "unembed_block.cuh"
+#include "unembed/block.cuh"
 
 CONSTANT int MAX_WINDOW = 1024;
 
