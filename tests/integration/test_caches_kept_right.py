@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from support.models import ids, small_model
+from support.models import disturbed, ids, small_model
 
 import farspan
 from farspan.model import Cache, Transformer
@@ -116,14 +116,8 @@ def model() -> Transformer:
 
 
 @pytest.fixture(scope="module")
-def similar(model: Transformer) -> Transformer:
-    """The same model with its weights disturbed: right often, and often wrong."""
-    twin = small_model(tie_word_embeddings=True)
-    noise = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for weight in twin.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=noise) * weight.std())
-    return twin
+def similar() -> Transformer:
+    return disturbed(small_model(tie_word_embeddings=True))
 
 
 @pytest.mark.parametrize("drafted", [True, False], ids=["with drafts", "without drafts"])

@@ -55,3 +55,12 @@ def transformers_model(family: str, **options: Any) -> Any:
     config = getattr(transformers, f"{family}Config")(**{**SHAPE, **nothing, **options})
     config._attn_implementation = "eager"
     return enliven(getattr(transformers, f"{family}ForCausalLM")(config))
+
+
+@torch.no_grad()
+def disturbed(model: Transformer) -> Transformer:
+    """The model with its weights disturbed: a drafter that is right often, and often wrong."""
+    noise = torch.Generator().manual_seed(9)
+    for weight in model.parameters():
+        weight.add_(0.05 * torch.randn(weight.shape, generator=noise) * weight.std())
+    return model

@@ -13,7 +13,6 @@ from farspan._errors import ArgumentError, DtypeError, message
 from farspan.model import arguments
 
 Text = array  # of type "q": the ids of a sequence so far; NumPy reads them without a copy
-Mask = Callable[[int, list[int]], Any]
 
 LISTS = ("logit_bias", "banned", "allowed", "bad_words", "min_tokens")
 """Settings that become lists of ids, in the forms that are convenient in Python."""
