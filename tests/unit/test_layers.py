@@ -22,6 +22,7 @@ LAYERS = (
     ("attention", "linear", "unembed"),
     ("_compute",),
     ("ops", "reference"),
+    ("_gradients",),
     ("parallel",),
     ("_backend",),
     ("_core", "_pictures", "_results", "testing", "tokenizer"),
