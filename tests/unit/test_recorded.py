@@ -75,8 +75,9 @@ def test_gradients_of_many_equal_tokens_are_added_up_in_float32() -> None:
 
 
 RECORDED: dict[str, Callable[[Tensor], Tensor]] = {
-    "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS), "an activation": lambda x: recorded.activate(x, "silu", True),
-}  # fmt: skip
+    "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS),
+    "an activation": lambda x: recorded.activate(x, "silu", True),
+}
 
 
 @pytest.mark.parametrize("name", RECORDED)
