@@ -30,15 +30,25 @@ SCORE = {
 PER_DRAW = ("token", "logprob", "raw_logprob", "rank", "logit")
 """Those of a sample that have one entry for each of several draws."""
 
+LISTS = ("top_token", "top_logprob")
+"""Those of a sample and of a score that list the most likely tokens."""
+
 
 def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Results:
+    ragged = hooks.query_offsets is not None
+    if ragged or not query.ndim == key.ndim == value.ndim == 4:
+        _check_ranks(query, key, value, hooks)
+    shape = tuple(query.shape)
+    lse = (shape[1], shape[0]) if ragged else shape[:3]
+    return {"output": ((*shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
+
+
+def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
     layout = "[total, heads, dim]" if hooks.ragged else "[batch, heads, time, dim]"
     rank("query", query, layout)
     of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
     rank("key", key, of_keys)
     rank("value", value, of_keys)
-    lse = (query.shape[1], query.shape[0]) if hooks.ragged else tuple(query.shape[:3])
-    return {"output": ((*query.shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:
@@ -54,9 +64,12 @@ def sample(dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, set
 
 
 def _sample(rows: tuple[int, ...], samples: int, top: int) -> Results:
-    drawn = rows if samples == 1 else (*rows, samples)
-    shapes = dict.fromkeys(PER_DRAW, drawn) | {"top_token": (*rows, top), "top_logprob": (*rows, top)}
-    return {name: (shapes.get(name, rows), kind) for name, kind in SAMPLE.items()}
+    shapes = rows, rows if samples == 1 else (*rows, samples), (*rows, top)
+    return {name: (shapes[which], kind) for name, kind, which in _SHAPES_OF_SAMPLE}
+
+
+_SHAPES_OF_SAMPLE = [(name, kind, 1 if name in PER_DRAW else 2 * (name in LISTS)) for name, kind in SAMPLE.items()]
+"""Which of the shapes of rows, of draws and of lists each has."""
 
 
 def ranks(dtype: str, hidden: Any, weight: Any, drawn: Drawn, rules: Rules, settings: Settings) -> Results:
@@ -65,7 +78,8 @@ def ranks(dtype: str, hidden: Any, weight: Any, drawn: Drawn, rules: Rules, sett
 
 def score(dtype: str, hidden: Any, weight: Any, targets: Targets, rules: Rules, listed: Listed) -> Results:
     rows = tuple(hidden.shape[:-1])
-    return {name: ((*rows, listed.top) if name.startswith("top_") else rows, kind) for name, kind in SCORE.items()}
+    lists = (*rows, listed.top)
+    return {name: (lists if name in LISTS else rows, kind) for name, kind in SCORE.items()}
 
 
 def top(dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> Results:
