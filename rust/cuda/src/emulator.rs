@@ -25,6 +25,7 @@ const ERROR_BYTES: usize = 2048;
 /// Runs the same kernel text on the CPU, one fiber per thread, and reports what a GPU would do wrong in silence.
 pub struct Emulator {
     launch: Launch,
+    counted_reads: unsafe extern "C" fn() -> u64,
     limits: Limits,
     seed: u64,
     _library: Library,
@@ -39,8 +40,16 @@ impl Emulator {
         let library = unsafe { Library::new(path) }.map_err(fault)?;
         // SAFETY: the symbol has this signature in the emulator's source.
         let launch = *unsafe { library.get::<Launch>(c"farspan_emulated_launch") }.map_err(fault)?;
+        // SAFETY: as above.
+        let counted_reads = *unsafe { library.get(c"farspan_emulated_counted_reads") }.map_err(fault)?;
         let limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 80 };
-        Ok(Emulator { launch, limits, seed: 0, _library: library })
+        Ok(Emulator { launch, counted_reads, limits, seed: 0, _library: library })
+    }
+
+    /// How many lengths, offsets and entries of block tables all threads of this thread's last launch have read.
+    pub fn counted_reads(&self) -> u64 {
+        // SAFETY: the function has no requirements, and its library is open.
+        unsafe { (self.counted_reads)() }
     }
 
     /// The same emulator with another order of its threads.

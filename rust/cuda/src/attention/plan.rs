@@ -2,7 +2,7 @@
 //! result.
 
 use super::variants::WIDTHS;
-use crate::device::Limits;
+use crate::device::{Limits, MOST_BLOCKS};
 use farspan_core::Dtype;
 
 /// Keys that are weighed under one maximum: `CHUNK` of the kernels.
@@ -13,6 +13,8 @@ pub const WARP_ROWS: usize = 16;
 pub const MOST_COLUMNS: usize = 128;
 /// Most memory for partial results: beyond, blocks walk all their keys.
 pub const MOST_PARTIAL_BYTES: usize = 256 << 20;
+/// Most blocks that share the chunks of a row: they are an axis of the grid.
+const MOST_SPLITS: usize = MOST_BLOCKS[1] as usize;
 /// Chunks of a block that are worth its start.
 const FEWEST_CHUNKS: usize = 2;
 /// Blocks that keep a multiprocessor busy, of one warp and of several.
@@ -97,7 +99,7 @@ impl Workload {
         let blocks = (tiles * parts * self.query_heads / self.group).max(1);
         let chunks = self.chunks();
         let may_split = self.partial_bytes() <= MOST_PARTIAL_BYTES;
-        let splits = if may_split { (wanted / blocks).clamp(1, chunks.max(1)) } else { 1 };
+        let splits = if may_split { (wanted / blocks).clamp(1, chunks.clamp(1, MOST_SPLITS)) } else { 1 };
         let chunks_per_block = chunks.div_ceil(splits).max(FEWEST_CHUNKS);
         let splits = chunks.div_ceil(chunks_per_block).max(1);
         let shared_bytes = self.shared_bytes(width, warps);
@@ -155,7 +157,7 @@ mod tests {
                             assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= value_dim);
                             assert!(plan.splits * plan.chunks_per_block >= work.chunks());
                             assert!(plan.splits == 1 || work.partial_bytes() <= MOST_PARTIAL_BYTES);
-                            assert!(plan.splits <= 65535);
+                            assert!(plan.splits <= MOST_SPLITS);
                         }
                     }
                 }
