@@ -27,6 +27,8 @@ pub struct Variant {
     /// Bytes of a thread's arrays that loops index, which therefore lie in its local memory. What a compiled kernel has
     /// beyond them is registers that did not fit.
     pub stack_bytes: u32,
+    /// Bytes of dynamic shared memory of a usual launch, where they decide how many blocks fit; 0 elsewhere.
+    pub shared_bytes: u32,
 }
 
 /// The most blocks along each axis of a grid, on every GPU.

@@ -4,8 +4,10 @@ use crate::device::{Device, Limits, Variant};
 use crate::fault::loader;
 use farspan_core::{Error, Result};
 use libloading::Library;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 type Launch = unsafe extern "C" fn(
     kernel: *const c_char,
@@ -28,6 +30,7 @@ pub struct Emulator {
     counted_reads: unsafe extern "C" fn() -> u64,
     limits: Limits,
     seed: u64,
+    launched: Mutex<BTreeSet<String>>,
     _library: Library,
 }
 
@@ -43,13 +46,18 @@ impl Emulator {
         // SAFETY: as above.
         let counted_reads = *unsafe { library.get(c"farspan_emulated_counted_reads") }.map_err(fault)?;
         let limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 80 };
-        Ok(Emulator { launch, counted_reads, limits, seed: 0, _library: library })
+        Ok(Emulator { launch, counted_reads, limits, seed: 0, launched: Mutex::default(), _library: library })
     }
 
     /// How many lengths, offsets and entries of block tables all threads of this thread's last launch have read.
     pub fn counted_reads(&self) -> u64 {
         // SAFETY: the function has no requirements, and its library is open.
         unsafe { (self.counted_reads)() }
+    }
+
+    /// The names of the kernels that ran here.
+    pub fn launched(&self) -> Vec<String> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The same emulator with another order of its threads.
@@ -72,6 +80,7 @@ impl Device for Emulator {
         if grid.contains(&0) {
             return Ok(());
         }
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(variant.name.clone());
         let name = CString::new(variant.name.as_str())
             .map_err(|error| Error::backend("kernel", "a name in C", &error).because(error))?;
         let mut error = [0u8; ERROR_BYTES];
