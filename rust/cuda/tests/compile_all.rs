@@ -77,5 +77,5 @@ fn the_committed_table_has_every_kernel() {
     let names = table.lines().filter_map(|line| line.strip_prefix("{\"name\": \"")?.split('"').next());
     let kernels = farspan_cuda::variants();
     let expected: Vec<_> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
-    assert_eq!(names.collect::<Vec<_>>(), expected, "rust/cuda/examples/kernel_table.rs makes it anew");
+    assert_eq!(names.collect::<Vec<_>>(), expected, "benches/gpu/static.py makes it anew");
 }
