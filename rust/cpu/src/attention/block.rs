@@ -122,7 +122,7 @@ fn run(context: &Context, output_block: &mut OutputBlock, scratch: &mut Scratch)
 
 /// Packs the panels `panels` of a chunk's keys.
 #[expect(clippy::too_many_arguments, reason = "what, from where, by which rotation, through what, to where")]
-fn pack_keys(
+pub(super) fn pack_keys(
     context: &Context,
     sequence_index: usize,
     rows: &Rows,
