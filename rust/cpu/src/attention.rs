@@ -12,9 +12,8 @@ mod arrays;
 mod block;
 mod context;
 mod gradient;
-mod keys;
 mod output;
-mod queries;
+mod packing;
 mod stream;
 mod visibility;
 

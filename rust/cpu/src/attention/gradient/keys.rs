@@ -4,9 +4,8 @@ use super::Pass;
 use crate::arch::attention::{Rows, Spread, Turns};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::attention::block::pack_keys;
 use crate::attention::context::{QueryBlock, Side};
-use crate::attention::keys::ChunkRows;
+use crate::attention::packing::{ChunkRows, pack_keys};
 use farspan_core::attention::KEY_CHUNK;
 use std::ops::Range;
 

@@ -8,7 +8,7 @@ use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::Output;
 use crate::attention::context::{QueryBlock, Side};
-use crate::attention::queries::{self, TileRows, tiles};
+use crate::attention::packing::{TileRows, tiles, turned_queries};
 use crate::attention::visibility::span;
 
 /// A block of queries with everything that chunks of keys ask of it.
@@ -42,7 +42,7 @@ impl PackedQueries {
         for side in context.sides() {
             let (tiled, by_row) = &mut packed.query[*side as usize];
             let mut place = Places::new(&packed.tiles, head_dim, rows, tiled, by_row);
-            queries::turned(context, query_block, 0..rows, *side, |row, numbers| place.put(row, numbers));
+            turned_queries(context, query_block, 0..rows, *side, |row, numbers| place.put(row, numbers));
         }
         let (tiled, by_row) = &mut packed.upstream;
         let mut place = Places::new(&packed.tiles, value_dim, rows, tiled, by_row);
