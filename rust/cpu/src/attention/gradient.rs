@@ -23,7 +23,7 @@ use super::{Output, Views, arrays};
 use crate::{ViewMut, dispatch, each, threads};
 use farspan_core::attention::plan::Workload;
 use farspan_core::attention::problem::check_repeated;
-use farspan_core::attention::{Shape, problem};
+use farspan_core::attention::{Shape, check_shape, problem};
 use farspan_core::{Error, Result};
 use small::PerRow;
 
@@ -46,7 +46,7 @@ pub struct Gradients<'a> {
     pub key_bias: Option<ViewMut<'a, f32, 3>>,
     /// `[query_heads or 1, L]`
     pub distance_bias: Option<ViewMut<'a, f32, 2>>,
-    /// `[query_heads]`
+    /// `[query_heads or 1]`
     pub sink: Option<ViewMut<'a, f32, 1>>,
 }
 
@@ -151,11 +151,11 @@ fn check(call: &Backward, shape: &Shape, gradients: &Gradients) -> Result<()> {
     if let Some(gradient) = &gradients.distance_bias {
         let bias = problem.distance_bias.ok_or_else(|| missing("distance_bias"))?;
         check_repeated("distance_bias", [query_heads], [gradient.shape()[0]])?;
-        farspan_core::attention::check_shape("distance_bias", &bias.table.shape()[1..], &gradient.shape()[1..])?;
+        check_shape("distance_bias", &bias.table.shape()[1..], &gradient.shape()[1..])?;
     }
     if let Some(gradient) = &gradients.sink {
         problem.sink.ok_or_else(|| missing("sink"))?;
-        farspan_core::attention::check_shape("sink", &[query_heads], &gradient.shape())?;
+        check_repeated("sink", [query_heads], gradient.shape())?;
     }
     Ok(())
 }

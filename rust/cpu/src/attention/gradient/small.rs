@@ -50,16 +50,13 @@ pub(super) fn tables(asked: bool, shape: &Shape, columns: usize) -> Vec<Mutex<In
 /// Writes the tables' gradient; of one row it is the sum over the heads.
 pub(super) fn write_tables(tables: Vec<Mutex<InOrder>>, columns: usize, out: &mut ViewMut<f32, 2>) {
     let totals = tables.into_iter().map(|table| table.into_inner().unwrap_or_else(PoisonError::into_inner).total);
-    let by_head: Vec<f64> = totals.flatten().collect();
-    let rows = out.shape()[0];
-    for row in 0..rows {
-        let mut sums = vec![0.0; columns];
-        for of_head in
-            by_head.chunks_exact(columns).skip(row).step_by(rows.max(1)).take(if rows == 1 { usize::MAX } else { 1 })
-        {
-            sums.iter_mut().zip(of_head).for_each(|(sum, x)| *sum += x);
-        }
-        out.row_mut([row, 0]).iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+    let kept = out.shape()[0] * columns;
+    let mut sums = vec![0.0f64; kept];
+    for (place, x) in totals.flatten().enumerate() {
+        sums[place % kept] += x;
+    }
+    for (row, sums) in sums.chunks_exact(columns).enumerate() {
+        out.row_mut([row, 0]).iter_mut().zip(sums).for_each(|(out, sum)| *out = *sum as f32);
     }
 }
 
@@ -127,8 +124,9 @@ pub(super) fn sinks(pass: &Pass, alone: bool, out: &mut ViewMut<f32, 1>) -> Resu
         }
     })?;
     let gradient = out.row_mut([0]);
+    let kept = gradient.len();
     for (head, out) in gradient.iter_mut().enumerate() {
-        *out = sums.iter().skip(head).step_by(context.shape.query_heads).sum::<f64>() as f32;
+        *out = sums.iter().skip(head).step_by(kept).sum::<f64>() as f32;
     }
     Ok(())
 }
