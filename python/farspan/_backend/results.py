@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend.arrays import rank
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
 
 Results = dict[str, tuple[tuple[int, ...], str]]
@@ -42,6 +42,19 @@ def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Res
     rank("value", value, of_keys)
     lse = (query.shape[1], query.shape[0]) if hooks.ragged else tuple(query.shape[:3])
     return {"output": ((*query.shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
+
+
+def attention_backward(
+    dtype: str, query: Any, key: Any, value: Any, output: Any, output_gradient: Any, above: Above, hooks: Hooks
+) -> Results:
+    large = {"query": query, "key": key, "value": value}
+    asking = above.asking.split(",")
+
+    def of(name: str) -> tuple[tuple[int, ...], str]:
+        shape = tuple(large.get(name, getattr(hooks, name, None)).shape) if name in asking else (0,)
+        return shape, dtype if name in large else "float32"
+
+    return {name: of(name) for name in Gradients._fields}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:
