@@ -16,7 +16,7 @@ from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.arguments import check_ids, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
-from farspan.model.layers import Block, Linear, Norm, hooks_everywhere, is_instrumented
+from farspan.model.layers import Block, Linear, Norm, Part, hooks_everywhere, is_instrumented
 from farspan.model.operations import (
     FUNCTIONS,
     ArrayOperations,
@@ -36,6 +36,8 @@ Tap = Callable[[int, Any], Any]
 
 class Decoder(nn.Module):
     """The modules of `farspan.Transformer`, which says what the arguments mean, and its pass."""
+
+    embedding, layers, norm, head = Part(), Part(), Part(), Part()
 
     def __init__(
         self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
@@ -72,8 +74,8 @@ class Decoder(nn.Module):
             if isinstance(module, (Norm, Linear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
-            for narrowed in (block.attention.out, block.mlp.down):  # type: ignore[union-attr]
-                narrowed.weight.normal_(std=back)  # type: ignore[union-attr, operator]
+            for narrowed in (block.attention.out, block.mlp.down):
+                narrowed.weight.normal_(std=back)
         self.embedding.normal_(std=INITIAL_DEVIATION)
         if not self.config.tie_word_embeddings:
             self.head.normal_(std=INITIAL_DEVIATION)
@@ -97,11 +99,13 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
+        found: torch.dtype = self.embedding.dtype
+        return found
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.device
+        found: torch.device = self.embedding.device
+        return found
 
     @property
     def activations(self) -> torch.dtype:
@@ -186,7 +190,7 @@ class Decoder(nn.Module):
         if tap is not None:
             tap(0, x)
         for index, block in enumerate(self.layers):
-            x = block(x, index, plan, operations)
+            x = operations.call(block, x, index, plan, operations)
             if tap is not None:
                 tap(index + 1, x)
         return operations.norm(x, self.norm)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from farspan import ops, reference
 from farspan._backend import cpu, threads
+from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
@@ -48,6 +49,9 @@ class Operations(Protocol):
 
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
         """A row of the embedding for each of `tokens`, an array or a tensor on any device."""
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        """What a part of a layer does."""
 
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
@@ -85,6 +89,9 @@ class TensorOperations:
     def embed(self, tokens: Any, embedding: Tensor) -> Tensor:
         rows = F.embedding(torch.as_tensor(tokens, device=embedding.device), embedding)
         return rows.to(self.dtype)
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module(*arguments)
 
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
@@ -173,8 +180,12 @@ class ArrayOperations:
         return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> np.ndarray:
-        rows: np.ndarray = F.embedding(torch.as_tensor(tokens), embedding.detach()).float().numpy()
+        ids = torch.from_numpy(tokens) if isinstance(tokens, np.ndarray) else torch.as_tensor(tokens)
+        rows: np.ndarray = F.embedding(ids, embedding.detach()).float().numpy()
         return rows
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module.forward(*arguments)  # nobody has hooked it
 
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
@@ -221,7 +232,7 @@ def _memory(parameter: Any) -> tuple[str, np.ndarray]:
     """A parameter's dtype and its memory as an array, half types by their bits."""
     tensor = parameter.detach()
     bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
-    return str(tensor.dtype).removeprefix("torch."), bits.numpy()
+    return dtype_name(tensor), bits.numpy()
 
 
 def _numbers(parameter: Any) -> Any:

@@ -70,8 +70,10 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
     if cache is None:
         return PassPlan(calls, None, np.empty(0, np.int64), lengths)
-    rows_of = np.repeat(np.arange(len(new)), new)
-    positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
+    rows_of, positions = np.arange(len(new)), np.array(held, np.int64)
+    if any(more != 1 for more in new):
+        rows_of = np.repeat(rows_of, new)
+        positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     return PassPlan(calls, cache, cache.slots(rows_of, positions), lengths)
 
 
