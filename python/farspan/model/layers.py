@@ -94,13 +94,19 @@ class Attention(nn.Module):
             plan.cache.write(layer, heads[:, keys:], plan.slots)
         outputs = []
         for call in plan.calls:
-            own = heads[call.tokens].reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
-            if plan.cache is None:
-                key, value = own[:, keys:values], own[:, values:]
+            own = heads[call.tokens]
+            if call.span is None:
+                mixed = operations.attention(own[:, :keys], own[:, keys:values], own[:, values:], call.hooks[layer])
             else:
-                key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-            mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer])
-            outputs.append(mixed.swapaxes(1, 2).reshape(-1, self.heads * self.head_dim))
+                own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
+                if plan.cache is None:
+                    key, value = own[:, keys:values], own[:, values:]
+                else:
+                    key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
+                mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer]).swapaxes(1, 2)
+                if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
+                    mixed = operations.contiguous(mixed)
+            outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
 
 
