@@ -10,6 +10,7 @@ pub(crate) mod element;
 pub mod lanes;
 pub(crate) mod math;
 pub mod portable;
+pub(crate) mod product;
 pub mod rowwise;
 pub(crate) mod unembed;
 pub mod view;

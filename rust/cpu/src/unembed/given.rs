@@ -4,7 +4,7 @@ use super::ScoreOut;
 use super::list::offer;
 use super::pass::{Checked, Chunk, Epilogue};
 use super::sums::{Wanted, extend};
-use crate::arch::unembed::{Kernels, PAIRED};
+use crate::arch::unembed::Kernels;
 use crate::product::for_each_chunk;
 use farspan_core::draw::write_list;
 use farspan_core::merge::{Mass, TopList};
@@ -25,8 +25,7 @@ impl<'a> Given<'a> {
         for (row, (&target, logit)) in targets.iter().zip(&mut logits).enumerate() {
             let token = target as usize..target as usize + 1;
             let x = problem.hidden.part(row, 1);
-            for_each_chunk(&problem.kernels, x, problem.weight, token, |_, token, products| {
-                debug_assert_eq!(products.len(), PAIRED);
+            for_each_chunk(&problem.kernels.products, x, problem.weight, token, |_, token, products| {
                 problem.kernels.apply_rule(products, 1, &problem.rule(token));
                 *logit = products[0];
             });

@@ -5,10 +5,10 @@
 //! batch have a part in any result.
 
 use super::Problem;
-use crate::arch::unembed::dot::Rows;
-use crate::arch::unembed::{Kernels, Rule, kernels};
+use crate::arch::product::Rows;
+use crate::arch::unembed::{Kernels, PAIRED, Rule, kernels};
 use crate::dispatch;
-use crate::product::{CHUNK, block_rows, for_each_chunk};
+use crate::product::{CHUNK, MULTIPLE, block_rows, for_each_chunk};
 use crate::threads;
 use farspan_core::Result;
 use farspan_core::merge::Mass;
@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Tokens of a segment: the unit that threads share out, and that softmax sums are folded by.
 const SEGMENT: usize = SHARD_UNIT;
-const _: () = assert!(SEGMENT.is_multiple_of(CHUNK));
+const _: () = assert!(SEGMENT.is_multiple_of(CHUNK) && MULTIPLE.is_multiple_of(PAIRED));
 /// Rows whose summaries are held at the same time.
 const SUPER_BLOCK: usize = 1024;
 
@@ -134,7 +134,7 @@ impl Part<'_> {
         let Checked { kernels, hidden, weight, .. } = self.problem;
         let mut mine: Vec<E::Found> = found.iter().map(|found| epilogue.begin(&lock(found))).collect();
         let x = hidden.part(self.first_row, found.len());
-        for_each_chunk(kernels, x, *weight, self.weights, |row, weights, products| {
+        for_each_chunk(&kernels.products, x, *weight, self.weights, |row, weights, products| {
             let mass = &mut masses[row];
             let tokens = self.problem.tokens.first + weights.start..self.problem.tokens.first + weights.end;
             let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(weights));

@@ -3,8 +3,8 @@
 
 use super::draw::Row;
 use super::pass::{self, Checked, Chunk, Epilogue};
+use crate::arch::product::Rows;
 use crate::arch::unembed::Kernels;
-use crate::arch::unembed::dot::Rows;
 use crate::matrix::Matrix;
 use crate::{map, threads};
 use farspan_core::Result;
