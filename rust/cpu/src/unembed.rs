@@ -8,10 +8,10 @@ mod changes;
 mod draw;
 mod given;
 mod list;
-mod pass;
+pub(crate) mod pass;
 mod reader;
 mod second;
-mod sums;
+pub(crate) mod sums;
 
 use crate::matrix::Matrix;
 use changes::Changes;

@@ -5,9 +5,6 @@ mod outer;
 mod rows;
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use outer::{DEPTH, Outer};
 pub(crate) use rows::Sloping;
 pub(crate) use table::{Kernels, kernels};

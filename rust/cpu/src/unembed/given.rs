@@ -5,7 +5,6 @@ use super::list::offer;
 use super::pass::{Checked, Chunk, Epilogue};
 use super::sums::{Wanted, extend};
 use crate::arch::unembed::Kernels;
-use crate::product::for_each_chunk;
 use farspan_core::draw::write_list;
 use farspan_core::merge::{Mass, TopList};
 
@@ -24,11 +23,7 @@ impl<'a> Given<'a> {
         let mut logits = vec![f32::NAN; targets.len()];
         for (row, (&target, logit)) in targets.iter().zip(&mut logits).enumerate() {
             let token = target as usize..target as usize + 1;
-            let x = problem.hidden.part(row, 1);
-            for_each_chunk(&problem.kernels.products, x, problem.weight, token, |_, token, products| {
-                problem.kernels.apply_rule(products, 1, &problem.rule(token));
-                *logit = products[0];
-            });
+            problem.for_each_chunk(row..row + 1, token, |_, _, logits, _| *logit = logits[0]);
         }
         Given { targets, logits, top, out }
     }

@@ -6,7 +6,7 @@ use farspan_core::merge::Mass;
 
 /// Which sums an epilogue needs beside `sum(exp(l - max))`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     /// None.
     Plain,
     /// `Mass::moment`.
@@ -16,7 +16,7 @@ pub(super) enum Wanted {
 }
 
 /// Extends `mass`, which is not NaN, by the logits of `chunk`.
-pub(super) fn extend(kernels: &Kernels, chunk: &Chunk, wanted: Wanted, mass: &mut Mass) {
+pub(crate) fn extend(kernels: &Kernels, chunk: &Chunk, wanted: Wanted, mass: &mut Mass) {
     let inverse = if let Wanted::Tempered(inverse) = wanted { inverse } else { 1.0 };
     if chunk.max == f32::INFINITY {
         // exp(inf - inf) is not a number: infinite logits share the mass evenly.

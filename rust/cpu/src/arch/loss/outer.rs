@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and by vector")]
 
-use crate::arch::dot::Rows;
+use crate::arch::product::Rows;
 use crate::arch::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
 
@@ -132,7 +132,7 @@ pub(crate) unsafe fn pack<L: Lanes, E: Element>(rows: &Rows, start: *const E, bi
                 let absent = here == 0 || bias.is_some_and(|bias| bias[k] == f32::NEG_INFINITY);
                 // SAFETY: the caller's: row k exists and is read within its columns.
                 unsafe {
-                    let from = start.wrapping_add(k * rows.stride() + panel * LANES);
+                    let from = start.wrapping_add(k * rows.stride + panel * LANES);
                     let numbers = match here {
                         _ if absent => L::splat(0.0),
                         LANES => E::load::<L>(from),

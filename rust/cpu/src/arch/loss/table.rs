@@ -2,7 +2,7 @@
 
 use super::outer::{self, DEPTH, Outer};
 use super::rows::{self, Sloping};
-use crate::arch::dot::Rows;
+use crate::arch::product::Rows;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
@@ -28,7 +28,7 @@ pub(crate) struct Kernels {
 impl Kernels {
     /// How many columns panels of `columns` columns have.
     pub(crate) fn width(&self, columns: usize) -> usize {
-        columns.next_multiple_of(self.tile_columns)
+        columns.max(1).next_multiple_of(self.tile_columns)
     }
 
     /// `out[i, ..] (+)= sum over k of a[k][i] * b[k, ..]`.
@@ -99,7 +99,7 @@ macro_rules! compile {
             unsafe fn pack(rows: &Rows, bias: Option<&[f32]>, out: &mut [f32]) {
                 // SAFETY: the caller's.
                 unsafe {
-                    each_element!(E, start in rows.start() => outer::pack::<$machine, E>(rows, start.cast(), bias, out))
+                    each_element!(E, start in rows.start => outer::pack::<$machine, E>(rows, start.cast(), bias, out))
                 }
             }
 
