@@ -22,11 +22,12 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     Returns:
         `[..., out]` of the kind and dtype of x; each number is rounded once, at the end.
+        Tensors have gradients, second ones too; they are float32 sums, rounded to the dtype of what they belong to.
 
     Raises:
         ArgumentError: shapes that do not fit.
         DtypeError: an element type or a kind of object that the argument cannot have.
-        BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
+        BackendError: a tensor that no backend of this build serves.
     """
     arrays.large("x", x)
     arrays.large_like("weight", weight, "x", x, any_float=True)

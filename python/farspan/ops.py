@@ -1,5 +1,5 @@
-"""Every operation of the table as `torch.ops.farspan.*`: a schema, kernels for CPU and CUDA, a fake kernel, a refusal
-of gradients.
+"""Every operation of the table as `torch.ops.farspan.*`: a schema, kernels for CPU and CUDA, a fake kernel, and its
+gradient (`farspan._gradients`) or a refusal of one.
 
 The operators are registered when this module is imported, which `farspan.attention` and its siblings do at their first
 torch tensor. They take the arguments that the public functions have normalised, one behind the other; `define` and
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from farspan import _gradients as gradients
 from farspan._backend import cpu, gpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
@@ -105,33 +106,42 @@ def _register(operation: Operation) -> Callable[..., Any]:
     _LIBRARY.impl(name, flat(operation, on_gpu), "CUDA")
     torch.library.register_fake(f"farspan::{name}", flat(operation, _fake), lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
-    names = [argument.name for argument in operator._schema.arguments]
+    if name in gradients.GRADIENTS:
+        gradients.register(operation, _LIBRARY)
+    else:
+        _LIBRARY.impl(name, _without_gradient(operation, operator), "Autograd")
 
-    def refuse_gradients(*arguments: Any) -> Any:
-        if torch.is_grad_enabled():
-            _refuse_gradients(name, names, arguments)
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return operator(*arguments)
+        recorded = torch.is_grad_enabled() and gradients.asked(arguments)
+        if recorded:
+            gradients.refuse(operation, gradients.argument_names(operator), arguments)
         try:
+            if recorded:
+                return operator(*arguments)
+            # The first step of torch's dispatch is taken here: the detour over autograd costs 5 microseconds.
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
         except NotImplementedError as error:  # of the dispatcher: sparse, quantised and other unusual tensors
+            first = operation.large[0]
             raise BackendError(
-                message(names[0], "dense tensors on the CPU or on a GPU", f"what torch says no to: {error}")
+                message(first, "dense tensors on the CPU or on a GPU", f"what torch says no to: {error}")
             ) from error
 
-    def call(*arguments: Any) -> Any:
-        # Outside of tracing the first step of the dispatch is taken here: the detour over it costs 5 microseconds.
-        return (operator if torch.compiler.is_compiling() else refuse_gradients)(*arguments)
-
-    _LIBRARY.impl(name, refuse_gradients, "Autograd")
     return call
 
 
-def _refuse_gradients(name: str, names: Sequence[str], arguments: Sequence[Any]) -> None:
-    for i, given in enumerate(arguments):
-        if given is not None and isinstance(given, Tensor) and given.requires_grad:
-            instead = f"torch.no_grad() or farspan.reference.{name}"
-            expected = f"no gradient: farspan.{name} has no backward yet ({instead})"
-            raise BackendError(message(names[i], expected, "a tensor that requires one"))
+def _without_gradient(operation: Operation, operator: Any) -> Callable[..., Any]:
+    """What autograd does with an operator that has no gradient."""
+
+    def refuse_or_compute(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            gradients.refuse(operation, gradients.argument_names(operator), arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return refuse_or_compute
 
 
 attention = _register(OPERATIONS["attention"])
@@ -154,7 +164,7 @@ def of_shard(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any]
         expected = "a tensor on the CPU or on a CUDA device"
         raise BackendError(message(operation.large[0], expected, f"one on {first.device}"))
     if torch.is_grad_enabled():
-        _refuse_gradients(operation.name, operation.large, large)
+        gradients.refuse(operation, operation.large, large)
         for given in lists:
-            _refuse_gradients(operation.name, given._fields, given)
+            gradients.refuse(operation, given._fields, given)
     return (on_gpu if first.is_cuda else on_cpu)(operation, large, lists, shard)

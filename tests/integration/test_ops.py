@@ -141,12 +141,11 @@ NEEDING = {
     "attention, table": lambda x: farspan.attention(
         QUERY, KEY, VALUE, distance_bias=farspan.DistanceBias(x(torch.zeros(1, 3)))
     ),
-    "linear, weight": lambda x: farspan.linear(HIDDEN, x(WEIGHT)),
     "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
     "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
     "score, weight": lambda x: farspan.score(HIDDEN, x(WEIGHT), torch.zeros(3, 2, dtype=torch.int64)),
     "top, bias": lambda x: farspan.top(HIDDEN, WEIGHT, 2, bias=x(BIAS)),
-    "the operator itself": lambda x: torch.ops.farspan.linear(x(HIDDEN), WEIGHT),
+    "the operator itself": lambda x: torch.ops.farspan.greedy(x(HIDDEN), WEIGHT),
 }
 
 
@@ -166,9 +165,27 @@ def test_a_gradient_is_refused_not_lost(name: str) -> None:
 
 def test_a_compiled_gradient_is_refused_too() -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(farspan.linear, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(farspan.greedy, fullgraph=True, backend="aot_eager")
     with pytest.raises(Exception, match="no gradient"):
-        compiled(HIDDEN.clone().requires_grad_(), WEIGHT).sum().backward()
+        compiled(HIDDEN.clone().requires_grad_(), WEIGHT).lse.sum().backward()
+
+
+def test_a_compiled_gradient_is_the_eager_one() -> None:
+    torch._dynamo.reset()
+    found = []
+    for function in (farspan.linear, torch.compile(farspan.linear, fullgraph=True, backend="aot_eager")):
+        given = [x.clone().requires_grad_() for x in (HIDDEN, WEIGHT, BIAS)]
+        found.append(torch.autograd.grad(function(*given).square().sum(), given))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+
+
+def test_what_a_gradient_does_not_read_is_not_kept() -> None:
+    """With frozen weights, as under an adapter, no layer's input stays alive."""
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)), lambda _: None):
+        farspan.linear(HIDDEN.clone().requires_grad_(), WEIGHT)
+    assert kept == [tuple(WEIGHT.shape)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- kinds

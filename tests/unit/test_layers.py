@@ -21,6 +21,7 @@ LAYERS = (
     ("attention", "linear", "unembed"),
     ("_compute",),
     ("ops", "reference"),
+    ("_gradients",),
     ("parallel",),
     ("_backend",),
     ("_core", "_results", "testing", "tokenizer"),

@@ -31,6 +31,8 @@ class Operation:
     results: tuple[str, ...]
     mixed: bool = False
     """Whether the large inputs may differ in their element type; backends are told all of these then."""
+    gradient_of: str = ""
+    """The operation whose backward pass this is. It has no gradient of its own."""
 
     def schema(self) -> str:
         """The operator as torch declares it."""

@@ -3,8 +3,8 @@
 use crate::arch::loss;
 use crate::arch::unembed::Kernels;
 use crate::dispatch;
-use crate::unembed::pass::{Chunk, Epilogue};
-use crate::unembed::sums::{Wanted, extend};
+use crate::unembed::chunk::{Chunk, Sums};
+use crate::unembed::pass::Epilogue;
 use farspan_core::Result;
 use farspan_core::loss::{CrossEntropy, Weighing};
 use farspan_core::merge::Mass;
@@ -47,7 +47,7 @@ pub(super) struct Read {
 }
 
 impl Epilogue for Entropy<'_> {
-    type Found = Read;
+    type State = Read;
 
     fn nothing(&self, _row: usize) -> Read {
         Read::default()
@@ -58,7 +58,7 @@ impl Epilogue for Entropy<'_> {
     }
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Read) {
-        extend(kernels, chunk, Wanted::Plain, mass);
+        chunk.extend(kernels, Sums::Plain, mass);
         let target = self.target(row);
         if chunk.tokens.contains(&target) {
             found.target = Some(chunk.logits[target - chunk.tokens.start]);

@@ -1,0 +1,115 @@
+"""Gradients of the operations of the table, as torch's autograd asks for them.
+
+An operation has gradients when it has a line in `GRADIENTS`; the others refuse. A gradient is a function of the call's
+arguments and results; what it needs fast is an operation of the table itself, such as the backward pass of attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farspan._backend.operations import Operation
+from farspan._errors import BackendError, message
+
+Named = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one operation."""
+
+    of: tuple[str, ...]
+    """The arguments that may ask for one."""
+    compute: Callable[[Named, frozenset[str], Named], Named]
+    """From the call (arguments and kept results), the arguments that ask, and the gradients of the results (None where
+    nothing depends on a result): the gradient of each argument that asks. All by name."""
+    results: tuple[str, ...] = ()
+    """The results that `compute` reads."""
+    unread: Callable[[frozenset[str]], tuple[str, ...]] = lambda asking: ()
+    """The arguments that `compute` does not read, given those that ask; they are not kept until the backward pass."""
+
+
+def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    """Three more calls of `linear`, so that gradients too are float32 sums with the same bits at any thread count."""
+    linear = torch.ops.farspan.linear
+    gradient, weight = upstream["output"], call["weight"]
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    found = {}
+    if "x" in asking:
+        found["x"] = linear(gradient.contiguous(), weight.t().contiguous())
+    if "weight" in asking:
+        x = call["x"]
+        columns = rows.t().contiguous()
+        # A product has the element type of its first operand: float32 where those of x and weight differ.
+        columns = columns if columns.dtype == weight.dtype else columns.float()
+        found["weight"] = linear(columns, x.reshape(-1, x.shape[-1]).t().contiguous()).to(weight.dtype)
+    if "bias" in asking:
+        ones = torch.ones(1, rows.shape[0], dtype=torch.float32, device=rows.device)
+        found["bias"] = linear(ones, rows.t().contiguous()).reshape(-1)
+    return found
+
+
+GRADIENTS = {
+    "linear": Gradient(
+        of=("x", "weight", "bias"),
+        compute=_linear,
+        unread=lambda asking: () if "weight" in asking else ("x",),
+    ),
+}
+
+
+def asked(arguments: Sequence[Any]) -> bool:
+    """Whether one of the arguments of a call asks for a gradient."""
+    return bool(torch._C._any_requires_grad(*arguments))
+
+
+def argument_names(operator: Any) -> list[str]:
+    return [argument.name for argument in operator._schema.arguments]
+
+
+def refuse(operation: Operation, names: Sequence[str], arguments: Sequence[Any]) -> None:
+    """Raise for the first argument that asks for a gradient which the operation does not have."""
+    gradient = GRADIENTS.get(operation.name)
+    for name, given in zip(names, arguments, strict=False):
+        if isinstance(given, Tensor) and given.requires_grad and not (gradient and name in gradient.of):
+            if operation.gradient_of:
+                expected = f"no second derivative: farspan.{operation.gradient_of} has a first one only"
+                instead = f"farspan.reference.{operation.gradient_of}"
+            else:
+                expected = f"no gradient: farspan.{operation.name} has none " + ("for it" if gradient else "yet")
+                instead = f"torch.no_grad() or farspan.reference.{operation.name}"
+            raise BackendError(message(name, f"{expected} ({instead})", "a tensor that requires one"))
+
+
+def register(operation: Operation, library: torch.library.Library) -> None:
+    """Give the operator its gradient."""
+    gradient = GRADIENTS[operation.name]
+    operator = getattr(torch.ops.farspan, operation.name).default
+    names = argument_names(operator)
+
+    def asking(ctx: Any) -> frozenset[str]:
+        return frozenset(name for name, needs in zip(names, ctx.needs_input_grad, strict=False) if needs)
+
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        refuse(operation, names, inputs)  # of a call to the operator itself
+        unread = gradient.unread(asking(ctx))
+        call = {name: x for name, x in zip(names, inputs, strict=True) if name not in unread}
+        results = output if isinstance(output, tuple) else (output,)
+        found = dict(zip(operation.results, results, strict=True))
+        call |= {name: found[name] for name in gradient.results}
+        ctx.tensors = [name for name, x in call.items() if isinstance(x, Tensor)]
+        ctx.plain = {name: x for name, x in call.items() if not isinstance(x, Tensor)}
+        ctx.save_for_backward(*[call[name] for name in ctx.tensors])
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        call = ctx.plain | dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))
+        found = gradient.compute(call, asking(ctx), dict(zip(operation.results, upstream, strict=True)))
+        return tuple(found.get(name) for name in names)
+
+    torch.library.register_autograd(operator._schema.name, backward, setup_context=remember, lib=library)
