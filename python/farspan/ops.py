@@ -71,7 +71,7 @@ def _linear(x: Tensor, weight: Tensor, given: Any) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if given.bias is None else given.bias.to(x.dtype))
 
 
-def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules: Rules) -> tuple[Tensor, Tensor]:
+def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules: Rules) -> tuple[Tensor, ...]:
     """From what `score` gives, which is all that it takes without label smoothing."""
     if settings.label_smoothing:
         expected = "0 on a GPU (farspan.reference.linear_cross_entropy)"
@@ -84,9 +84,10 @@ def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules
     share = share.where(counted, 0)
     losses = (share * (settings.z_loss * lse.square() - logprob)).masked_fill(~counted, 0)
     if settings.reduction == "none":
-        return losses, lse
+        return losses, lse, torch.zeros_like(lse)
     total = losses.sum(dtype=torch.float64)
-    return (total / share.sum(dtype=torch.float64) if settings.reduction == "mean" else total).float(), lse
+    total = total / share.sum(dtype=torch.float64) if settings.reduction == "mean" else total
+    return total.float(), lse, torch.zeros_like(lse)
 
 
 _BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear, "linear_cross_entropy": _cross_entropy}

@@ -156,7 +156,7 @@ def top(dtype: str, hidden: Array, weight: Array, longest: Longest, rules: Rules
 def linear_cross_entropy(
     dtype: str, hidden: Array, weight: Array, settings: CrossEntropy, rules: Rules
 ) -> tuple[Array, ...]:
-    """The loss, and the lse that its gradients are computed from."""
+    """The loss, and both parts of the lse, which its gradients are computed from."""
     follow_torch()
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("hidden", results.linear_cross_entropy(dtype, hidden, weight, settings, rules))
@@ -177,7 +177,7 @@ def linear_cross_entropy_gradient(
     follow_torch()
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("weight", results.linear_cross_entropy_gradient(dtype, hidden, weight, read, settings, rules, asked))
-    per_row = column(read.lse, rows.shape[0]), np.ascontiguousarray(read.by_loss).reshape(-1)
+    per_row = [np.ascontiguousarray(x).reshape(-1) for x in read]
     gradients = _asked(asked, rows, out)
     _core.linear_cross_entropy_gradient((dtype, rows, weight, rules), _per_row(settings, rows), per_row, gradients)
     return out
@@ -205,7 +205,7 @@ def divergence(
     target: Target,
     rules: Rules,
 ) -> tuple[Array, ...]:
-    """The divergence, and the lse of both sides that its gradients are computed from."""
+    """The divergence, and both parts of both lse, which its gradients are computed from."""
     follow_torch()
     model, other = _sides(dtype, (hidden, weight), (target_hidden, target_weight), target, rules)
     found = results.divergence(dtype, hidden, weight, target_hidden, target_weight, target, rules)

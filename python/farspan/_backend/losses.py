@@ -43,9 +43,11 @@ class Asked(NamedTuple):
 
 
 class CrossEntropyRead(NamedTuple):
-    """What the gradients of `linear_cross_entropy` follow from."""
+    """What the gradients of `linear_cross_entropy` follow from. The lse is `max + log_sum`: where logits are large, one
+    float32 would lose what probabilities are made of."""
 
-    lse: Array
+    max: Array
+    log_sum: Array
     by_loss: Array
 
 
@@ -64,6 +66,8 @@ class ScoreRead(NamedTuple):
 class DivergenceRead(NamedTuple):
     """What the gradients of `divergence` follow from."""
 
-    lse: Array
-    target_lse: Array
+    max: Array
+    log_sum: Array
+    target_max: Array
+    target_log_sum: Array
     by_divergence: Array

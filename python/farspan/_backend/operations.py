@@ -72,7 +72,7 @@ OPERATIONS = {
         Operation("score", _UNEMBEDDING, (Targets, Rules, Listed), tuple(results.SCORE)),
         Operation("score_gradient", _UNEMBEDDING, (Targets, ScoreRead, Rules, Asked), _GRADIENTS, gradient_of="score"),
         Operation("top", _UNEMBEDDING, (Longest, Rules), ("token", "logit", "lse")),
-        Operation("linear_cross_entropy", _UNEMBEDDING, (CrossEntropy, Rules), ("loss", "lse")),
+        Operation("linear_cross_entropy", _UNEMBEDDING, (CrossEntropy, Rules), ("loss", "max", "log_sum")),
         Operation(
             "linear_cross_entropy_gradient",
             _UNEMBEDDING,
@@ -80,7 +80,7 @@ OPERATIONS = {
             _GRADIENTS,
             gradient_of="linear_cross_entropy",
         ),
-        Operation("divergence", _SIDES, (Target, Rules), ("divergence", "lse", "target_lse")),
+        Operation("divergence", _SIDES, (Target, Rules), ("divergence", *DivergenceRead._fields[:-1])),
         Operation(
             "divergence_gradient", _SIDES, (DivergenceRead, Target, Rules, Asked), _GRADIENTS, gradient_of="divergence"
         ),

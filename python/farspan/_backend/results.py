@@ -77,13 +77,15 @@ def top(dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) ->
 
 def linear_cross_entropy(dtype: str, hidden: Any, weight: Any, settings: CrossEntropy, rules: Rules) -> Results:
     rows = tuple(hidden.shape[:-1])
-    return {"loss": (rows if settings.reduction == "none" else (), "float32"), "lse": (rows, "float32")}
+    kept = (rows, "float32")
+    return {"loss": (rows if settings.reduction == "none" else (), "float32"), "max": kept, "log_sum": kept}
 
 
 def divergence(
     dtype: str, hidden: Any, weight: Any, target_hidden: Any, target_weight: Any, target: Target, rules: Rules
 ) -> Results:
-    return dict.fromkeys(("divergence", "lse", "target_lse"), (tuple(hidden.shape[:-1]), "float32"))
+    names = ("divergence", "max", "log_sum", "target_max", "target_log_sum")
+    return dict.fromkeys(names, (tuple(hidden.shape[:-1]), "float32"))
 
 
 def linear_cross_entropy_gradient(

@@ -5,12 +5,14 @@ mod divergence;
 mod entropy;
 mod scored;
 
+use crate::elementary::ln;
+
 pub use divergence::{Pair, check_temperature};
 pub use entropy::{CrossEntropy, Reduction, Weighing};
 pub use scored::{ScoreSlopes, Scored};
 
 /// The slope of a row's loss by the logits `l` of its tokens, all of which have one form. With
-/// `gap = l / temperature - lse` and `p = exp(gap)` it is
+/// `gap = l / temperature - max - log_sum` and `p = exp(gap)` it is
 ///
 /// `p * (constant + per_gap * gap) - per_class * class_weight[token] - per_target * q`,
 ///
@@ -18,7 +20,7 @@ pub use scored::{ScoreSlopes, Scored};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slope {
     /// `log(sum(exp(l / temperature)))`
-    pub lse: f32,
+    pub lse: Lse,
     /// What the probability is multiplied with.
     pub constant: f32,
     /// What the probability times its logarithm is multiplied with.
@@ -28,7 +30,28 @@ pub struct Slope {
     /// What the probability under the target is multiplied with.
     pub per_target: f32,
     /// The lse of the target.
-    pub target_lse: f32,
+    pub target_lse: Lse,
+}
+
+/// `log(sum(exp(l)))` in two parts: their sum as one float32 would lose what probabilities of large logits are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lse {
+    /// The largest l.
+    pub max: f32,
+    /// `log(sum(exp(l - max)))`
+    pub log_sum: f32,
+}
+
+impl Lse {
+    /// Of the sum of `exp(l - max)`.
+    pub fn new(max: f32, sum: f32) -> Lse {
+        Lse { max, log_sum: if sum > 0.0 { ln(sum) } else { 0.0 } }
+    }
+
+    /// Their sum.
+    pub fn whole(&self) -> f64 {
+        f64::from(self.max) + f64::from(self.log_sum)
+    }
 }
 
 /// What is added to the slope at one token.

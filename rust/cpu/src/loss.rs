@@ -16,7 +16,7 @@ use crate::matrix::{Matrix, MatrixMut};
 use crate::typed::Typed;
 use crate::unembed::Problem;
 use crate::unembed::pass::{self, Checked};
-use farspan_core::loss::{CrossEntropy, Pair, Reduction, ScoreSlopes, Scored, check_temperature};
+use farspan_core::loss::{CrossEntropy, Lse, Pair, Reduction, ScoreSlopes, Scored, check_temperature};
 use farspan_core::unembed::{Tokens, check_rows};
 use farspan_core::{Error, Result};
 use ndarray::{Array2, Axis};
@@ -77,25 +77,52 @@ fn whole_vocabulary(problem: &Problem) -> Result<Tokens> {
     }
 }
 
+/// The two parts of an [`Lse`] of each row, `[rows]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lses<N> {
+    /// The largest logit.
+    pub max: N,
+    /// The logarithm of the sum.
+    pub log_sum: N,
+}
+
+impl<N: std::ops::Deref<Target = [f32]>> Lses<N> {
+    fn check(&self, rows: usize) -> Result<()> {
+        check_rows("max", rows, self.max.len())?;
+        check_rows("log_sum", rows, self.log_sum.len())
+    }
+
+    fn at(&self, row: usize) -> Lse {
+        Lse { max: self.max[row], log_sum: self.log_sum[row] }
+    }
+}
+
+impl Lses<&mut [f32]> {
+    fn set(&mut self, row: usize, lse: Lse) {
+        (self.max[row], self.log_sum[row]) = (lse.max, lse.log_sum);
+    }
+}
+
 /// The cross-entropy of `settings.targets`: `loss` has one entry, or one for each row where nothing is reduced. `lse`
-/// `[rows]` is kept for the gradient; of rows that do not count it is 0.
+/// is kept for the gradient; of rows that do not count it is 0.
 pub fn linear_cross_entropy(
     problem: &Problem,
     settings: &CrossEntropy,
     loss: &mut [f32],
-    lse: &mut [f32],
+    mut lse: Lses<&mut [f32]>,
 ) -> Result<()> {
     let tokens = whole_vocabulary(problem)?;
     let rows = problem.hidden.shape()[0];
     settings.check(rows, &tokens)?;
     check_rows("loss", if settings.reduction == Reduction::None { rows } else { 1 }, loss.len())?;
-    check_rows("lse", rows, lse.len())?;
+    lse.check(rows)?;
     let counted = settings.counted();
     let hidden = picked(&problem.hidden, &counted);
     let problem = Checked::new(&of_rows(problem, &hidden))?;
     let weighing = settings.weighing(tokens.valid_vocab);
-    lse.fill(0.0);
-    let mut epilogue = entropy::Entropy::new(settings, &weighing, &counted, lse)?;
+    lse.max.fill(0.0);
+    lse.log_sum.fill(0.0);
+    let mut epilogue = entropy::Entropy::new(settings, &weighing, &counted, &mut lse)?;
     pass::run(&problem, &mut epilogue)?;
     let losses = epilogue.losses;
     if settings.reduction == Reduction::None {
@@ -111,7 +138,7 @@ pub fn linear_cross_entropy(
 pub fn linear_cross_entropy_gradient(
     problem: &Problem,
     settings: &CrossEntropy,
-    lse: &[f32],
+    lse: Lses<&[f32]>,
     upstream: &[f32],
     out: Gradients,
 ) -> Result<()> {
@@ -119,7 +146,7 @@ pub fn linear_cross_entropy_gradient(
     let rows = problem.hidden.shape()[0];
     settings.check(rows, &tokens)?;
     out.check(problem)?;
-    check_rows("lse", rows, lse.len())?;
+    lse.check(rows)?;
     check_rows("the slope of loss", if settings.reduction == Reduction::None { rows } else { 1 }, upstream.len())?;
     let counted = settings.counted();
     let hidden = picked(&problem.hidden, &counted);
@@ -127,7 +154,7 @@ pub fn linear_cross_entropy_gradient(
     let weighing = settings.weighing(tokens.valid_vocab);
     let each = counted.iter().map(|&row| {
         let upstream = upstream[if settings.reduction == Reduction::None { row } else { 0 }];
-        weighing.slope(row, lse[row], upstream)
+        weighing.slope(row, lse.at(row), upstream)
     });
     let (rows, singles) = each.unzip();
     let slopes = Slopes { rows, singles, class_weight: settings.class_weight, ..Slopes::plain() };
@@ -180,48 +207,29 @@ impl<'a> Sides<'_, 'a> {
     }
 }
 
-/// Where [`divergence`] writes, `[rows]` each.
-#[derive(Debug)]
-pub struct DivergenceOut<'a> {
-    /// `KL(target || model)` in nats.
-    pub divergence: &'a mut [f32],
-    /// `log(sum(exp(l / temperature)))` of the model, kept for the gradient.
-    pub lse: &'a mut [f32],
-    /// The same of the target.
-    pub target_lse: &'a mut [f32],
-}
-
-/// How far each row's distribution is from its target's.
-pub fn divergence(sides: &Sides, out: DivergenceOut) -> Result<()> {
+/// `KL(target || model)` of each row, in nats. The two lse are kept for the gradient, that of the model first.
+pub fn divergence(sides: &Sides, divergence: &mut [f32], mut lse: [Lses<&mut [f32]>; 2]) -> Result<()> {
     let (model, target) = sides.check()?;
     let rows = model.hidden.count();
-    for (name, given) in [("divergence", &out.divergence), ("lse", &out.lse), ("target_lse", &out.target_lse)] {
-        check_rows(name, rows, given.len())?;
-    }
+    check_rows("divergence", rows, divergence.len())?;
+    lse.iter().try_for_each(|lse| lse.check(rows))?;
     pairs::run(&model, &target, sides.inverse_temperature(), |row, pair| {
-        out.divergence[row] = pair.divergence();
-        out.lse[row] = pair.lse();
-        out.target_lse[row] = pair.target_lse();
+        divergence[row] = pair.divergence();
+        lse[0].set(row, pair.lse());
+        lse[1].set(row, pair.target_lse());
     })
 }
 
 /// The gradients of [`divergence`] by the model, given both lse and the slopes `upstream` of a result by each row's
 /// divergence.
-pub fn divergence_gradient(
-    sides: &Sides,
-    lse: &[f32],
-    target_lse: &[f32],
-    upstream: &[f32],
-    out: Gradients,
-) -> Result<()> {
+pub fn divergence_gradient(sides: &Sides, lse: [Lses<&[f32]>; 2], upstream: &[f32], out: Gradients) -> Result<()> {
     let (model, target) = sides.check()?;
     let rows = model.hidden.count();
     out.check(sides.model)?;
-    for (name, given) in [("lse", lse), ("target_lse", target_lse), ("the slope of divergence", upstream)] {
-        check_rows(name, rows, given.len())?;
-    }
+    check_rows("the slope of divergence", rows, upstream.len())?;
+    lse.iter().try_for_each(|lse| lse.check(rows))?;
     let inverse_temperature = sides.inverse_temperature();
-    let of_row = |row| Pair::slope(lse[row], target_lse[row], inverse_temperature, upstream[row]);
+    let of_row = |row| Pair::slope(lse[0].at(row), lse[1].at(row), inverse_temperature, upstream[row]);
     let slopes =
         Slopes { rows: (0..rows).map(of_row).collect(), inverse_temperature, target: Some(target), ..Slopes::plain() };
     walk::walk(&model, &slopes, &(0..rows).collect::<Vec<_>>(), out)

@@ -8,7 +8,7 @@ use crate::named::named;
 use crate::unembed::{Arguments, Problem};
 use farspan_core::loss::{CrossEntropy, Reduction, ScoreSlopes, Scored};
 use farspan_core::{Dtype, Result};
-use farspan_cpu::loss::{self, DivergenceOut, Gradients, Sides};
+use farspan_cpu::loss::{self, Gradients, Lses, Sides};
 use farspan_cpu::map;
 use numpy::ndarray::{Ix1, Ix2};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
@@ -85,6 +85,19 @@ fn row_mut<'py>(argument: &'static str, array: &Array<'py>) -> Result<PyReadwrit
     readwrite::<f32, Ix1>(argument, array)
 }
 
+/// Both parts of the lse that a forward pass writes.
+fn written<'a>(
+    max: &'a mut PyReadwriteArray1<'_, f32>,
+    log_sum: &'a mut PyReadwriteArray1<'_, f32>,
+) -> Result<Lses<&'a mut [f32]>> {
+    Ok(Lses { max: slice_mut("max", max)?, log_sum: slice_mut("log_sum", log_sum)? })
+}
+
+/// The same, kept for a backward pass.
+fn kept<'a>(max: &'a PyReadonlyArray1<'_, f32>, log_sum: &'a PyReadonlyArray1<'_, f32>) -> Result<Lses<&'a [f32]>> {
+    Ok(Lses { max: slice("max", max)?, log_sum: slice("log_sum", log_sum)? })
+}
+
 /// The gradients of hidden, weight and bias, borrowed for writing where they are asked for.
 struct Buffers<'py> {
     hidden: Option<LargeMut<'py, Ix2>>,
@@ -115,38 +128,39 @@ impl<'py> Buffers<'py> {
     }
 }
 
-/// The cross-entropy of given targets; out are loss and lse.
+/// The cross-entropy of given targets; out are loss and both parts of the lse.
 #[pyfunction]
 #[pyo3(signature = (problem, settings, out, /))]
 pub(crate) fn linear_cross_entropy<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     settings: Settings<Array<'py>>,
-    out: [Array<'py>; 2],
+    out: [Array<'py>; 3],
 ) -> Outcome {
     let settings = Owned::new(&settings)?;
     let (problem, settings) = (Problem::new(problem)?, settings.view()?);
     let problem = problem.view(None)?;
-    let (mut loss, mut lse) = (row_mut("loss", &out[0])?, row_mut("lse", &out[1])?);
-    let (loss, lse) = (slice_mut("loss", &mut loss)?, slice_mut("lse", &mut lse)?);
+    let (mut loss, mut max, mut log_sum) =
+        (row_mut("loss", &out[0])?, row_mut("max", &out[1])?, row_mut("log_sum", &out[2])?);
+    let (loss, lse) = (slice_mut("loss", &mut loss)?, written(&mut max, &mut log_sum)?);
     detached(py, || loss::linear_cross_entropy(&problem, &settings, loss, lse))
 }
 
-/// Its gradients; `read` are lse and the slopes of a result by the loss.
+/// Its gradients; `read` are both parts of the lse and the slopes of a result by the loss.
 #[pyfunction]
 #[pyo3(signature = (problem, settings, read, out, /))]
 pub(crate) fn linear_cross_entropy_gradient<'py>(
     py: Python<'py>,
     problem: Arguments<'_, 'py>,
     settings: Settings<Array<'py>>,
-    read: [Array<'py>; 2],
+    read: [Array<'py>; 3],
     out: Asked<'py>,
 ) -> Outcome {
     let (settings, mut buffers) = (Owned::new(&settings)?, Buffers::new(problem.0, &out)?);
     let (problem, settings) = (Problem::new(problem)?, settings.view()?);
     let problem = problem.view(None)?;
-    let (lse, upstream) = (row::<f32>("lse", &read[0])?, row::<f32>("by_loss", &read[1])?);
-    let (lse, upstream) = (slice("lse", &lse)?, slice("by_loss", &upstream)?);
+    let (max, log_sum, upstream) = (row("max", &read[0])?, row("log_sum", &read[1])?, row::<f32>("by_loss", &read[2])?);
+    let (lse, upstream) = (kept(&max, &log_sum)?, slice("by_loss", &upstream)?);
     let out = buffers.out()?;
     detached(py, || loss::linear_cross_entropy_gradient(&problem, &settings, lse, upstream, out))
 }
@@ -184,7 +198,7 @@ pub(crate) fn score_gradient<'py>(
     detached(py, || loss::score_gradient(&problem, &scored, &upstream, out))
 }
 
-/// The divergence from a target, which is a problem as the model is; out are divergence, lse and target_lse.
+/// The divergence from a target, which is a problem as the model is; out are divergence and both parts of both lse.
 #[pyfunction]
 #[pyo3(signature = (model, target, temperature, out, /))]
 pub(crate) fn divergence<'py>(
@@ -192,22 +206,20 @@ pub(crate) fn divergence<'py>(
     model: Arguments<'_, 'py>,
     target: Arguments<'_, 'py>,
     temperature: f64,
-    out: [Array<'py>; 3],
+    out: [Array<'py>; 5],
 ) -> Outcome {
     let (model, target) = (Problem::new(model)?, Problem::new(target)?);
     let (model, target) = (model.view(None)?, target.view(None)?);
     let mut divergence = row_mut("divergence", &out[0])?;
-    let (mut lse, mut target_lse) = (row_mut("lse", &out[1])?, row_mut("target_lse", &out[2])?);
-    let out = DivergenceOut {
-        divergence: slice_mut("divergence", &mut divergence)?,
-        lse: slice_mut("lse", &mut lse)?,
-        target_lse: slice_mut("target_lse", &mut target_lse)?,
-    };
+    let (mut max, mut log_sum) = (row_mut("max", &out[1])?, row_mut("log_sum", &out[2])?);
+    let (mut target_max, mut target_log_sum) = (row_mut("target_max", &out[3])?, row_mut("target_log_sum", &out[4])?);
+    let divergence = slice_mut("divergence", &mut divergence)?;
+    let lse = [written(&mut max, &mut log_sum)?, written(&mut target_max, &mut target_log_sum)?];
     let sides = Sides { model: &model, target: &target, temperature: temperature as f32 };
-    detached(py, || loss::divergence(&sides, out))
+    detached(py, || loss::divergence(&sides, divergence, lse))
 }
 
-/// Its gradients by the model; `read` are lse, target_lse and the slopes of a result by the divergence.
+/// Its gradients by the model; `read` are both parts of both lse and the slopes of a result by the divergence.
 #[pyfunction]
 #[pyo3(signature = (model, target, temperature, read, out, /))]
 pub(crate) fn divergence_gradient<'py>(
@@ -215,16 +227,17 @@ pub(crate) fn divergence_gradient<'py>(
     model: Arguments<'_, 'py>,
     target: Arguments<'_, 'py>,
     temperature: f64,
-    read: [Array<'py>; 3],
+    read: [Array<'py>; 5],
     out: Asked<'py>,
 ) -> Outcome {
     let mut buffers = Buffers::new(model.0, &out)?;
     let (model, target) = (Problem::new(model)?, Problem::new(target)?);
     let (model, target) = (model.view(None)?, target.view(None)?);
-    let (lse, target_lse) = (row::<f32>("lse", &read[0])?, row::<f32>("target_lse", &read[1])?);
-    let upstream = row::<f32>("by_divergence", &read[2])?;
-    let (lse, target_lse) = (slice("lse", &lse)?, slice("target_lse", &target_lse)?);
+    let (max, log_sum) = (row("max", &read[0])?, row("log_sum", &read[1])?);
+    let (target_max, target_log_sum) = (row("target_max", &read[2])?, row("target_log_sum", &read[3])?);
+    let upstream = row::<f32>("by_divergence", &read[4])?;
+    let lse = [kept(&max, &log_sum)?, kept(&target_max, &target_log_sum)?];
     let (upstream, out) = (slice("by_divergence", &upstream)?, buffers.out()?);
     let sides = Sides { model: &model, target: &target, temperature: temperature as f32 };
-    detached(py, || loss::divergence_gradient(&sides, lse, target_lse, upstream, out))
+    detached(py, || loss::divergence_gradient(&sides, lse, upstream, out))
 }

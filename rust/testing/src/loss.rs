@@ -6,7 +6,7 @@ use crate::oracle::loss::{OfRow, cross_entropy, divergence, score};
 use crate::unembed::{self, Case as Unembedding, of_bias};
 use farspan_core::Dtype;
 use farspan_core::loss::{CrossEntropy, Reduction, ScoreSlopes, Scored};
-use farspan_cpu::loss::{self as losses, DivergenceOut, Gradients, Sides};
+use farspan_cpu::loss::{self as losses, Gradients, Lses, Sides};
 use farspan_cpu::unembed::{Problem, ScoreOut};
 use farspan_cpu::{Typed, map};
 use ndarray::ArrayViewMut2;
@@ -38,10 +38,20 @@ pub struct Case {
 
 #[derive(Clone, Debug)]
 pub enum Loss {
-    CrossEntropy { label_smoothing: f64, class_weight: Option<Vec<f32>>, z_loss: f64, ignored: Vec<bool> },
+    CrossEntropy {
+        label_smoothing: f64,
+        class_weight: Option<Vec<f32>>,
+        z_loss: f64,
+        ignored: Vec<bool>,
+    },
     /// With slopes by logprob, entropy and lse, that of a row times these.
     Score([f32; 3]),
-    Divergence { hidden: Stored, weight: Stored, bias: Option<Vec<f32>>, temperature: f32 },
+    Divergence {
+        hidden: Stored,
+        weight: Stored,
+        bias: Option<Vec<f32>>,
+        temperature: f32,
+    },
 }
 
 /// All numbers that a loss gives.
@@ -100,32 +110,32 @@ impl Case {
         let mut of_hidden = Buffer::new(hidden);
         let mut of_weight = Buffer::new(weight);
         let mut bias = vec![7.0; weight.rows];
-        let out =
-            Gradients { hidden: Some(of_hidden.view()), weight: Some(of_weight.view()), bias: Some(&mut bias) };
-        let [mut loss, mut lse, mut other] = [(); 3].map(|()| vec![7.0; rows]);
+        let out = Gradients { hidden: Some(of_hidden.view()), weight: Some(of_weight.view()), bias: Some(&mut bias) };
+        let [mut loss, mut max, mut log_sum, mut other_max, mut other_sum] = [(); 5].map(|()| vec![7.0; rows]);
         let targets = self.targets();
         match &self.loss {
             Loss::CrossEntropy { .. } => {
                 let settings = self.settings(&targets);
-                losses::linear_cross_entropy(&problem, &settings, &mut loss, &mut lse).unwrap();
-                losses::linear_cross_entropy_gradient(&problem, &settings, &lse, &self.upstream, out).unwrap();
+                let lse = Lses { max: &mut max[..], log_sum: &mut log_sum };
+                losses::linear_cross_entropy(&problem, &settings, &mut loss, lse).unwrap();
+                let lse = Lses { max: &max[..], log_sum: &log_sum };
+                losses::linear_cross_entropy_gradient(&problem, &settings, lse, &self.upstream, out).unwrap();
             }
             Loss::Score(by) => {
                 let mut rank = vec![0; rows];
                 let results = ScoreOut {
                     logprob: &mut loss,
                     rank: &mut rank,
-                    entropy: &mut other,
-                    lse: &mut lse,
+                    entropy: &mut other_max,
+                    lse: &mut max,
                     top_token: &mut [],
                     top_logprob: &mut [],
                 };
                 farspan_cpu::unembed::score(&problem, &targets, 0, results).unwrap();
                 let [logprob, entropy, by_lse] =
                     by.map(|by| self.upstream.iter().map(|up| up * by).collect::<Vec<f32>>());
-                let scored = Scored { targets: &targets, entropy: &other, lse: &lse, top_token: &[] };
-                let slopes =
-                    ScoreSlopes { logprob: &logprob, entropy: &entropy, lse: &by_lse, top_logprob: &[] };
+                let scored = Scored { targets: &targets, entropy: &other_max, lse: &max, top_token: &[] };
+                let slopes = ScoreSlopes { logprob: &logprob, entropy: &entropy, lse: &by_lse, top_logprob: &[] };
                 losses::score_gradient(&problem, &scored, &slopes, out).unwrap();
                 loss.clear();
             }
@@ -134,10 +144,12 @@ impl Case {
                 rules.bias = bias.as_deref();
                 let target = Problem { hidden: hidden.matrix(), weight: weight.matrix(), rules, shard: None };
                 let sides = Sides { model: &problem, target: &target, temperature: *temperature };
-                let results =
-                    DivergenceOut { divergence: &mut loss, lse: &mut lse, target_lse: &mut other };
-                losses::divergence(&sides, results).unwrap();
-                losses::divergence_gradient(&sides, &lse, &other, &self.upstream, out).unwrap();
+                let own = Lses { max: &mut max[..], log_sum: &mut log_sum };
+                let other = Lses { max: &mut other_max[..], log_sum: &mut other_sum };
+                losses::divergence(&sides, &mut loss, [own, other]).unwrap();
+                let own = Lses { max: &max[..], log_sum: &log_sum };
+                let other = Lses { max: &other_max[..], log_sum: &other_sum };
+                losses::divergence_gradient(&sides, [own, other], &self.upstream, out).unwrap();
             }
         }
         Found { loss, hidden: widen(&of_hidden.0), weight: widen(&of_weight.0), bias }

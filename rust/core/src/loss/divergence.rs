@@ -1,6 +1,6 @@
 //! The Kullback-Leibler divergence of a row's distribution from a target's, from sums over parts of the vocabulary.
 
-use super::Slope;
+use super::{Lse, Slope};
 use crate::elementary::{exp, ln};
 use crate::error::{Error, Result};
 
@@ -56,13 +56,13 @@ impl Pair {
     }
 
     /// `log(sum(exp(l)))` of the model.
-    pub fn lse(&self) -> f32 {
-        lse(self.max, self.sum)
+    pub fn lse(&self) -> Lse {
+        Lse::new(self.max, self.sum)
     }
 
     /// The same of the target.
-    pub fn target_lse(&self) -> f32 {
-        lse(self.target_max, self.target_sum)
+    pub fn target_lse(&self) -> Lse {
+        Lse::new(self.target_max, self.target_sum)
     }
 
     /// `KL(target || model)`, never below 0; NaN where a logit is, or where either allows nothing.
@@ -80,7 +80,7 @@ impl Pair {
     }
 
     /// The slope of a row by its logits, given both lse and the slope of a result by its divergence.
-    pub fn slope(lse: f32, target_lse: f32, inverse_temperature: f32, upstream: f32) -> Slope {
+    pub fn slope(lse: Lse, target_lse: Lse, inverse_temperature: f32, upstream: f32) -> Slope {
         let constant = upstream * inverse_temperature;
         Slope { lse, constant, per_target: constant, target_lse, ..Slope::default() }
     }
@@ -93,10 +93,6 @@ fn larger(a: f32, b: f32) -> f32 {
 /// What sums relative to `from` are multiplied with to be relative to `to`, which is at least as large.
 fn step(from: f32, to: f32) -> f32 {
     if from == to || from == f32::NEG_INFINITY { 1.0 } else { exp(from - to) }
-}
-
-fn lse(max: f32, sum: f32) -> f32 {
-    if sum > 0.0 { max + ln(sum) } else { max }
 }
 
 #[cfg(test)]
@@ -133,7 +129,7 @@ mod tests {
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
             let pair = of(&order.map(|i| tokens[i]));
             assert!((f64::from(pair.divergence()) - truth).abs() < 1e-6, "{} is not {truth}", pair.divergence());
-            assert!((f64::from(pair.lse()) - own).abs() < 1e-6 && (f64::from(pair.target_lse()) - target).abs() < 1e-6);
+            assert!((pair.lse().whole() - own).abs() < 1e-6 && (pair.target_lse().whole() - target).abs() < 1e-6);
         }
     }
 

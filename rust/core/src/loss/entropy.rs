@@ -1,6 +1,6 @@
 //! The cross-entropy: which tokens count, with which weights, and what becomes of a row.
 
-use super::{Single, Slope};
+use super::{Lse, Single, Slope};
 use crate::error::{Error, Result};
 use crate::merge::Mass;
 use crate::unembed::{Tokens, check_rows};
@@ -119,7 +119,7 @@ impl Weighing<'_> {
     /// What a counted row loses. `weighted_sum` is the sum over tokens of class weight times logit.
     pub fn loss(&self, row: usize, mass: &Mass, target_logit: f32, weighted_sum: f64) -> f64 {
         let CrossEntropy { label_smoothing, z_loss, .. } = *self.settings;
-        let (weight, lse) = (self.settings.weight(row), f64::from(mass.lse()));
+        let (weight, lse) = (self.settings.weight(row), Lse::new(mass.max, mass.sum).whole());
         let mut loss = 0.0;
         if label_smoothing < 1.0 {
             loss -= (1.0 - label_smoothing) * weight * f64::from(mass.logprob(target_logit));
@@ -139,11 +139,11 @@ impl Weighing<'_> {
     }
 
     /// The slope of a counted row whose result has the slope `upstream`.
-    pub fn slope(&self, row: usize, lse: f32, upstream: f32) -> (Slope, Single) {
+    pub fn slope(&self, row: usize, lse: Lse, upstream: f32) -> (Slope, Single) {
         let CrossEntropy { label_smoothing, z_loss, .. } = *self.settings;
         let (upstream, weight) = (f64::from(upstream) / self.divisor, self.settings.weight(row));
         let at_target = (1.0 - label_smoothing) * weight;
-        let constant = at_target + self.smoothing * self.all_classes + 2.0 * z_loss * weight * f64::from(lse);
+        let constant = at_target + self.smoothing * self.all_classes + 2.0 * z_loss * weight * lse.whole();
         let slope = Slope {
             lse,
             constant: (upstream * constant) as f32,
@@ -197,7 +197,7 @@ mod tests {
         let settings = settings(&[1, -100, 2], Some(&weights));
         let weighing = settings.weighing(4);
         assert_eq!(weighing.reduced([5.0, 2.5].into_iter()), 3.0);
-        let (slope, single) = weighing.slope(2, 1.0, 5.0);
+        let (slope, single) = weighing.slope(2, Lse::default(), 5.0);
         assert_eq!((slope.constant, single), (1.0, Single { token: 2, slope: -1.0 }));
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn smoothing_is_over_the_tokens_that_exist() {
         let mut settings = settings(&[1], None);
         settings.label_smoothing = 0.5;
-        let (slope, single) = settings.weighing(4).slope(0, 0.0, 1.0);
+        let (slope, single) = settings.weighing(4).slope(0, Lse::default(), 1.0);
         assert_eq!((slope.constant, slope.per_class, single.slope), (1.0, 0.125, -0.5));
     }
 

@@ -1,6 +1,6 @@
 //! The slope of what `score` gives by the logits.
 
-use super::{Single, Slope};
+use super::{Lse, Single, Slope};
 use crate::error::{Error, Result};
 use crate::unembed::{check_rows, check_targets};
 
@@ -63,7 +63,7 @@ impl Scored<'_> {
         let listed: f64 = of_list.iter().map(|&slope| f64::from(slope)).sum();
         let constant = f64::from(slopes.lse[row]) - by_logprob - listed - by_entropy * f64::from(self.entropy[row]);
         let slope = Slope {
-            lse: self.lse[row],
+            lse: Lse { max: self.lse[row], log_sum: 0.0 },
             constant: constant as f32,
             per_gap: -slopes.entropy[row],
             ..Slope::default()

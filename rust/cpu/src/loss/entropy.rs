@@ -1,32 +1,33 @@
 //! The epilogue of the cross-entropy: softmax sums, the target's logit, and the weighted sum of all logits.
 
+use super::Lses;
 use crate::arch::loss;
 use crate::arch::unembed::Kernels;
 use crate::dispatch;
 use crate::unembed::chunk::{Chunk, Sums};
 use crate::unembed::pass::Epilogue;
 use farspan_core::Result;
-use farspan_core::loss::{CrossEntropy, Weighing};
+use farspan_core::loss::{CrossEntropy, Lse, Weighing};
 use farspan_core::merge::Mass;
 
-pub(super) struct Entropy<'a> {
+pub(super) struct Entropy<'a, 'b> {
     kernels: loss::Kernels,
     settings: &'a CrossEntropy<'a>,
     weighing: &'a Weighing<'a>,
     /// Which rows of the problem that was given are read.
     counted: &'a [usize],
     /// Of all rows of the problem that was given.
-    lse: &'a mut [f32],
+    lse: &'a mut Lses<&'b mut [f32]>,
     /// Of the rows that are read, in order.
     pub losses: Vec<f64>,
 }
 
-impl<'a> Entropy<'a> {
+impl<'a, 'b> Entropy<'a, 'b> {
     pub(super) fn new(
         settings: &'a CrossEntropy<'a>,
         weighing: &'a Weighing<'a>,
         counted: &'a [usize],
-        lse: &'a mut [f32],
+        lse: &'a mut Lses<&'b mut [f32]>,
     ) -> Result<Self> {
         let (kernels, losses) = (loss::kernels(dispatch::machine()?), Vec::with_capacity(counted.len()));
         Ok(Entropy { kernels, settings, weighing, counted, lse, losses })
@@ -46,7 +47,7 @@ pub(super) struct Read {
     sums: Vec<(usize, f64)>,
 }
 
-impl Epilogue for Entropy<'_> {
+impl Epilogue for Entropy<'_, '_> {
     type State = Read;
 
     fn nothing(&self, _row: usize) -> Read {
@@ -82,7 +83,7 @@ impl Epilogue for Entropy<'_> {
         let mass = Mass::fold(masses, 1.0);
         found.sums.sort_by_key(|(first, _)| *first);
         let weighted_sum = found.sums.iter().map(|(_, sum)| sum).sum();
-        self.lse[self.counted[row]] = mass.lse();
+        self.lse.set(self.counted[row], Lse::new(mass.max, mass.sum));
         // Nothing is read after a NaN, which the mass remembers.
         let target = found.target.unwrap_or(f32::NAN);
         self.losses.push(self.weighing.loss(self.counted[row], &mass, target, weighted_sum));

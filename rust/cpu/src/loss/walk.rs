@@ -8,9 +8,9 @@
 //! Every number is a sum of sums over blocks of [`DEPTH`] tokens, or rows, in order. Where stretches begin, which
 //! thread does what and which rows are beside a row shows in none of them.
 
+use super::Gradients;
 use super::slopes::Slopes;
 use super::tiles::{TILE, TILE_ROWS, TILE_SIZE, Tile, Tiles};
-use super::Gradients;
 use crate::arch::buffer::Buffer;
 use crate::arch::loss::{DEPTH, Kernels, Outer, kernels};
 use crate::arch::product::Kernels as Products;

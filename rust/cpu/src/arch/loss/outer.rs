@@ -5,9 +5,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and by vector")]
 
-use crate::arch::product::Rows;
 use crate::arch::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
+use crate::arch::product::Rows;
 
 /// The most rows of a block: a chain of sums is no longer. No larger block of a wide matrix stays in a cache.
 pub(crate) const DEPTH: usize = 384;

@@ -105,7 +105,7 @@ pub(crate) unsafe fn slopes<L: Lanes>(row: &mut [f32], chain: &mut [f32], count:
                 l = L::add(l, bias);
                 absent = L::to_mask(L::eq(bias, nothing));
             }
-            let gap = L::fma(l, inverse, L::splat(-slope.lse));
+            let gap = L::sub(L::fma(l, inverse, L::splat(-slope.lse.max)), L::splat(slope.lse.log_sum));
             let factor = L::fma(L::splat(slope.per_gap), L::max(gap, L::splat(LOWEST)), L::splat(slope.constant));
             let mut by_logit = L::mul(math::exp::<L>(gap), factor);
             if slope.per_class != 0.0 {
@@ -116,7 +116,8 @@ pub(crate) unsafe fn slopes<L: Lanes>(row: &mut [f32], chain: &mut [f32], count:
                 by_logit = L::sub(by_logit, L::mul(L::splat(slope.per_class), share));
             }
             if let Some(target) = how.target {
-                let gap = L::fma(L::load(target.as_ptr().add(at)), inverse, L::splat(-slope.target_lse));
+                let gap = L::fma(L::load(target.as_ptr().add(at)), inverse, L::splat(-slope.target_lse.max));
+                let gap = L::sub(gap, L::splat(slope.target_lse.log_sum));
                 by_logit = L::sub(by_logit, L::mul(L::splat(slope.per_target), math::exp::<L>(gap)));
             }
             let there = L::from_mask(!absent & L::to_mask(L::first(here)));

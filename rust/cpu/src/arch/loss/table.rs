@@ -2,10 +2,10 @@
 
 use super::outer::{self, DEPTH, Outer};
 use super::rows::{self, Sloping};
-use crate::arch::product::Rows;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
+use crate::arch::product::Rows;
 use crate::dispatch::Machine;
 
 /// The functions of one machine.
@@ -150,10 +150,7 @@ compile!(portable, Portable, [2, 1]);
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, crate::arch::avx2::Avx2, [6, 1], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(
-    avx512, crate::arch::avx512::Avx512, [12, 2],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
-);
+compile!(avx512, crate::arch::avx512::Avx512, [12, 2], "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
 /// The kernels of an available machine.
 pub(crate) fn kernels(machine: Machine) -> Kernels {
