@@ -90,9 +90,16 @@ GRADIENTS = {
         compute=_linear,
         unread=lambda asking: () if "weight" in asking else ("x",),
     ),
-    "linear_cross_entropy": Gradient(of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True),
+    "linear_cross_entropy": Gradient(
+        of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True
+    ),
     "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token"), cpu_only=True),
-    "divergence": Gradient(of=_OF_UNEMBEDDING, compute=_divergence, results=("max", "log_sum", "target_max", "target_log_sum"), cpu_only=True),
+    "divergence": Gradient(
+        of=_OF_UNEMBEDDING,
+        compute=_divergence,
+        results=("max", "log_sum", "target_max", "target_log_sum"),
+        cpu_only=True,
+    ),
 }
 
 
