@@ -65,9 +65,9 @@ fn picked(hidden: &Matrix, rows: &[usize]) -> Option<Picked> {
 fn of_rows<'a>(problem: &Problem<'a>, rows: &'a Option<Picked>) -> Problem<'a> {
     let hidden = match rows {
         Some(rows) => crate::map!(array in rows => array.view()),
-        None => problem.hidden.clone(),
+        None => problem.hidden,
     };
-    Problem { hidden, weight: problem.weight.clone(), ..*problem }
+    Problem { hidden, ..*problem }
 }
 
 fn whole_vocabulary(problem: &Problem) -> Result<Tokens> {

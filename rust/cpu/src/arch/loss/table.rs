@@ -8,6 +8,8 @@ use crate::arch::portable::Portable;
 use crate::arch::product::Rows;
 use crate::dispatch::Machine;
 
+type PairSums = unsafe fn(&[f32], &[f32], (f32, f32), f32) -> ([f32; 3], bool);
+
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
@@ -18,7 +20,7 @@ pub(crate) struct Kernels {
     outer: unsafe fn(&mut Outer, usize),
     pack: unsafe fn(&Rows, Option<&[f32]>, &mut [f32]),
     weighted_sum: unsafe fn(&[f32], usize, Option<&[f32]>) -> f32,
-    pair_sums: unsafe fn(&[f32], &[f32], (f32, f32), f32) -> ([f32; 3], bool),
+    pair_sums: PairSums,
     slopes: unsafe fn(&mut [f32], &mut [f32], usize, &Sloping),
     chain_on: unsafe fn(&mut [f32], &[f32], &mut [f32]),
 }
