@@ -11,7 +11,7 @@ from typing import Any
 
 from farspan._backend import arrays
 from farspan._backend.losses import REDUCTIONS, CrossEntropy, Target
-from farspan._backend.settings import rules_of
+from farspan._backend.settings import check_large, rules_of
 from farspan._compute import compute
 from farspan._errors import ArgumentError, DtypeError, message
 
@@ -60,7 +60,8 @@ def linear_cross_entropy(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     settings = CrossEntropy(
         arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, low=-(2**63), high=2**63),
         arrays.index("ignore_index", ignore_index),
@@ -69,7 +70,7 @@ def linear_cross_entropy(
         _within("z_loss", z_loss),
         _reduction(reduction),
     )
-    return compute("linear_cross_entropy", (hidden, weight), (settings, rules))[0]
+    return compute("linear_cross_entropy", dtype, (hidden, weight), (settings, rules))[0]
 
 
 def divergence(
@@ -105,7 +106,8 @@ def divergence(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     temperature = _within("temperature", temperature)
     if temperature <= 0:
         raise ArgumentError(message("temperature", "a number above 0", temperature))
@@ -122,7 +124,7 @@ def divergence(
         raise ArgumentError(message(name, f"shape [{target_weight.shape[0]}], one per token", list(target_bias.shape)))
     other = tuple(_detached(x) for x in (target_hidden, target_weight))
     target = Target(_detached(target_bias), temperature)
-    return compute("divergence", (hidden, weight, *other), (target, rules))[0]
+    return compute("divergence", dtype, (hidden, weight, *other), (target, rules))[0]
 
 
 def _detached(x: Any) -> Any:

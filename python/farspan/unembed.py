@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend import arrays
-from farspan._backend.settings import Drawn, Draws, Listed, Longest, Targets, collect, rules_of, tokens_of
+from farspan._backend.settings import Drawn, Draws, Listed, Longest, Targets, check_large, collect, rules_of, tokens_of
 from farspan._compute import compute
 from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
@@ -52,13 +52,14 @@ def greedy(
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     if shard is not None:
         return sample(
             hidden, weight, seed=0, position=0, temperature=0.0, scale=scale, softcap=softcap, bias=bias,
             valid_vocab=valid_vocab, shard=shard,
         )  # fmt: skip
-    return _sampled(compute("greedy", (hidden, weight), (rules,)))
+    return _sampled(compute("greedy", dtype, (hidden, weight), (rules,)))
 
 
 def sample(
@@ -143,7 +144,8 @@ def sample(
     Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
     `farspan.reference_sampler` names those of the settings.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
     draws = Draws(
         arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
@@ -160,10 +162,10 @@ def sample(
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
     part = vocabulary.place(shard)
-    fields = compute("sample", (hidden, weight), (draws, rules, settings), part)
+    fields = compute("sample", dtype, (hidden, weight), (draws, rules, settings), part)
 
     def rank(*drawn: Any) -> Any:
-        return compute("ranks", (hidden, weight), (Drawn(*drawn), rules, settings), part)
+        return compute("ranks", dtype, (hidden, weight), (Drawn(*drawn), rules, settings), part)
 
     return _sampled(fields, settings.top, rank)
 
@@ -208,11 +210,12 @@ def score(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     exist = tokens_of(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
-    fields = compute("score", (hidden, weight), (Targets(targets), rules, Listed(top)))
+    fields = compute("score", dtype, (hidden, weight), (Targets(targets), rules, Listed(top)))
     return Score(*(fields if top else fields[:4]))
 
 
@@ -240,11 +243,12 @@ def top(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    rules = rules_of(hidden, weight, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     k, exist = arrays.count("k", k), tokens_of(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
-    return Top(*compute("top", (hidden, weight), (Longest(k), rules)))
+    return Top(*compute("top", dtype, (hidden, weight), (Longest(k), rules)))
 
 
 for _function in (greedy, sample, score, top):

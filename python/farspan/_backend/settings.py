@@ -47,13 +47,18 @@ class Rules(NamedTuple):
     """How many tokens exist; None: as many as the weight has rows."""
 
 
-def rules_of(hidden: Any, weight: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
-    """The rules of an unembedding, whose two large inputs are checked first."""
-    arrays.large("hidden", hidden)
+def check_large(hidden: Any, weight: Any) -> str:
+    """The two large inputs of an unembedding; gives their element type."""
+    dtype = arrays.large("hidden", hidden)
     if hidden.ndim == 0:
         arrays.rank("hidden", hidden, "[..., dim]")
     arrays.large_like("weight", weight, "hidden", hidden)
     arrays.rank("weight", weight, "[vocab, dim]")
+    return dtype
+
+
+def rules_of(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
+    """The public arguments of the same names."""
     return Rules(
         arrays.number("scale", scale),
         None if softcap is None else arrays.number("softcap", softcap),
@@ -103,6 +108,9 @@ class Bias(NamedTuple):
     """What a linear layer adds to each output."""
 
     bias: Array | None = None
+
+
+NO_BIAS = Bias()
 
 
 class Listed(NamedTuple):
