@@ -28,8 +28,9 @@ pub fn cross_entropy(logits: &[f64], settings: &CrossEntropy, row: usize) -> OfR
     };
     let total: f64 = (0..logits.len()).map(share).sum();
     let z = settings.z_loss * class(target);
+    let wanted = (0..logits.len()).filter(|&token| share(token) > 0.0);
     OfRow {
-        loss: (0..logits.len()).map(|token| share(token) * (lse - logits[token])).sum::<f64>() + z * lse * lse,
+        loss: wanted.map(|token| share(token) * (lse - logits[token])).sum::<f64>() + z * lse * lse,
         slopes: p.iter().enumerate().map(|(token, p)| p * (total + 2.0 * z * lse) - share(token)).collect(),
     }
 }
