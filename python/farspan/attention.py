@@ -137,16 +137,18 @@ def attention(
         With `return_lse` also the natural logarithm of the denominators, float32, `[batch, q_heads, q_time]` (ragged
         `[q_heads, total]`). A row that sees nothing gives 0 and -inf. A masked key has no influence, even if it is NaN.
         Each row has the same bits in prefill and decode, in any batch, at any thread count, on every instruction set.
+        Tensors on the CPU have gradients through both results: of query, key, value, sink, key_bias, query_scale and
+        the table of distance_bias, unless there is a block_table. Those of a sequence have the same bits likewise.
 
     Raises:
         ArgumentError: shapes that do not fit, or a value out of its range.
         DtypeError: an element type or a kind of object that the argument cannot have.
-        BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
+        BackendError: a tensor that no backend of this build serves, or one that needs a gradient that there is not.
 
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
     kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.
     """
-    arrays.large("query", query)
+    dtype = arrays.large("query", query)
     arrays.large_like("key", key, "query", query)
     arrays.large_like("value", value, "query", query)
     hooks = hook_arguments(
@@ -155,7 +157,7 @@ def attention(
         query_positions=query_positions, key_positions=key_positions, key_lengths=key_lengths,
         query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
-    output, lse = compute("attention", (query, key, value), (hooks,))
+    output, lse = compute("attention", dtype, (query, key, value), (hooks,))
     return (output, lse) if return_lse else output
 
 
@@ -186,22 +188,34 @@ def hook_arguments(
     elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
         raise ArgumentError(message(missing, "both query_offsets and key_offsets, or neither", "None"))
-    # Hooks that are not given are left out: they cost time in every layer.
+    # Hooks that are not given are left out and cost a comparison each: this is asked in every layer.
     given = {} if rotary is None else _rotary(rotary, query)
     if distance_bias is not None:
         given |= _distance_bias(distance_bias, query)
     if window is not None:
         given["left"], given["right"] = _window(window)
-    for name, x in (("scale", scale), ("softcap", softcap)):
-        if x is not None:
-            given[name] = arrays.number(name, x)
-    for name, x in (
-        ("sink", sink), ("key_bias", key_bias), ("query_scale", query_scale), ("query_positions", query_positions),
-        ("key_positions", key_positions), ("key_lengths", key_lengths), ("query_offsets", query_offsets),
-        ("key_offsets", key_offsets), ("block_table", block_table),
-    ):  # fmt: skip
-        if x is not None:
-            given[name] = arrays.small(name, x, query)
+    if scale is not None:
+        given["scale"] = arrays.number("scale", scale)
+    if softcap is not None:
+        given["softcap"] = arrays.number("softcap", softcap)
+    if sink is not None:
+        given["sink"] = arrays.small("sink", sink, query)
+    if key_bias is not None:
+        given["key_bias"] = arrays.small("key_bias", key_bias, query)
+    if query_scale is not None:
+        given["query_scale"] = arrays.small("query_scale", query_scale, query)
+    if query_positions is not None:
+        given["query_positions"] = arrays.small("query_positions", query_positions, query)
+    if key_positions is not None:
+        given["key_positions"] = arrays.small("key_positions", key_positions, query)
+    if key_lengths is not None:
+        given["key_lengths"] = arrays.small("key_lengths", key_lengths, query)
+    if query_offsets is not None:
+        given["query_offsets"] = arrays.small("query_offsets", query_offsets, query)
+    if key_offsets is not None:
+        given["key_offsets"] = arrays.small("key_offsets", key_offsets, query)
+    if block_table is not None:
+        given["block_table"] = arrays.small("block_table", block_table, query)
     return Hooks(bool(causal), keep_first=arrays.count("keep_first", keep_first), **given)
 
 
@@ -232,17 +246,18 @@ def _distance_bias(bias: Any, query: Any) -> dict[str, Any]:
 def _rotary(rotary: Any, query: Any) -> dict[str, Any]:
     if not isinstance(rotary, Rotary):
         raise DtypeError(message("rotary", "a farspan.Rotary", arrays.describe(rotary)))
-    border = None if rotary.border is None else arrays.number("border", rotary.border)
-    if border is not None and math.isnan(border):
-        raise ArgumentError(message("border", "a distance", border))
-    return dict(
-        inv_freq=arrays.small("inv_freq", rotary.inv_freq, query),
-        magnitude=arrays.number("magnitude", rotary.magnitude),
-        interleaved=bool(rotary.interleaved),
-        border=border,
-        far_query_positions=arrays.small("far_query_positions", rotary.far_query_positions, query),
-        far_key_positions=arrays.small("far_key_positions", rotary.far_key_positions, query),
-    )
+    given: dict[str, Any] = {
+        "inv_freq": arrays.small("inv_freq", rotary.inv_freq, query),
+        "magnitude": arrays.number("magnitude", rotary.magnitude),
+        "interleaved": bool(rotary.interleaved),
+    }
+    if rotary.border is not None:
+        given["border"] = border = arrays.number("border", rotary.border)
+        if math.isnan(border):
+            raise ArgumentError(message("border", "a distance", border))
+        for name in ("far_query_positions", "far_key_positions"):
+            given[name] = arrays.small(name, getattr(rotary, name), query)
+    return given
 
 
 for _object in (Rotary, DistanceBias, attention):

@@ -1,5 +1,5 @@
-"""Every operation of the table as `torch.ops.farspan.*`: a schema, kernels for CPU and CUDA, a fake kernel, a refusal
-of gradients.
+"""Every operation of the table as `torch.ops.farspan.*`: a schema, kernels for CPU and CUDA, a fake kernel, and its
+gradient (`farspan._gradients`) or a refusal of one.
 
 The operators are registered when this module is imported, which `farspan.attention` and its siblings do at their first
 torch tensor. They take the arguments that the public functions have normalised, one behind the other; `define` and
@@ -10,6 +10,7 @@ layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from farspan import _gradients as gradients
 from farspan._backend import cpu, gpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
+from farspan._backend.losses import CrossEntropy
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
-from farspan._backend.schema import map_arrays
-from farspan._backend.settings import Shard
+from farspan._backend.schema import given_arrays, map_arrays
+from farspan._backend.settings import Rules, Shard
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
@@ -35,12 +38,16 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 def on_cpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard) -> Any:
     """The operation by `farspan._backend.cpu`, over the memory of the tensors."""
-    kernel, arrays = getattr(cpu, operation.name), [map_arrays(_small, given) for given in lists]
-    found = kernel(operation.dtype(large), *map(_large, large), *arrays, *shard)
+    return _on_arrays(operation, operation.dtype(large), large[0], (*_arrays(large, lists), *shard))
+
+
+def _on_arrays(operation: Operation, dtype: Any, first: Tensor, arrays: Sequence[Any]) -> Any:
+    """The same, of tensors whose memory `_arrays` gave."""
+    found = getattr(cpu, operation.name)(dtype, *arrays)
     if not isinstance(found, tuple):
-        return _tensor(found, large[0])
-    if large[0].dtype in _HALVES:
-        return tuple([_tensor(x, large[0]) for x in found])
+        return _tensor(found, first)
+    if first.dtype in _HALVES:
+        return tuple([_tensor(x, first) for x in found])
     return tuple(map(torch.from_numpy, found))
 
 
@@ -48,6 +55,10 @@ def on_gpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], 
     """The operation by `farspan._backend.gpu`, or by torch where that is as good."""
     if operation.name in _BY_TORCH:
         return _BY_TORCH[operation.name](*large, *lists)
+    if not hasattr(gpu, operation.name):
+        instead = operation.gradient_of or operation.name
+        expected = f"a tensor on the CPU: no GPU has farspan.{operation.name} yet (farspan.reference.{instead})"
+        raise BackendError(message(operation.large[0], expected, f"one on {large[0].device}"))
     kernel = getattr(gpu, operation.name)
     found = kernel(GpuMemory(large[0]), operation.dtype(large), *large, *lists, *shard)
     warn_of_cache()
@@ -65,8 +76,32 @@ def _linear(x: Tensor, weight: Tensor, given: Any) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if given.bias is None else given.bias.to(x.dtype))
 
 
-_BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear}
+def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules: Rules) -> tuple[Tensor, ...]:
+    """From what `score` gives, which is all that it takes without label smoothing."""
+    if settings.label_smoothing:
+        expected = "0 on a GPU (farspan.reference.linear_cross_entropy)"
+        raise BackendError(message("label_smoothing", expected, settings.label_smoothing))
+    targets = settings.targets.expand(hidden.shape[:-1])
+    counted = targets != settings.ignore_index
+    targets = targets.where(counted, 0)
+    logprob, _, _, lse, *_ = torch.ops.farspan.score(hidden, weight, targets, *rules)
+    share = torch.ones_like(lse) if settings.class_weight is None else settings.class_weight[targets]
+    share = share.where(counted, 0)
+    losses = (share * (settings.z_loss * lse.square() - logprob)).masked_fill(~counted, 0)
+    if settings.reduction == "none":
+        return losses, lse, torch.zeros_like(lse)
+    total = losses.sum(dtype=torch.float64)
+    total = total / share.sum(dtype=torch.float64) if settings.reduction == "mean" else total
+    return total.float(), lse, torch.zeros_like(lse)
+
+
+_BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear, "linear_cross_entropy": _cross_entropy}
 """What torch computes on a GPU."""
+
+
+def _arrays(large: Sequence[Tensor], lists: Sequence[Any]) -> list[Any]:
+    """The arguments of the CPU's kernels."""
+    return [*map(_large, large), *[map_arrays(_small, given) for given in lists]]
 
 
 def _large(tensor: Tensor) -> np.ndarray:
@@ -105,42 +140,85 @@ def _register(operation: Operation) -> Callable[..., Any]:
     _LIBRARY.impl(name, flat(operation, on_gpu), "CUDA")
     torch.library.register_fake(f"farspan::{name}", flat(operation, _fake), lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
-    names = [argument.name for argument in operator._schema.arguments]
+    if name in gradients.GRADIENTS:
+        gradients.register(operation, _LIBRARY)
+    else:
+        _LIBRARY.impl(name, _without_gradient(operation, operator), "Autograd")
 
-    def refuse_gradients(*arguments: Any) -> Any:
-        if torch.is_grad_enabled():
-            _refuse_gradients(name, names, arguments)
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return operator(*arguments)
+        recorded = torch.is_grad_enabled() and gradients.asked(arguments)
+        if recorded:
+            gradients.refuse(operation, gradients.argument_names(operator), arguments)
         try:
+            if recorded:
+                return operator(*arguments)
+            # The first step of torch's dispatch is taken here: the detour over autograd costs 5 microseconds.
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
         except NotImplementedError as error:  # of the dispatcher: sparse, quantised and other unusual tensors
+            first = operation.large[0]
             raise BackendError(
-                message(names[0], "dense tensors on the CPU or on a GPU", f"what torch says no to: {error}")
+                message(first, "dense tensors on the CPU or on a GPU", f"what torch says no to: {error}")
             ) from error
 
-    def call(*arguments: Any) -> Any:
-        # Outside of tracing the first step of the dispatch is taken here: the detour over it costs 5 microseconds.
-        return (operator if torch.compiler.is_compiling() else refuse_gradients)(*arguments)
-
-    _LIBRARY.impl(name, refuse_gradients, "Autograd")
     return call
 
 
-def _refuse_gradients(name: str, names: Sequence[str], arguments: Sequence[Any]) -> None:
-    for i, given in enumerate(arguments):
-        if given is not None and isinstance(given, Tensor) and given.requires_grad:
-            instead = f"torch.no_grad() or farspan.reference.{name}"
-            expected = f"no gradient: farspan.{name} has no backward yet ({instead})"
-            raise BackendError(message(names[i], expected, "a tensor that requires one"))
+def _without_gradient(operation: Operation, operator: Any) -> Callable[..., Any]:
+    """What autograd does with an operator that has no gradient."""
+
+    def refuse_or_compute(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            gradients.refuse(operation, gradients.argument_names(operator), arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return refuse_or_compute
 
 
-attention = _register(OPERATIONS["attention"])
-linear = _register(OPERATIONS["linear"])
-greedy = _register(OPERATIONS["greedy"])
-sample = _register(OPERATIONS["sample"])
-ranks = _register(OPERATIONS["ranks"])
-score = _register(OPERATIONS["score"])
-top = _register(OPERATIONS["top"])
+CALLS = {name: _register(operation) for name, operation in OPERATIONS.items()}
+"""The way into each operator."""
+
+
+# --------------------------------------------------------------------------------------- what the public functions call
+
+
+def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists: Sequence[Any]) -> Any:
+    """The operation by its torch operator, or at once where nobody would see a difference: torch's dispatcher takes
+    longer than a small operation."""
+    if large[0].is_cpu and not torch.compiler.is_compiling() and _are_plain(large, lists) and not _is_watched():
+        try:
+            arrays = _arrays(large, lists)
+        except (RuntimeError, TypeError):  # no ordinary memory, as of sparse tensors: the dispatcher knows what they do
+            arrays = None
+        if arrays is not None:
+            return _on_arrays(operation, dtype, large[0], arrays)
+    return CALLS[operation.name](*large, *chain.from_iterable(lists))
+
+
+def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
+    """Whether no tensor is of a subclass, which may stand for something else, and none asks for a gradient."""
+    gradients = torch.is_grad_enabled()
+    for tensors in (large, *map(given_arrays, lists)):
+        for tensor in tensors:
+            if type(tensor) not in _PLAIN or (gradients and tensor.requires_grad):
+                return False
+    return True
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_watched() -> bool:
+    """Whether something wants to see every operator that is called: a mode, a tracer or a profiler."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 # ------------------------------------------------------------------------------------------- parts of a vocabulary
@@ -154,7 +232,7 @@ def of_shard(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any]
         expected = "a tensor on the CPU or on a CUDA device"
         raise BackendError(message(operation.large[0], expected, f"one on {first.device}"))
     if torch.is_grad_enabled():
-        _refuse_gradients(operation.name, operation.large, large)
+        gradients.refuse(operation, operation.large, large)
         for given in lists:
-            _refuse_gradients(operation.name, given._fields, given)
+            gradients.refuse(operation, given._fields, given)
     return (on_gpu if first.is_cuda else on_cpu)(operation, large, lists, shard)

@@ -1,4 +1,4 @@
-"""`greedy`, `sample`, `score`, `top` and `linear` against their definitions in float64, on every backend."""
+"""`greedy`, `sample`, `score` and `top` against their definitions in float64, on every backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.arrays import DTYPES, LAYOUTS, as_float64, as_kind, as_numpy, fields_of, lay_out
+from support.arrays import as_float64, as_kind, as_numpy, fields_of
 from support.unembed_cases import Case, unembed_cases
 
 import farspan
@@ -120,27 +120,3 @@ def test_unembedding_has_the_same_bits_on_every_backend(case: Case) -> None:
     for machine, fields in results.items():
         for field, expected in zip(fields, results["portable"], strict=True):
             assert_same_bits(as_numpy(field), as_numpy(expected), f"{machine} against portable")
-
-
-@given(data=st.data(), kind=KINDS)
-def test_linear_is_its_definition(instruction_set: str, data: st.DataObject, kind: str) -> None:
-    sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 128, 129, 300]))
-    rows, inputs, outputs = (data.draw(sizes) for _ in range(3))
-    make = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    dtype, weight_dtype = (DTYPES[data.draw(st.sampled_from(list(DTYPES)))] for _ in range(2))
-    leading = data.draw(st.sampled_from([(rows,), (2, rows), (), (0,)]))
-    x = lay_out(
-        torch.randn(*leading, inputs, generator=make).to(dtype),
-        data.draw(st.sampled_from(LAYOUTS)) if leading else "plain",
-    )
-    weight = torch.randn(outputs, inputs, generator=make).to(weight_dtype) * inputs**-0.5
-    weight = lay_out(weight, data.draw(st.sampled_from(["plain", "padded"])))
-    bias = torch.randn(outputs, generator=make) if data.draw(st.booleans()) else None
-
-    result = farspan.linear(as_kind(x, kind), as_kind(weight, kind), as_kind(bias, kind))
-    truth = reference.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    eager = reference.linear(x, weight, bias)
-    size = float(truth.abs().max()) if truth.numel() else 0.0
-    allowed = allowed_error(truth, eager.double(), rounding=str(dtype).removeprefix("torch."), magnitude=1 + size)
-    assert as_numpy(result).dtype == as_numpy(x).dtype
-    assert_close(as_float64(result), truth, allowed, "linear")

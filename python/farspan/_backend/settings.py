@@ -30,6 +30,8 @@ REALS = {
 COUNTS = {"top_k": 0, "min_keep": 1, "no_repeat_ngram": 0, "dry_allowed_length": 2}
 """Whole-numbered settings, in the order of the rows of `Settings.counts`."""
 
+NO_EFFECT = REALS | COUNTS
+
 MAX_TOP = 128
 """The longest list of most likely tokens."""
 
@@ -43,6 +45,31 @@ class Rules(NamedTuple):
     """float32 `[vocab]`"""
     valid_vocab: Size | None = None
     """How many tokens exist; None: as many as the weight has rows."""
+
+
+def check_large(hidden: Any, weight: Any) -> str:
+    """The two large inputs of an unembedding; gives their element type."""
+    dtype = arrays.large("hidden", hidden)
+    if hidden.ndim == 0:
+        arrays.rank("hidden", hidden, "[..., dim]")
+    arrays.large_like("weight", weight, "hidden", hidden)
+    arrays.rank("weight", weight, "[vocab, dim]")
+    return dtype
+
+
+def rules_of(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
+    """The public arguments of the same names."""
+    return Rules(
+        arrays.number("scale", scale),
+        None if softcap is None else arrays.number("softcap", softcap),
+        arrays.small("bias", bias, hidden),
+        None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
+    )
+
+
+def tokens_of(weight: Any, rules: Rules) -> int:
+    """How many tokens exist."""
+    return weight.shape[0] if rules.valid_vocab is None else rules.valid_vocab
 
 
 class Draws(NamedTuple):
@@ -81,6 +108,9 @@ class Bias(NamedTuple):
     """What a linear layer adds to each output."""
 
     bias: Array | None = None
+
+
+NO_BIAS = Bias()
 
 
 class Listed(NamedTuple):
@@ -140,7 +170,7 @@ def collect(
     if top > MAX_TOP:
         raise ArgumentError(message("top", f"0 to {MAX_TOP}", top))
     given = (history, prompt_lengths, logit_bias, banned, allowed, mask)
-    off = all(type(x) in (int, float) and x == (REALS | COUNTS)[name] for name, x in per_row.items())
+    off = all([type(x) in (int, float) and x == NO_EFFECT[name] for name, x in per_row.items()])
     if off and top == 0 and samples == 1 and all(x is None for x in given):
         return NOTHING
     if _on_gpu(hidden):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,19 @@ from typing import Any
 from farspan._errors import CheckpointError, message
 
 LFS = b"version https://git-lfs"
+
+
+def require_folder(folder: Path) -> None:
+    """CheckpointError: there is no such folder. It says how to get what looks like a name on the Hugging Face hub."""
+    if folder.exists():
+        return
+    given = f"{str(folder)!r}, which is not there"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        given += (
+            f"; if that is a model on the Hugging Face hub, fetch it first (hf download {folder} --local-dir "
+            f"{folder.name}, from pip install huggingface_hub) and give that folder"
+        )
+    raise CheckpointError(message("model", "a folder with config.json and safetensors weights", given))
 
 
 def read_json(path: Path) -> Any:
@@ -34,10 +48,28 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to: what lies there takes the place of `path` when all of it has been written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """A path to write to, of the same ending: what lies there takes the place of `path` when all of it has been written
+    and has reached the disk. Whatever stops that, a kill or the power, `path` is the old file or the new one."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield beside
+        _to_disk(beside)
         beside.replace(path)
+        _to_disk(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed processes left beside `path` of new versions of it."""
+    for beside in path.parent.glob(f".[0-9]*.{path.name}"):
+        beside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -17,6 +17,24 @@ from farspan.model.operations import FUNCTIONS, Operations, activation_dtype, no
 from farspan.model.passes import PassPlan
 
 
+class Part:
+    """A module or parameter as an attribute of its module, found at once. `nn.Module` searches for it: in a small model
+    these searches were a tenth of a token's time. Setting, replacing and deleting it are torch's."""
+
+    def __set_name__(self, owner: type[nn.Module], name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: nn.Module | None, owner: type[nn.Module]) -> Any:
+        if module is None:
+            return self
+        state, name = module.__dict__, self._name
+        if name in state["_modules"]:
+            return state["_modules"][name]
+        if name in state["_parameters"]:
+            return state["_parameters"][name]
+        raise AttributeError(f"{owner.__name__} has no {name}")
+
+
 class Linear(nn.Linear):
     """`x @ weight.T + bias` in the dtype of x, whatever that of the weight; several projections of the same input are
     stacked into one weight. An `nn.Linear`, so that adapters and hooks of other libraries find it."""
@@ -53,6 +71,8 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Grouped causal self-attention; keys go to the cache un-rotated."""
 
+    qkv, out = Part(), Part()
+
     def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.dim_per_head
@@ -74,18 +94,26 @@ class Attention(nn.Module):
             plan.cache.write(layer, heads[:, keys:], plan.slots)
         outputs = []
         for call in plan.calls:
-            own = heads[call.tokens].reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
-            if plan.cache is None:
-                key, value = own[:, keys:values], own[:, values:]
+            own = heads[call.tokens]
+            if call.span is None:
+                mixed = operations.attention(own[:, :keys], own[:, keys:values], own[:, values:], call.hooks[layer])
             else:
-                key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-            mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer])
-            outputs.append(mixed.swapaxes(1, 2).reshape(-1, self.heads * self.head_dim))
+                own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
+                if plan.cache is None:
+                    key, value = own[:, keys:values], own[:, values:]
+                else:
+                    key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
+                mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer]).swapaxes(1, 2)
+                if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
+                    mixed = operations.contiguous(mixed)
+            outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
 
 
 class MLP(nn.Module):
     """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where the config has no gate."""
+
+    up, down = Part(), Part()
 
     def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
@@ -102,6 +130,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One decoder layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
 
+    attention_norm, attention, mlp_norm, mlp = Part(), Part(), Part(), Part()
+
     def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
         self.attention_norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
@@ -110,8 +140,9 @@ class Block(nn.Module):
         self.mlp = MLP(config, backend)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
-        x = x + self.attention(operations.norm(x, self.attention_norm), layer, plan, operations)
-        return x + self.mlp(operations.norm(x, self.mlp_norm), operations)
+        call, norm = operations.call, operations.norm
+        x = x + call(self.attention, norm(x, self.attention_norm), layer, plan, operations)
+        return x + call(self.mlp, norm(x, self.mlp_norm), operations)
 
 
 OWN = {Linear, Norm, Attention, MLP, Block, nn.ModuleList}
@@ -124,9 +155,9 @@ def is_instrumented(layer: nn.Module) -> bool:
     state = layer.__dict__
     if type(layer) not in OWN or "forward" in state:
         return True
-    for name in HOOKS:  # plain loops, as every call of a model asks this of every module
-        if state[name]:
-            return True
+    before, behind, backward_before, backward = HOOKS  # no loop, as every call of a model asks this of every module
+    if state[before] or state[behind] or state[backward_before] or state[backward]:
+        return True
     for inner in state["_modules"].values():  # noqa: SIM110
         if inner is not None and is_instrumented(inner):
             return True

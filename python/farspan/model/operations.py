@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from farspan import ops, reference
 from farspan._backend import cpu, threads
+from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
+from farspan.model import recorded
 from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
@@ -49,6 +51,9 @@ class Operations(Protocol):
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
         """A row of the embedding for each of `tokens`, an array or a tensor on any device."""
 
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        """What a part of a layer does."""
+
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
 
@@ -60,6 +65,9 @@ class Operations(Protocol):
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any) -> Any:
         """Attention with the hooks that the plan has for a layer."""
+
+    def contiguous(self, x: Any) -> Any:
+        """The same numbers, one behind the other in memory."""
 
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
@@ -83,8 +91,13 @@ class TensorOperations:
         return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> Tensor:
-        rows = F.embedding(torch.as_tensor(tokens, device=embedding.device), embedding)
-        return rows.to(self.dtype)
+        ids = torch.as_tensor(tokens, device=embedding.device)
+        if embedding.dtype in HALVES and self.dtype == torch.float32:
+            return recorded.widened_rows(ids, embedding)
+        return F.embedding(ids, embedding).to(self.dtype)
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module(*arguments)
 
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
@@ -96,19 +109,15 @@ class TensorOperations:
 
     def activate(self, x: Tensor, activation: str, gated: bool) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
-            return torch.from_numpy(cpu.activate(x.detach().numpy(), activation, gated))
-        gate, up = x.chunk(2, dim=-1) if gated else (x, None)
-        if activation == "silu":
-            gate = F.silu(gate)
-        elif activation == "relu":
-            gate = F.relu(gate)
-        else:
-            gate = F.gelu(gate, approximate="tanh")
-        return gate if up is None else gate * up
+            return recorded.activate(x, activation, gated)
+        return recorded.activate_by_torch(x.chunk(2, dim=-1) if gated else (x,), activation)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
         out: Tensor = self.functions.attention(query, key, value, **hooks)
         return out
+
+    def contiguous(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
@@ -131,7 +140,7 @@ class DeviceOperations(TensorOperations):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__("fused", dtype)
-        self._attention = ops.attention
+        self._attention = ops.CALLS["attention"]
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
@@ -145,17 +154,14 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: st
     """RMSNorm, with a bias LayerNorm: with the bits of `ArrayOperations` where that could have done it."""
     if bias is not None:
         return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
-    if backend == "fused" and arrays_serve(x, weight):
-        return torch.from_numpy(cpu.rms_norm(x.detach().numpy(), _numbers(weight), eps))
+    if backend == "fused" and arrays_serve(x):
+        return recorded.rms_norm(x, weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
-def arrays_serve(*inputs: Tensor) -> bool:
-    """Whether a float32 x, the first of `inputs`, may be computed with as an array: on a CPU, and nobody traces or
-    asks for a gradient."""
-    if torch.compiler.is_compiling() or not inputs[0].is_cpu or inputs[0].dtype != torch.float32:
-        return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
+def arrays_serve(x: Tensor) -> bool:
+    """Whether x may be computed with as an array: float32 on a CPU, and nobody traces."""
+    return not torch.compiler.is_compiling() and x.is_cpu and x.dtype == torch.float32
 
 
 class ArrayOperations:
@@ -173,8 +179,12 @@ class ArrayOperations:
         return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> np.ndarray:
-        rows: np.ndarray = F.embedding(torch.as_tensor(tokens), embedding.detach()).float().numpy()
+        ids = torch.from_numpy(tokens) if isinstance(tokens, np.ndarray) else torch.as_tensor(tokens)
+        rows: np.ndarray = F.embedding(ids, embedding.detach()).float().numpy()
         return rows
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module.forward(*arguments)  # nobody has hooked it
 
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
@@ -201,6 +211,9 @@ class ArrayOperations:
             self._hooks = hooks, hook_arguments(query, **hooks)
         return cpu.attention("float32", query, key, value, self._hooks[1])[0]
 
+    def contiguous(self, x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x)
+
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
 
@@ -221,7 +234,7 @@ def _memory(parameter: Any) -> tuple[str, np.ndarray]:
     """A parameter's dtype and its memory as an array, half types by their bits."""
     tensor = parameter.detach()
     bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
-    return str(tensor.dtype).removeprefix("torch."), bits.numpy()
+    return dtype_name(tensor), bits.numpy()
 
 
 def _numbers(parameter: Any) -> Any:

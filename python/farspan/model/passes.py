@@ -11,6 +11,7 @@ import numpy as np
 
 from farspan.model.cache import Cache
 from farspan.positions import Span
+from farspan.positions.ragged import joined
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
@@ -20,11 +21,12 @@ LEAST_BUCKET = 256
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """Neighbouring sequences with equally many new tokens: in each layer they share one call of attention."""
+    """Sequences that share one call of attention in each layer."""
 
     tokens: slice
     rows: slice
-    span: Span
+    span: Span | None
+    """Of neighbours with equally many new tokens, which are a batch; None: a ragged call, whose hooks have offsets."""
     hooks: list[Any]
     """For each layer, keyword arguments of attention; on a GPU all of them, in the order of the operator."""
 
@@ -70,9 +72,29 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
     if cache is None:
         return PassPlan(calls, None, np.empty(0, np.int64), lengths)
-    rows_of = np.repeat(np.arange(len(new)), new)
-    positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
+    rows_of, positions = np.arange(len(new)), np.array(held, np.int64)
+    if any(more != 1 for more in new):
+        rows_of = np.repeat(rows_of, new)
+        positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     return PassPlan(calls, cache, cache.slots(rows_of, positions), lengths)
+
+
+def plan_documents(config: Config, lengths: Sequence[int]) -> PassPlan:
+    """A pass over whole sequences without a cache, packed: one ragged call, unless the position schemes need several.
+    Its rows have the bits that they have in a pass of one sequence."""
+    offsets = np.cumsum([0, *lengths])
+    spans = {time: Span(time, (time,), config.num_attention_heads, config.dim_per_head) for time in set(lengths)}
+    common = {"causal": True, "query_offsets": offsets, "key_offsets": offsets}
+    kinds = []
+    for scheme, window in config.attention_kinds:
+        by_length = {time: _narrowed(scheme.hooks(span), window) for time, span in spans.items()}
+        hooks = joined([by_length[time] for time in lengths], [spans[time] for time in lengths])
+        if hooks is None:
+            return plan_pass(config, lengths, None)
+        kinds.append(common | hooks)
+    hooks_of_layers = [kinds[kind] for kind in config.kind_of_layer]
+    call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, hooks_of_layers)
+    return PassPlan([call], None, np.empty(0, np.int64), tuple(lengths))
 
 
 def bucket(length: int, capacity: int) -> int:

@@ -11,9 +11,9 @@
 mod arrays;
 mod block;
 mod context;
-mod keys;
+mod gradient;
 mod output;
-mod queries;
+mod packing;
 mod stream;
 mod visibility;
 
@@ -24,6 +24,7 @@ use farspan_core::attention::problem;
 
 pub use crate::arch::attention::Input;
 pub use arrays::Views;
+pub use gradient::{Backward, Gradients, attention_backward};
 
 /// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension
 /// contiguous.

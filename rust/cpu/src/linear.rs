@@ -1,7 +1,6 @@
 //! Linear layers whose rows do not depend on each other.
 
-use crate::arch::unembed::dot::Rows;
-use crate::arch::unembed::{Kernels, Rule, kernels};
+use crate::arch::product::{Kernels, Rows, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::{block_rows, for_each_chunk};
 use crate::typed::RowMut;
@@ -99,8 +98,7 @@ fn fill(kernels: &Kernels, x: Rows, weight: Rows, bias: Option<&[f32]>, first: u
     let columns = first..first + pieces[0].len();
     for_each_chunk(kernels, x, weight, columns, |row, chunk, products| {
         if let Some(bias) = bias {
-            let rule = Rule { scale: 1.0, softcap: None, bias: Some(&bias[chunk.clone()]) };
-            kernels.apply_rule(products, chunk.len(), &rule);
+            kernels.add_bias(products, &bias[chunk.clone()]);
         }
         kernels.store(products, pieces[row].part(chunk.start - first, chunk.len()));
     });

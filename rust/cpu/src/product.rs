@@ -3,13 +3,14 @@
 
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::arch::unembed::dot::{Carry, Padded, Product, Rows, padded_width};
-use crate::arch::unembed::{Kernels, PAIRED};
+use crate::arch::product::{Carry, Kernels, Padded, Product, Rows, padded_width};
 use std::cell::RefCell;
 use std::ops::Range;
 
 /// Weight rows whose products are handed over together.
 pub(crate) const CHUNK: usize = 512;
+/// Products are handed over in whole numbers of this many; those behind the last weight row mean nothing.
+pub(crate) const MULTIPLE: usize = 2 * LANES;
 /// The most rows that share one reading of the weights.
 const MAX_BLOCK: usize = 64;
 /// Where rows are too many to widen weights in registers, so many weight rows at a time are widened for the whole
@@ -41,7 +42,7 @@ pub(crate) fn block_rows(rows: usize) -> usize {
 
 /// Computes the products of all rows of `x` with the weight rows in `range`, and hands each row's products with a chunk
 /// of them to `consume(row, chunk, products)`, chunks in order. `products` is longer than its chunk: a whole number of
-/// [`PAIRED`] entries.
+/// [`MULTIPLE`] entries.
 pub(crate) fn for_each_chunk(
     kernels: &Kernels,
     x: Rows,
@@ -81,7 +82,7 @@ pub(crate) fn for_each_chunk(
                     widened(kernels, (x, rows), weight, first..first + count, scratch, (out, stride));
                 }
             }
-            let length = chunk.len().next_multiple_of(PAIRED);
+            let length = chunk.len().next_multiple_of(MULTIPLE);
             for (row, products) in products.chunks_exact_mut(stride).take(rows).enumerate() {
                 consume(row, chunk.clone(), &mut products[..length]);
             }

@@ -1,6 +1,5 @@
-//! The kernels of the unembedding and of linear products.
+//! The kernels of the unembedding: what becomes of products once they are logits.
 
-pub(crate) mod dot;
 mod noise;
 mod rows;
 mod table;

@@ -1,13 +1,11 @@
-//! Each kernel compiled for each machine, behind functions that check what they are given.
+//! Each kernel of the unembedding compiled for each machine, behind functions that check what they are given.
 
-use super::dot::{self, Product, Rows, padded_width};
 use super::noise::{self, PAIRED};
 use super::rows::{self, Rule};
-use crate::arch::element::{Element, each_element};
-use crate::arch::lanes::{LANES, Lanes};
+use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
+use crate::arch::product;
 use crate::dispatch::Machine;
-use crate::typed::RowMut;
 use farspan_core::merge::Best;
 use farspan_core::noise::NoiseKey;
 
@@ -16,11 +14,8 @@ type Sums = unsafe fn(&[f32], f32, f32) -> [f32; 4];
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
-    /// Up to this many rows, half-precision weights are widened in registers, each time they are used.
-    pub direct_rows: usize,
-    widen: unsafe fn(&Rows, &mut [f32]),
-    product: unsafe fn(&mut Product),
-    store: unsafe fn(&[f32], RowMut),
+    /// Those that the products themselves take.
+    pub products: product::Kernels,
     apply_rule: unsafe fn(&mut [f32], usize, &Rule) -> f32,
     plain_sums: Sums,
     moment_sums: Sums,
@@ -36,27 +31,6 @@ pub(crate) struct Kernels {
 /// Every call below: the table is made for a machine that is available, and the assertions before it are what the
 /// kernel asks of its operands.
 impl Kernels {
-    /// The rows in float32, each with zeros up to the next multiple of sixteen.
-    pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
-        assert_eq!(out.len(), rows.count() * padded_width(rows.columns()));
-        // SAFETY: see the impl.
-        unsafe { (self.widen)(rows, out) }
-    }
-
-    /// `out[r * out_stride + t] = dot(x[r], w[t])`.
-    pub(crate) fn product(&self, mut product: Product) {
-        product.check();
-        // SAFETY: see the impl.
-        unsafe { (self.product)(&mut product) }
-    }
-
-    /// Rounds the first numbers of `row` to the output's type.
-    pub(crate) fn store(&self, row: &[f32], out: RowMut) {
-        assert!(row.len() >= out.len().next_multiple_of(LANES));
-        // SAFETY: see the impl.
-        unsafe { (self.store)(row, out) }
-    }
-
     /// Turns the first `count` products of `row` into logits, the rest into -inf. The largest logit: NaN if any is NaN.
     pub(crate) fn apply_rule(&self, row: &mut [f32], count: usize, rule: &Rule) -> f32 {
         assert!(row.len().is_multiple_of(LANES) && rule.bias.is_none_or(|bias| bias.len() >= count.min(row.len())));
@@ -137,62 +111,11 @@ impl Kernels {
     }
 }
 
-/// Rounds and stores the first numbers of `row`.
-///
-/// # Safety
-/// As [`Lanes`]; `row` has whole vectors for `count` numbers, for which `out` has room.
-#[inline(always)]
-unsafe fn store<L: Lanes, E: Element>(row: &[f32], out: *mut E, count: usize) {
-    for at in (0..count).step_by(LANES) {
-        // SAFETY: the caller's.
-        unsafe {
-            let numbers = L::load(row.as_ptr().add(at));
-            if at + LANES <= count {
-                E::store::<L>(out.add(at), numbers);
-            } else {
-                E::store_part::<L>(out.add(at), numbers, count - at);
-            }
-        }
-    }
-}
-
-/// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
-/// single row. `direct` is where widening weights in registers, once for each tile of rows, stops paying.
+/// Compiles the kernels for one machine.
 macro_rules! compile {
-    (
-        $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal], direct $direct:literal
-        $(, $feature:literal)?
-    ) => {
+    ($module:ident, $machine:ty $(, $feature:literal)?) => {
         mod $module {
             use super::*;
-
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn widen(rows: &Rows, out: &mut [f32]) {
-                // SAFETY: the caller's.
-                unsafe {
-                    each_element!(E, start in rows.start => dot::widen::<$machine, E>(rows, start.cast(), out))
-                }
-            }
-
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn product(p: &mut Product) {
-                // SAFETY: the caller's.
-                unsafe {
-                    each_element!(E, start in p.w.start => {
-                        dot::product::<$machine, E, $rows, $weights, $single>(p, start.cast())
-                    })
-                }
-            }
-
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn store(row: &[f32], out: RowMut) {
-                // SAFETY: the caller's.
-                unsafe {
-                    each_element!(E, piece in out => {
-                        super::store::<$machine, E>(row, piece.as_mut_ptr().cast(), piece.len())
-                    })
-                }
-            }
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn apply_rule(row: &mut [f32], count: usize, rule: &Rule) -> f32 {
@@ -266,43 +189,39 @@ macro_rules! compile {
                 unsafe { noise::best_perturbed::<$machine>(logits, first_token, key, inverse_temperature, best) }
             }
 
-            pub(super) const KERNELS: Kernels = Kernels {
-                direct_rows: $direct,
-                widen,
-                product,
-                store,
-                apply_rule,
-                plain_sums,
-                moment_sums,
-                tempered_sums,
-                deviations: [deviations, squared_deviations],
-                keep_bits,
-                count_above,
-                places_at_least,
-                noise,
-                best_perturbed,
-            };
+            pub(super) fn with(products: product::Kernels) -> Kernels {
+                Kernels {
+                    products,
+                    apply_rule,
+                    plain_sums,
+                    moment_sums,
+                    tempered_sums,
+                    deviations: [deviations, squared_deviations],
+                    keep_bits,
+                    count_above,
+                    places_at_least,
+                    noise,
+                    best_perturbed,
+                }
+            }
         }
     };
 }
 
-compile!(portable, Portable, [2, 2, 4], direct 2);
+compile!(portable, Portable);
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], direct 3, "avx2,fma,f16c");
+compile!(avx2, crate::arch::avx2::Avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(
-    avx512, crate::arch::avx512::Avx512, [4, 4, 8], direct 8,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
-);
+compile!(avx512, crate::arch::avx512::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
 /// The kernels of an available machine.
 pub(crate) fn kernels(machine: Machine) -> Kernels {
-    assert!(machine.is_available(), "{} is not available", machine.name());
+    let products = product::kernels(machine);
     match machine {
         #[cfg(target_arch = "x86_64")]
-        Machine::Avx2 => avx2::KERNELS,
+        Machine::Avx2 => avx2::with(products),
         #[cfg(target_arch = "x86_64")]
-        Machine::Avx512 => avx512::KERNELS,
-        _ => portable::KERNELS,
+        Machine::Avx512 => avx512::with(products),
+        _ => portable::with(products),
     }
 }

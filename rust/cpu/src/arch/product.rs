@@ -1,0 +1,8 @@
+//! The kernels of products of rows with rows, which the unembedding and linear layers share.
+
+mod dot;
+mod rows;
+mod table;
+
+pub(crate) use dot::{Carry, Padded, Product, Rows, padded_width};
+pub(crate) use table::{Kernels, kernels};

@@ -1,0 +1,122 @@
+//! Each kernel of products compiled for each machine, behind functions that check what they are given.
+
+use super::dot::{self, Product, Rows, padded_width};
+use super::rows;
+use crate::arch::element::each_element;
+use crate::arch::lanes::LANES;
+use crate::arch::portable::Portable;
+use crate::dispatch::Machine;
+use crate::typed::RowMut;
+
+/// The functions of one machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    /// Up to this many rows, half-precision weights are widened in registers, each time they are used.
+    pub direct_rows: usize,
+    widen: unsafe fn(&Rows, &mut [f32]),
+    product: unsafe fn(&mut Product),
+    add_bias: unsafe fn(&mut [f32], &[f32]),
+    store: unsafe fn(&[f32], RowMut),
+}
+
+/// Every call below: the table is made for a machine that is available, and the assertions before it are what the
+/// kernel asks of its operands.
+impl Kernels {
+    /// The rows in float32, each with zeros up to the next multiple of sixteen.
+    pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
+        assert_eq!(out.len(), rows.count() * padded_width(rows.columns()));
+        // SAFETY: see the impl.
+        unsafe { (self.widen)(rows, out) }
+    }
+
+    /// `out[r * out_stride + t] = dot(x[r], w[t])`.
+    pub(crate) fn product(&self, mut product: Product) {
+        product.check();
+        // SAFETY: see the impl.
+        unsafe { (self.product)(&mut product) }
+    }
+
+    /// Adds `bias` to the first numbers of `row`; -inf stays -inf, whatever it is added to.
+    pub(crate) fn add_bias(&self, row: &mut [f32], bias: &[f32]) {
+        assert!(row.len() >= bias.len().next_multiple_of(LANES));
+        // SAFETY: see the impl.
+        unsafe { (self.add_bias)(row, bias) }
+    }
+
+    /// Rounds the first numbers of `row` to the output's type.
+    pub(crate) fn store(&self, row: &[f32], out: RowMut) {
+        assert!(row.len() >= out.len().next_multiple_of(LANES));
+        // SAFETY: see the impl.
+        unsafe { (self.store)(row, out) }
+    }
+}
+
+/// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
+/// single row. `direct` is where widening weights in registers, once for each tile of rows, stops paying.
+macro_rules! compile {
+    (
+        $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal], direct $direct:literal
+        $(, $feature:literal)?
+    ) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn widen(rows: &Rows, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    each_element!(E, start in rows.start => dot::widen::<$machine, E>(rows, start.cast(), out))
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn product(p: &mut Product) {
+                // SAFETY: the caller's.
+                unsafe {
+                    each_element!(E, start in p.w.start => {
+                        dot::product::<$machine, E, $rows, $weights, $single>(p, start.cast())
+                    })
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn add_bias(row: &mut [f32], bias: &[f32]) {
+                // SAFETY: the caller's.
+                unsafe { rows::add_bias::<$machine>(row, bias) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn store(row: &[f32], out: RowMut) {
+                // SAFETY: the caller's.
+                unsafe {
+                    each_element!(E, piece in out => {
+                        rows::store::<$machine, E>(row, piece.as_mut_ptr().cast(), piece.len())
+                    })
+                }
+            }
+
+            pub(super) const KERNELS: Kernels = Kernels { direct_rows: $direct, widen, product, add_bias, store };
+        }
+    };
+}
+
+compile!(portable, Portable, [2, 2, 4], direct 2);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], direct 3, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx512, crate::arch::avx512::Avx512, [4, 4, 8], direct 8,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
+);
+
+/// The kernels of an available machine.
+pub(crate) fn kernels(machine: Machine) -> Kernels {
+    assert!(machine.is_available(), "{} is not available", machine.name());
+    match machine {
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx2 => avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx512 => avx512::KERNELS,
+        _ => portable::KERNELS,
+    }
+}
