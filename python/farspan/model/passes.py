@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from farspan._errors import ArgumentError, message
 from farspan.model.cache import Cache
 from farspan.positions import Span
 
 if TYPE_CHECKING:
-    from farspan.model.config import Config
+    from farspan.model.config import AttentionKind, Config
 
 LEAST_BUCKET = 256
 
@@ -37,6 +38,8 @@ class PassPlan:
     cache: Cache | None
     slots: Any
     """Where in the cache the new keys and values go."""
+    places: Any
+    """Index of each new token in its sequence, where the model has learned positions; else None."""
     lengths: tuple[int, ...]
     """How many tokens each sequence has afterwards."""
 
@@ -57,6 +60,7 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
     """
     held = (0,) * len(new) if cache is None else cache.counts
     lengths = tuple(old + more for old, more in zip(held, new, strict=True))
+    check_length(config, lengths)
     if cache is not None:
         cache.reserve(lengths)
     calls, row, token = [], 0, 0
@@ -66,13 +70,24 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
         row, token = rows.stop, tokens.stop
         if time:
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
-            span = Span(time, lengths[rows], config.num_attention_heads, config.dim_per_head, slots)
+            span = Span(time, lengths[rows], config.num_attention_heads, config.rotary_dim, slots)
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
-    if cache is None:
-        return PassPlan(calls, None, np.empty(0, np.int64), lengths)
-    rows_of = np.repeat(np.arange(len(new)), new)
+    if cache is None and not config.learned_positions:
+        return PassPlan(calls, None, np.empty(0, np.int64), None, lengths)
     positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    return PassPlan(calls, cache, cache.slots(rows_of, positions), lengths)
+    places = positions if config.learned_positions else None
+    if cache is None:
+        return PassPlan(calls, None, np.empty(0, np.int64), places, lengths)
+    rows_of = np.repeat(np.arange(len(new)), new)
+    return PassPlan(calls, cache, cache.slots(rows_of, positions), places, lengths)
+
+
+def check_length(config: Config, lengths: Sequence[int]) -> None:
+    """ArgumentError where a sequence is longer than the positions that the model has learned."""
+    longest = max(lengths, default=0)
+    if config.longest is not None and longest > config.longest:
+        expected = f"sequences of at most {config.longest} tokens, for which the model has learned positions"
+        raise ArgumentError(message("ids", expected, f"{longest} tokens"))
 
 
 def bucket(length: int, capacity: int) -> int:
@@ -84,7 +99,7 @@ def bucket(length: int, capacity: int) -> int:
 def steady_tokens(config: Config, length: int, most: int) -> int:
     """How many of `most` further tokens of a sequence can be read in one pass and get the bits of single steps: all,
     unless a position scheme turns by other frequencies as the sequence grows."""
-    for scheme, _ in config.attention_kinds:
+    for scheme in {kind.scheme for kind in config.attention_kinds}:
         switch = scheme.switch(length)
         while scheme.switch(length + most) != switch:  # frequencies never change back as a sequence grows
             most -= 1
@@ -96,8 +111,27 @@ def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:
     common: dict[str, Any] = {"causal": True}
     if span.slots is not None or not span.uniform:
         common["key_lengths"] = np.array(span.lengths)
-    hooks = [common | _narrowed(scheme.hooks(span), window) for scheme, window in config.attention_kinds]
+    if config.attn_logit_softcapping is not None:
+        common["softcap"] = config.attn_logit_softcapping
+    factors = None if config.query_scale_beta is None else _query_factors(config, span)
+    hooks = [common | _of_kind(kind, span, factors) for kind in config.attention_kinds]
     return [hooks[kind] for kind in config.kind_of_layer]
+
+
+def _of_kind(kind: AttentionKind, span: Span, factors: np.ndarray | None) -> dict[str, Any]:
+    hooks = _narrowed(kind.scheme.hooks(span), kind.window)
+    if kind.scale is not None:
+        hooks = hooks | {"scale": kind.scale}
+    if factors is not None:
+        hooks = hooks | {"query_scale": factors * hooks.get("query_scale", np.float32(1))}
+    return hooks
+
+
+def _query_factors(config: Config, span: Span) -> np.ndarray:
+    """By how much each query is scaled for its place, for `query_scale`."""
+    steps = np.log1p(span.query_order // config.query_scale_length)
+    factors = (1 + (config.query_scale_beta or 0) * steps).astype(np.float32)
+    return factors[:, None, :] if factors.ndim == 2 else factors
 
 
 def _narrowed(hooks: dict[str, Any], window: int | None) -> dict[str, Any]:
