@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,31 @@ def compute(name: str, large: Sequence[Any], lists: Sequence[Any], shard: Shard 
     Arguments are checked and of one kind already."""
     if isinstance(large[0], np.ndarray):
         return _on_arrays(OPERATIONS[name], large, lists, shard)
-    from farspan import ops
-
+    ops = sys.modules.get("farspan.ops") or _operators()
     if shard is not None:
         return ops.of_shard(OPERATIONS[name], large, lists, shard)
-    return getattr(ops, name)(*large, *chain.from_iterable(lists))
+    return ops.of_tensors(OPERATIONS[name], large, lists)
+
+
+def _operators() -> Any:
+    """What serves tensors; an import statement, even of what is there already, takes as long as some operations."""
+    from farspan import ops
+
+    return ops
 
 
 def _on_arrays(operation: Operation, large: Sequence[Any], lists: Sequence[Any], shard: Shard | None) -> Any:
+    kernel, dtype = getattr(cpu, operation.name), operation.dtype(large)
     of_shard = () if shard is None else (shard,)
-    kernel = getattr(cpu, operation.name)
-    found = kernel(operation.dtype(large), *map(cpu.bits, large), *lists, *of_shard)
+    if dtype in FLOAT32:
+        return kernel(dtype, *large, *lists, *of_shard)
+    found = kernel(dtype, *map(cpu.bits, large), *lists, *of_shard)
     like = large[0].dtype
-    return tuple(_typed(x, like) for x in found) if isinstance(found, tuple) else _typed(found, like)
+    return tuple([_typed(x, like) for x in found]) if isinstance(found, tuple) else _typed(found, like)
+
+
+FLOAT32 = ("float32", ("float32", "float32"))
+"""Element types of large inputs none of which is seen by its bits."""
 
 
 def _typed(x: np.ndarray, like: Any) -> np.ndarray:

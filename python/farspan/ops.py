@@ -10,6 +10,7 @@ layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
-from farspan._backend.schema import map_arrays
+from farspan._backend.schema import given_arrays, map_arrays
 from farspan._backend.settings import Shard
 from farspan._errors import BackendError, DtypeError, message
 
@@ -36,8 +37,12 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 def on_cpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard) -> Any:
     """The operation by `farspan._backend.cpu`, over the memory of the tensors."""
-    kernel, arrays = getattr(cpu, operation.name), [map_arrays(_small, given) for given in lists]
-    found = kernel(operation.dtype(large), *map(_large, large), *arrays, *shard)
+    return _on_arrays(operation, large, _arrays(large, lists), *shard)
+
+
+def _on_arrays(operation: Operation, large: Sequence[Tensor], arrays: Sequence[Any], *shard: Shard) -> Any:
+    """The same, of tensors whose memory `_arrays` gave."""
+    found = getattr(cpu, operation.name)(operation.dtype(large), *arrays, *shard)
     if not isinstance(found, tuple):
         return _tensor(found, large[0])
     if large[0].dtype in _HALVES:
@@ -68,6 +73,11 @@ def _linear(x: Tensor, weight: Tensor, given: Any) -> Tensor:
 
 _BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear}
 """What torch computes on a GPU."""
+
+
+def _arrays(large: Sequence[Tensor], lists: Sequence[Any]) -> list[Any]:
+    """The arguments of the CPU's kernels."""
+    return [*map(_large, large), *[map_arrays(_small, given) for given in lists]]
 
 
 def _large(tensor: Tensor) -> np.ndarray:
@@ -144,13 +154,47 @@ def _without_gradient(operation: Operation, operator: Any) -> Callable[..., Any]
     return refuse_or_compute
 
 
-attention = _register(OPERATIONS["attention"])
-linear = _register(OPERATIONS["linear"])
-greedy = _register(OPERATIONS["greedy"])
-sample = _register(OPERATIONS["sample"])
-ranks = _register(OPERATIONS["ranks"])
-score = _register(OPERATIONS["score"])
-top = _register(OPERATIONS["top"])
+CALLS = {name: _register(operation) for name, operation in OPERATIONS.items()}
+"""The way into each operator."""
+
+
+# --------------------------------------------------------------------------------------- what the public functions call
+
+
+def of_tensors(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any]) -> Any:
+    """The operation by its torch operator, or at once where nobody would see a difference: torch's dispatcher takes
+    longer than a small operation."""
+    if large[0].is_cpu and not torch.compiler.is_compiling() and _are_plain(large, lists) and not _is_watched():
+        try:
+            arrays = _arrays(large, lists)
+        except (RuntimeError, TypeError):  # no ordinary memory, as of sparse tensors: the dispatcher knows what they do
+            arrays = None
+        if arrays is not None:
+            return _on_arrays(operation, large, arrays)
+    return CALLS[operation.name](*large, *chain.from_iterable(lists))
+
+
+def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
+    """Whether no tensor is of a subclass, which may stand for something else, and none asks for a gradient."""
+    gradients = torch.is_grad_enabled()
+    for tensors in (large, *map(given_arrays, lists)):
+        for tensor in tensors:
+            if type(tensor) not in _PLAIN or (gradients and tensor.requires_grad):
+                return False
+    return True
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_watched() -> bool:
+    """Whether something wants to see every operator that is called: a mode, a tracer or a profiler."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 # ------------------------------------------------------------------------------------------- parts of a vocabulary

@@ -21,7 +21,7 @@ def test_rust_reads_every_hook_and_no_other() -> None:
 
 
 def test_the_operators_arguments_are_the_hooks() -> None:
-    assert ops.attention is not None  # registered
+    assert "attention" in ops.CALLS  # registered
     arguments = torch.ops.farspan.attention.default._schema.arguments[3:]
     assert tuple(a.name for a in arguments) == Hooks._fields
     assert Hooks(*(a.default_value for a in arguments)) == Hooks()

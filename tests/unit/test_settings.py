@@ -43,7 +43,7 @@ def test_rust_writes_the_results_in_the_same_order() -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_take_the_lists(name: str) -> None:
-    assert getattr(ops, name)  # registered
+    assert name in ops.CALLS  # registered
     before, lists = OPERATORS[name]
     arguments = getattr(torch.ops.farspan, name).default._schema.arguments[before:]
     assert [x.name for x in arguments] == [field for kind in lists for field in kind._fields]

@@ -24,8 +24,10 @@ FLOATS = ("float32", "bfloat16", "float16")
 _INT64 = 2**63
 _FLOAT32_END = 2.0**128 - 2.0**103
 """What float32 rounds to infinity begins here."""
-_NUMPY_NAMES: dict[Any, str] = {}
-_TORCH_NAMES: dict[Any, str] = {}
+_NAMES: dict[Any, str] = {}
+"""Of element types of either kind that have been met."""
+_DTYPES = {name: np.dtype(name) for name in ("int64", "float32", "float64")}
+"""Element types of settings; NumPy takes longer to read a name than to make a small array."""
 
 
 def is_tensor(x: object) -> bool:
@@ -36,10 +38,9 @@ def is_tensor(x: object) -> bool:
 
 def dtype_name(x: Any) -> str:
     """`float32` and so on, of either kind of array."""
-    names = _NUMPY_NAMES if isinstance(x, np.ndarray) else _TORCH_NAMES
-    name = names.get(x.dtype)
+    name = _NAMES.get(x.dtype)
     if name is None:  # to spell a name takes a microsecond in torch, and three in NumPy
-        name = names[x.dtype] = str(x.dtype).removeprefix("torch.")
+        name = _NAMES[x.dtype] = str(x.dtype).removeprefix("torch.")
     return name
 
 
@@ -182,7 +183,7 @@ def _scalar(name: str, value: float, first: Any, kind: str) -> Any:
     if kind == "float32" and _FLOAT32_END <= abs(value) < math.inf:
         raise ArgumentError(message(name, "numbers that float32 can hold", value))
     if isinstance(first, np.ndarray):
-        return np.array(value, kind)
+        return np.array(value, _DTYPES[kind])
     torch = sys.modules["torch"]  # its own constructor: torch.compile traces it
     return torch.full((), value, dtype=getattr(torch, kind), device=first.device)
 
@@ -199,6 +200,8 @@ def float32(name: str, x: np.ndarray) -> np.ndarray:
 
 def index(name: str, x: Any) -> int:
     """A whole number that fits int64 or uint64."""
+    if type(x) is int:
+        return x
     if isinstance(x, (bool, np.bool_)):
         raise DtypeError(message(name, "an integer", describe(x)))
     try:
@@ -218,6 +221,8 @@ def count(name: str, x: Any) -> int:
 
 def number(name: str, x: Any) -> float:
     """A real number."""
+    if type(x) is float:
+        return x
     if isinstance(x, (str, bytes, bool)):
         raise DtypeError(message(name, "a number", describe(x)))
     try:

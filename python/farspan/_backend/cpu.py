@@ -62,7 +62,8 @@ def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Arra
     follow_torch()
     rows = rows_of("x", x, "weight", weight)
     (output,) = allocate("x", results.linear(dtypes, x, weight, bias))
-    _core.linear(*dtypes, output.reshape(rows.shape[0], weight.shape[0]), rows, weight, bias.bias)
+    out = output if output.ndim == 2 else output.reshape(rows.shape[0], weight.shape[0])
+    _core.linear(*dtypes, out, rows, weight, bias.bias)
     return output
 
 
@@ -78,7 +79,7 @@ def greedy(dtype: str, hidden: Array, weight: Array, rules: Rules) -> tuple[Arra
     follow_torch()
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("hidden", results.greedy(dtype, hidden, weight, rules))
-    _core.greedy((dtype, rows, weight, rules), [x.reshape(-1) for x in out])
+    _core.greedy((dtype, rows, weight, rules), flat(out))
     return out
 
 
@@ -96,7 +97,7 @@ def sample(
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("hidden", results.sample(dtype, hidden, weight, draws, rules, settings))
     columns = Draws(*[column(x, rows.shape[0]) for x in draws])
-    _core.sample((dtype, rows, weight, rules), columns, given(settings), shard, [x.reshape(-1) for x in out])
+    _core.sample((dtype, rows, weight, rules), columns, given(settings), shard, flat(out))
     return out
 
 
@@ -114,8 +115,7 @@ def ranks(
     rows = rows_of("hidden", hidden, "weight", weight)
     token, logit, known = drawn
     out = known.copy()
-    flat = [token.reshape(-1), logit.reshape(-1)]
-    _core.rank((dtype, rows, weight, rules), given(settings), shard, flat, out.reshape(-1))
+    _core.rank((dtype, rows, weight, rules), given(settings), shard, flat((token, logit)), out.reshape(-1))
     return out if shard is None else summed_ranks(shard, known, out)
 
 
@@ -139,7 +139,7 @@ def score(
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("hidden", results.score(dtype, hidden, weight, targets, rules, listed))
     per_row = column(targets.targets, rows.shape[0])
-    _core.score((dtype, rows, weight, rules), per_row, listed.top, [x.reshape(-1) for x in out])
+    _core.score((dtype, rows, weight, rules), per_row, listed.top, flat(out))
     return out
 
 
@@ -148,7 +148,7 @@ def top(dtype: str, hidden: Array, weight: Array, longest: Longest, rules: Rules
     follow_torch()
     rows = rows_of("hidden", hidden, "weight", weight)
     out = allocate("k", results.top(dtype, hidden, weight, longest, rules))
-    _core.top((dtype, rows, weight, rules), longest.k, [x.reshape(-1) for x in out])
+    _core.top((dtype, rows, weight, rules), longest.k, flat(out))
     return out
 
 
@@ -157,15 +157,24 @@ def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> Array:
     if x.ndim == 0:
         rank(name, x, "[..., dim]")
     rank(weight_name, weight, "[outputs, dim]" if name == "x" else "[vocab, dim]")
+    if x.ndim == 2:
+        return x
     try:
         return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     except (MemoryError, ValueError):
         raise BackendError(message(name, "rows that fit into memory", f"shape {list(x.shape)}")) from None
 
 
+def flat(found: tuple[Array, ...]) -> list[Array]:
+    """Results as `_core` fills them, whatever the shape of the rows."""
+    return [x if x.ndim == 1 else x.reshape(-1) for x in found]
+
+
 def column(x: Array, rows: int) -> Array:
     """A per-row setting as `[rows]`."""
-    return np.full(rows, x) if x.ndim == 0 else np.ascontiguousarray(x).reshape(-1)
+    if x.ndim == 0:
+        return x.reshape(1) if rows == 1 else np.full(rows, x)
+    return np.ascontiguousarray(x).reshape(-1)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -30,6 +30,9 @@ SCORE = {
 PER_DRAW = ("token", "logprob", "raw_logprob", "rank", "logit")
 """Those of a sample that have one entry for each of several draws."""
 
+LISTS = ("top_token", "top_logprob")
+"""Those of a sample and of a score that list the most likely tokens."""
+
 
 def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Results:
     layout = "[total, heads, dim]" if hooks.ragged else "[batch, heads, time, dim]"
@@ -54,9 +57,12 @@ def sample(dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, set
 
 
 def _sample(rows: tuple[int, ...], samples: int, top: int) -> Results:
-    drawn = rows if samples == 1 else (*rows, samples)
-    shapes = dict.fromkeys(PER_DRAW, drawn) | {"top_token": (*rows, top), "top_logprob": (*rows, top)}
-    return {name: (shapes.get(name, rows), kind) for name, kind in SAMPLE.items()}
+    shapes = rows, rows if samples == 1 else (*rows, samples), (*rows, top)
+    return {name: (shapes[which], kind) for name, kind, which in _SHAPES_OF_SAMPLE}
+
+
+_SHAPES_OF_SAMPLE = [(name, kind, 1 if name in PER_DRAW else 2 * (name in LISTS)) for name, kind in SAMPLE.items()]
+"""Which of the shapes of rows, of draws and of lists each has."""
 
 
 def ranks(dtype: str, hidden: Any, weight: Any, drawn: Drawn, rules: Rules, settings: Settings) -> Results:
@@ -65,7 +71,8 @@ def ranks(dtype: str, hidden: Any, weight: Any, drawn: Drawn, rules: Rules, sett
 
 def score(dtype: str, hidden: Any, weight: Any, targets: Targets, rules: Rules, listed: Listed) -> Results:
     rows = tuple(hidden.shape[:-1])
-    return {name: ((*rows, listed.top) if name.startswith("top_") else rows, kind) for name, kind in SCORE.items()}
+    lists = (*rows, listed.top)
+    return {name: (lists if name in LISTS else rows, kind) for name, kind in SCORE.items()}
 
 
 def top(dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> Results:

@@ -42,6 +42,11 @@ def map_arrays(change: Callable[[str, Any], Any], arguments: _Arguments) -> _Arg
     return arguments if changed is None else arguments._make(changed)  # type: ignore[attr-defined]
 
 
+def given_arrays(arguments: tuple[Any, ...]) -> list[Any]:
+    """The arrays among the arguments that are given."""
+    return [x for i, _ in _places_of_arrays(type(arguments)) if (x := arguments[i]) is not None]
+
+
 @cache
 def _places_of_arrays(arguments: Any) -> tuple[tuple[int, str], ...]:
     return tuple((arguments._fields.index(name), name) for name in array_fields(arguments))

@@ -169,7 +169,7 @@ class DeviceOperations(TensorOperations):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__("fused", dtype)
-        self._attention = ops.attention
+        self._attention = ops.CALLS["attention"]
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)

@@ -11,9 +11,8 @@
 mod arrays;
 mod block;
 mod context;
-mod keys;
 mod output;
-mod queries;
+mod packing;
 mod stream;
 mod visibility;
 

@@ -4,18 +4,16 @@
 //! dim]`, `weight [vocab, dim]`, of one element type. A row's result has the same bits in any batch, at any place in
 //! it, at any number of threads and on any machine. An error names the argument that does not fit.
 
-mod changes;
+mod chunk;
 mod draw;
-mod given;
-mod list;
 mod pass;
 mod reader;
+mod row;
+mod score;
 mod second;
-mod sums;
+mod top;
 
 use crate::matrix::Matrix;
-use changes::Changes;
-use draw::Row;
 use farspan_core::draw::{Gather, Plan, Results, Shards, decide, plans};
 pub use farspan_core::draw::{SampleOut, Samples, UNRANKED};
 use farspan_core::sampler::{Settings, check_top};
@@ -23,6 +21,7 @@ use farspan_core::unembed::{Draws, check_k, check_rows, check_targets};
 use farspan_core::{Error, Result};
 use pass::Checked;
 use reader::Reader;
+use row::{Changes, Row};
 pub use second::second_passes;
 
 /// Where [`score`] writes, `[rows]` each.
@@ -85,7 +84,7 @@ fn choose(problem: &Problem, draws: Option<&Draws>, settings: Option<&Settings>,
     decide(&mut reader, &plans, &mut results, problem.tokens.valid_vocab)
 }
 
-/// [`sample`] of a part of a vocabulary, [`farspan_core::unembed::Problem::shard`]. `gather` exchanges what was found
+/// [`sample`] of a part of a vocabulary, [`farspan_core::unembed::Problem::shard`]. `gather` exchanges statistics
 /// with the holders of the other parts, all of whom get the same results. Ids in `settings` and
 /// [`farspan_core::unembed::Rules::valid_vocab`] are those of the whole vocabulary.
 pub fn sample_of_shard<F: From<Error>>(
@@ -153,7 +152,7 @@ pub fn score(problem: &Problem, targets: &[i64], top: usize, out: ScoreOut) -> R
     for (name, given) in [("top_token", out.top_token.len()), ("top_logprob", out.top_logprob.len())] {
         check_lists(name, rows, top, given)?;
     }
-    pass::run(&problem, &mut given::Given::new(&problem, targets, top, out))
+    pass::run(&problem, &mut score::Score::new(&problem, targets, top, out))
 }
 
 /// The `k` largest logits in order, ties to the lowest id first, for any `k` up to the number of tokens.
@@ -165,7 +164,7 @@ pub fn top(problem: &Problem, k: usize, out: TopOut) -> Result<()> {
     for (name, given) in [("token", out.token.len()), ("logit", out.logit.len())] {
         check_lists(name, rows, k, given)?;
     }
-    pass::run(&problem, &mut list::List { k, out })
+    pass::run(&problem, &mut top::Top { k, out })
 }
 
 fn check_lists(argument: &'static str, rows: usize, each: usize, given: usize) -> Result<()> {

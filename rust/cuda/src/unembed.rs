@@ -5,22 +5,23 @@
 //! waits for the device, so that everything can be captured in a graph. A row's result has the same bits in any batch
 //! and at any place in it.
 //!
-//! Rows with cuts, and shards of a vocabulary, are decided on the host: [`found`] leaves what a reading said of each
-//! row, [`FoundLayout::read`] turns the bytes that were copied back into [`farspan_core::draw::Found`].
+//! Rows with cuts, and shards of a vocabulary, are decided on the host: [`statistics`] leaves what a reading said of
+//! each row, [`StatisticsLayout::read`] turns the bytes that were copied back into
+//! [`farspan_core::draw::RowStatistics`].
 
 mod changes;
-mod found;
 mod launch;
 mod params;
 mod plan;
 mod problem;
 mod sample;
 mod score;
+mod statistics;
 mod variants;
 
 pub use changes::{Changes, PackedChanges};
-pub use found::{FoundLayout, FoundWants, found, found_workspace};
 pub use problem::{Draws, Matrix, Problem};
 pub use sample::{Options, SampleOut, greedy, sample, sample_workspace};
 pub use score::{ScoreOut, TopOut, rank, rank_workspace, score, score_workspace, top, top_workspace};
+pub use statistics::{StatisticsLayout, StatisticsWants, statistics, statistics_workspace};
 pub use variants::variants;

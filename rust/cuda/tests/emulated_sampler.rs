@@ -6,13 +6,15 @@
 mod emulated_unembed;
 
 use emulated_unembed::{DeviceDraws, LIMITS, Memory, address, choose, emulator};
-use farspan_core::draw::{Found, Plan, Read, Results, SampleOut, Samples, Shards, UNRANKED, decide, plans};
+use farspan_core::draw::{Plan, Read, Results, RowStatistics, SampleOut, Samples, Shards, UNRANKED, decide, plans};
 use farspan_core::sampler::{Mask, Settings};
 use farspan_core::unembed::{Draws, Rules, Shard, Tokens};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::Tensor;
 use farspan_cuda::emulator::Emulator;
-use farspan_cuda::unembed::{FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, found, found_workspace};
+use farspan_cuda::unembed::{
+    Matrix, Options, PackedChanges, Problem, StatisticsLayout, StatisticsWants, statistics, statistics_workspace,
+};
 use farspan_testing::cpu::Cpu;
 use farspan_testing::sampler::sorting::BORDER;
 use farspan_testing::sampler::{Backend, Case, Exchange, cases, everything};
@@ -108,17 +110,17 @@ impl<'a> Call<'a> {
     }
 
     /// What reading these tokens says of all rows, or of some of them all there is.
-    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<Vec<Found>> {
+    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>> {
         let problem = self.problem(tokens);
         let map: Option<Vec<i32>> = whole.map(|rows| rows.iter().map(|row| *row as i32).collect());
         let plans = match whole {
             Some(rows) => rows.iter().map(|row| self.plans[*row]).collect(),
             None => self.plans.clone(),
         };
-        let wants = FoundWants::of(&plans, self.samples, whole.is_some());
-        let layout = FoundLayout::new(&problem, plans.len(), wants)?;
+        let wants = StatisticsWants::of(&plans, self.samples, whole.is_some());
+        let layout = StatisticsLayout::new(&problem, plans.len(), wants)?;
         let out = Memory::new(layout.bytes());
-        let workspace = Memory::new(found_workspace(&problem, plans.len(), wants, &LIMITS)?);
+        let workspace = Memory::new(statistics_workspace(&problem, plans.len(), wants, &LIMITS)?);
         let map = map.as_ref().map(|map| Tensor::contiguous(address(map), [map.len()]));
         let uploaded = self.uploaded();
         let changes = self.packed.at(address(&uploaded));
@@ -126,7 +128,16 @@ impl<'a> Call<'a> {
         // SAFETY: every address is that of memory of the right length, which outlives the call.
         unsafe {
             let draws = Some(&self.draws.view()).copied();
-            found(&self.device, &problem, map.as_ref(), draws.as_ref(), &changes, wants, place, workspace.workspace())?;
+            statistics(
+                &self.device,
+                &problem,
+                map.as_ref(),
+                draws.as_ref(),
+                &changes,
+                wants,
+                place,
+                workspace.workspace(),
+            )?;
         }
         out.check();
         workspace.check();
@@ -161,13 +172,13 @@ struct Reader<'c, 'a> {
     call: &'c Call<'a>,
     tokens: Range<usize>,
     /// What the first reading found.
-    first: Option<Vec<Found>>,
+    first: Option<Vec<RowStatistics>>,
 }
 
 impl Read for Reader<'_, '_> {
     type Failure = Error;
 
-    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<Found>> {
+    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>> {
         let found = self.call.read(&self.tokens, whole)?;
         match (whole, &self.first) {
             (None, _) => self.first = Some(found.clone()),

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// What a row's logits of some neighbouring tokens are remembered by.
+/// All that a draw has to know of a row's logits of some neighbouring tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Found {
+pub struct RowStatistics {
     /// Softmax sums of stretches of a fixed length, in order of tokens. Float32 sums keep their bits only when they
     /// are added in the same order again, so they are not added up here.
     pub masses: Vec<Mass>,
@@ -24,9 +24,9 @@ pub struct Found {
     pub spreads: Vec<Spread>,
 }
 
-impl Found {
-    /// Adds what was found of the tokens that follow, keeping the `listed` largest logits.
-    pub fn append(&mut self, next: Found, listed: usize) {
+impl RowStatistics {
+    /// Adds the statistics of the tokens that follow, keeping the `listed` largest logits.
+    pub fn append(&mut self, next: RowStatistics, listed: usize) {
         self.masses.extend(next.masses);
         if self.best.is_empty() {
             self.best = next.best;
@@ -58,7 +58,7 @@ pub trait Read {
 
     /// Reads every row and gives what is to be known by its plan; with `whole`, only these rows, and every logit of
     /// theirs is listed.
-    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<Found>, Self::Failure>;
+    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>, Self::Failure>;
 
     /// Bytes of lists of every logit that a reading may hold.
     fn most_bytes(&self) -> usize;
@@ -66,14 +66,14 @@ pub trait Read {
     /// Reads every row and decides it. A reader that can decide rows while others are read, or on several threads, does
     /// so.
     fn read_and_decide(&mut self, mut rows: Rows<'_>) -> Result<(), Self::Failure> {
-        for (row, found) in self.read(None)?.iter().enumerate() {
-            rows.decide(row, found);
+        for (row, statistics) in self.read(None)?.iter().enumerate() {
+            rows.decide(row, statistics);
         }
         Ok(())
     }
 }
 
-/// Rows of a call that are to be decided from what was found of them.
+/// Rows of a call that are to be decided from their statistics.
 #[derive(Debug)]
 pub struct Rows<'r> {
     plans: &'r [Plan],
@@ -84,8 +84,8 @@ pub struct Rows<'r> {
 
 impl Rows<'_> {
     /// Writes the results of row `row` of the call, or notes that the largest of its logits do not decide its cuts.
-    pub fn decide(&mut self, row: usize, found: &Found) {
-        if self.results.row(row - self.first, &self.plans[row], found).is_err() {
+    pub fn decide(&mut self, row: usize, statistics: &RowStatistics) {
+        if self.results.row(row - self.first, &self.plans[row], statistics).is_err() {
             self.undecided.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         }
     }
@@ -116,8 +116,8 @@ pub fn decide<R: Read>(
     undecided.sort_unstable();
     let at_once = reader.most_bytes() / (valid_vocab * size_of::<Ranked>()).max(1);
     for rows in undecided.chunks(at_once.max(1)) {
-        for (&row, found) in rows.iter().zip(&reader.read(Some(rows))?) {
-            results.whole_row(row, &plans[row], found);
+        for (&row, statistics) in rows.iter().zip(&reader.read(Some(rows))?) {
+            results.whole_row(row, &plans[row], statistics);
         }
     }
     Ok(())

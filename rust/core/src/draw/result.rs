@@ -1,6 +1,6 @@
 //! Where draws are written, and how a row is decided once it has been read.
 
-use super::decide::Found;
+use super::decide::RowStatistics;
 use super::plan::{Plan, Warm};
 use crate::error::Error;
 use crate::merge::{Mass, Ranked};
@@ -165,29 +165,30 @@ impl<'o> Results<'o> {
     }
 
     /// Writes the results of a row; or the largest of its logits do not decide its cuts.
-    pub fn row(&mut self, row: usize, plan: &Plan, found: &Found) -> Result<(), Undecided> {
-        let mass = found.mass(plan.inverse_temperature());
-        let flagged = self.shared(row, &mass, found.size);
+    pub fn row(&mut self, row: usize, plan: &Plan, statistics: &RowStatistics) -> Result<(), Undecided> {
+        let mass = statistics.mass(plan.inverse_temperature());
+        let flagged = self.shared(row, &mass, statistics.size);
         let listed = row * self.top..(row + 1) * self.top;
         let (tokens, logprobs) = (&mut self.out.top_token[listed.clone()], &mut self.out.top_logprob[listed]);
-        write_list(&found.list, &mass, tokens, logprobs);
+        write_list(&statistics.list, &mass, tokens, logprobs);
         if flagged {
             return Ok(());
         }
         match (&plan.warm, &plan.cuts) {
-            (None, _) => self.greedy(row, &mass, found),
-            (Some(warm), None) => self.free(row, &mass, warm, found),
+            (None, _) => self.greedy(row, &mass, statistics),
+            (Some(warm), None) => self.free(row, &mass, warm, statistics),
             (Some(warm), Some(cuts)) => {
                 let plain = Totals { mass: f64::from(mass.sum), energy: f64::from(mass.moment) };
                 let summary = Summary {
-                    head: &found.list[..found.list.partition_point(|entry| entry.logit() > f32::NEG_INFINITY)],
-                    size: found.size as usize,
+                    head: &statistics.list
+                        [..statistics.list.partition_point(|entry| entry.logit() > f32::NEG_INFINITY)],
+                    size: statistics.size as usize,
                     plain,
                     warm: match warm.inverse {
                         1.0 => plain,
                         _ => Totals { mass: f64::from(mass.tempered), energy: f64::from(mass.tempered_moment) },
                     },
-                    deviation: found.deviation(),
+                    deviation: statistics.deviation(),
                 };
                 return self.cut(row, warm, cuts, &summary, &mass);
             }
@@ -196,17 +197,17 @@ impl<'o> Results<'o> {
     }
 
     /// Writes the results of a row whose cuts [`Results::row`] left undecided, and of which every logit is listed now.
-    pub fn whole_row(&mut self, row: usize, plan: &Plan, found: &Found) {
+    pub fn whole_row(&mut self, row: usize, plan: &Plan, statistics: &RowStatistics) {
         let (Some(warm), Some(cuts)) = (&plan.warm, &plan.cuts) else { return };
-        let Some(max) = found.list.first().map(|entry| entry.logit()) else { return };
+        let Some(max) = statistics.list.first().map(|entry| entry.logit()) else { return };
         let summary = Summary {
-            head: &found.list,
-            size: found.list.len(),
-            plain: Totals::of(&found.list, max, 1.0),
-            warm: Totals::of(&found.list, max, warm.temperature),
+            head: &statistics.list,
+            size: statistics.list.len(),
+            plain: Totals::of(&statistics.list, max, 1.0),
+            warm: Totals::of(&statistics.list, max, warm.temperature),
             deviation: 0.0, // taken from the entries: they are all there
         };
-        let decided = self.cut(row, warm, cuts, &summary, &found.mass(warm.inverse));
+        let decided = self.cut(row, warm, cuts, &summary, &statistics.mass(warm.inverse));
         debug_assert!(decided.is_ok(), "a whole row decides every cut");
     }
 
@@ -231,8 +232,8 @@ impl<'o> Results<'o> {
         flag != 0
     }
 
-    fn greedy(&mut self, row: usize, mass: &Mass, found: &Found) {
-        let Some(largest) = found.list.first() else { return };
+    fn greedy(&mut self, row: usize, mass: &Mass, statistics: &RowStatistics) {
+        let Some(largest) = statistics.list.first() else { return };
         for sample in 0..self.samples {
             let drawn = Drawn { token: largest.token(), logit: largest.logit(), logprob: 0.0, rank: Some(0) };
             self.drawn(row, sample, mass, drawn);
@@ -241,15 +242,15 @@ impl<'o> Results<'o> {
     }
 
     /// Nothing is cut: the draws were found on the way.
-    fn free(&mut self, row: usize, mass: &Mass, warm: &Warm, found: &Found) {
-        self.kept(row, found.size as usize, 1.0);
-        for (sample, best) in found.best.iter().take(self.samples).enumerate() {
+    fn free(&mut self, row: usize, mass: &Mass, warm: &Warm, statistics: &RowStatistics) {
+        self.kept(row, statistics.size as usize, 1.0);
+        for (sample, best) in statistics.best.iter().take(self.samples).enumerate() {
             let Some(token) = best.token else { continue };
             let logprob = match warm.inverse {
                 1.0 => mass.logprob(best.logit),
                 inverse => mass.tempered_logprob(best.logit, inverse),
             };
-            let rank = found.list.binary_search_by(|entry| Ranked::new(best.logit, token).cmp(entry)).ok();
+            let rank = statistics.list.binary_search_by(|entry| Ranked::new(best.logit, token).cmp(entry)).ok();
             self.drawn(row, sample, mass, Drawn { token, logit: best.logit, logprob, rank });
         }
     }

@@ -1,17 +1,15 @@
 //! Many queries: keys and values of a chunk are packed once and meet all tiles of the block.
 
 use super::context::{Context, Side};
-use super::keys::ChunkRows;
 use super::output::OutputBlock;
-use super::queries::{self, TileRows, tiles};
+use super::packing::{ChunkRows, TileRows, pack_keys, pack_queries, tiles};
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
-use crate::arch::attention::{Distance, Packed, Row, Rows, Scores, Spread, State, Tile, Turns};
+use crate::arch::attention::{Distance, Packed, Row, Scores, Spread, State, Tile};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::threads::Spawner;
 use farspan_core::attention::KEY_CHUNK;
 use std::cell::RefCell;
-use std::ops::Range;
 
 /// What a thread keeps between blocks: at most `plan::SCRATCH_BYTES`.
 struct Scratch {
@@ -60,9 +58,9 @@ fn run(context: &Context, output_block: &mut OutputBlock, scratch: &mut Scratch)
     states.clear();
     for tile_rows in &tiles {
         let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
-        queries::pack(context, query_block, *tile_rows, Side::Near, &mut near_queries[place.clone()]);
+        pack_queries(context, query_block, *tile_rows, Side::Near, &mut near_queries[place.clone()]);
         if has(Side::Far) {
-            queries::pack(context, query_block, *tile_rows, Side::Far, &mut far_queries[place]);
+            pack_queries(context, query_block, *tile_rows, Side::Far, &mut far_queries[place]);
         }
         states.push(context.first_state(query_block, tile_rows.first..tile_rows.first + tile_rows.rows));
     }
@@ -117,34 +115,5 @@ fn run(context: &Context, output_block: &mut OutputBlock, scratch: &mut Scratch)
     }
     for (tile_rows, state) in tiles.iter().zip(states.iter()) {
         output_block.finish(context, tile_rows.first, tile_rows.rows, state, &sums[tile_rows.first * width..]);
-    }
-}
-
-/// Packs the panels `panels` of a chunk's keys.
-#[expect(clippy::too_many_arguments, reason = "what, from where, by which rotation, through what, to where")]
-fn pack_keys(
-    context: &Context,
-    sequence_index: usize,
-    rows: &Rows,
-    keys: &Range<usize>,
-    panels: Range<usize>,
-    side: Side,
-    turns: &mut [Buffer; 2],
-    out: &mut [f32],
-) {
-    let sequence = context.sequence(sequence_index);
-    let (dim, half) = (context.shape.head_dim, context.half());
-    let mut positions = [0.0; KEY_CHUNK];
-    context.key_positions(sequence, keys.clone(), side, &mut positions);
-    let [cos, sin] = turns;
-    for panel in panels {
-        let which = panel * LANES..((panel + 1) * LANES).min(keys.len());
-        let pairs = which.len() * half;
-        let (cos, sin) = (cos.take(pairs), sin.take(pairs));
-        let turns = context.problem.rotary.as_ref().map(|rotary| {
-            context.turn_table(sequence_index, &positions[which.clone()], [cos, sin]);
-            Turns { cos, sin, half, interleaved: rotary.interleaved }
-        });
-        context.kernels.panel(rows, which, turns, &mut out[panel * dim * LANES..(panel + 1) * dim * LANES]);
     }
 }

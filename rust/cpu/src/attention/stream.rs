@@ -1,9 +1,8 @@
 //! Few queries: every chunk of keys is read once, where it lies, and meets all heads; then chunks are merged in order.
 
 use super::context::{Context, QueryBlock, Side};
-use super::keys::ChunkRows;
 use super::output::OutputBlock;
-use super::queries::{self, TileRows, tiles};
+use super::packing::{ChunkRows, TileRows, pack_queries, tiles};
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, Partial, Room, Row, Spread, State, Streamed, Tile, Turns};
 use crate::arch::buffer::Buffer;
@@ -122,7 +121,7 @@ fn pack(context: &Context, query_block: &QueryBlock) -> Queries {
         if !out.is_empty() {
             for tile_rows in &tiles {
                 let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
-                queries::pack(context, query_block, *tile_rows, side, &mut out[place]);
+                pack_queries(context, query_block, *tile_rows, side, &mut out[place]);
             }
         }
         out

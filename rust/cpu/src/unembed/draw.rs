@@ -1,35 +1,15 @@
 //! The epilogue of `greedy` and `sample`: one pass finds the draws of rows that nothing is cut from, and the largest
 //! logits of all rows, which decide nearly every cut.
 
-use super::changes::Changes;
-use super::list::offer;
-use super::pass::{Chunk, Epilogue};
-use super::sums::{Wanted, extend};
+use super::chunk::Chunk;
+use super::pass::Epilogue;
+use super::row::Row;
 use crate::arch::unembed::Kernels;
-use farspan_core::draw::{Found, Plan};
+use farspan_core::draw::RowStatistics;
 use farspan_core::merge::{Best, Mass, Spread, TopList};
 use std::ops::Range;
 
-/// How one row is read: its draw, and what happens to single logits.
-pub(super) struct Row<'a> {
-    pub plan: Plan,
-    pub changes: Option<Changes<'a>>,
-}
-
-impl Row<'_> {
-    /// As [`Epilogue::change`].
-    pub(super) fn change(&self, kernels: &Kernels, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
-        self.changes.as_ref().map_or(max, |changes| changes.apply(kernels, tokens, logits, max))
-    }
-
-    /// Adds a chunk to the row's softmax sums. At temperature 1 those at the temperature are the plain ones.
-    pub(super) fn extend(&self, kernels: &Kernels, chunk: &Chunk, mass: &mut Mass) {
-        let inverse = self.plan.inverse_temperature();
-        extend(kernels, chunk, if inverse == 1.0 { Wanted::Moment } else { Wanted::Tempered(inverse) }, mass);
-    }
-}
-
-/// Hands what it found of each row to `each`.
+/// Hands the statistics of each row to `each`.
 pub(super) struct Draw<'p, 'a, F> {
     pub rows: &'p [Row<'a>],
     pub samples: usize,
@@ -37,7 +17,7 @@ pub(super) struct Draw<'p, 'a, F> {
 }
 
 /// What the pass keeps of a row.
-pub(super) struct Reading {
+pub(super) struct DrawState {
     /// One per sample, of a row that nothing is cut from.
     best: Vec<Best>,
     list: TopList,
@@ -48,12 +28,12 @@ pub(super) struct Reading {
     row: usize,
 }
 
-impl<F: FnMut(usize, Found) + Sync> Epilogue for Draw<'_, '_, F> {
-    type Found = Reading;
+impl<F: FnMut(usize, RowStatistics) + Sync> Epilogue for Draw<'_, '_, F> {
+    type State = DrawState;
 
-    fn nothing(&self, row: usize) -> Reading {
+    fn nothing(&self, row: usize) -> DrawState {
         let plan = &self.rows[row].plan;
-        Reading {
+        DrawState {
             best: vec![Best::NOTHING; plan.free().map_or(0, |_| self.samples)],
             list: TopList::new(plan.listed, f32::NEG_INFINITY),
             size: 0,
@@ -62,9 +42,9 @@ impl<F: FnMut(usize, Found) + Sync> Epilogue for Draw<'_, '_, F> {
         }
     }
 
-    fn begin(&self, so_far: &Reading) -> Reading {
+    fn begin(&self, so_far: &DrawState) -> DrawState {
         let listed = self.rows[so_far.row].plan.listed;
-        Reading {
+        DrawState {
             best: so_far.best.clone(),
             list: TopList::new(listed, so_far.list.threshold()),
             ..self.nothing(so_far.row)
@@ -75,40 +55,40 @@ impl<F: FnMut(usize, Found) + Sync> Epilogue for Draw<'_, '_, F> {
         self.rows[row].change(kernels, tokens, logits, max)
     }
 
-    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Reading) {
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, state: &mut DrawState) {
         let plan = &self.rows[row].plan;
         self.rows[row].extend(kernels, chunk, mass);
-        offer(kernels, chunk, &mut found.list);
+        chunk.offer(kernels, &mut state.list);
         let count = kernels.count_above(chunk.logits, f32::NEG_INFINITY, 0);
-        found.size += count;
+        state.size += count;
         if plan.spreads() {
-            found.spreads.push((chunk.tokens.start, spread(kernels, chunk.logits, count)));
+            state.spreads.push((chunk.tokens.start, spread(kernels, chunk.logits, count)));
         }
         if let Some(warm) = plan.free() {
-            for (sample, best) in found.best.iter_mut().enumerate() {
+            for (sample, best) in state.best.iter_mut().enumerate() {
                 let first = chunk.tokens.start as u32;
                 kernels.best_perturbed(chunk.logits, first, &warm.key(sample), warm.inverse, best);
             }
         }
     }
 
-    fn merge(&self, so_far: &mut Reading, segment: Reading) {
+    fn merge(&self, so_far: &mut DrawState, segment: DrawState) {
         so_far.best.iter_mut().zip(segment.best).for_each(|(best, other)| *best = best.merge(other));
         so_far.list.merge(&segment.list);
         so_far.size += segment.size;
         so_far.spreads.extend(segment.spreads);
     }
 
-    fn finish(&mut self, row: usize, masses: &[Mass], mut found: Reading) {
-        found.spreads.sort_by_key(|(first, _)| *first);
-        let found = Found {
+    fn finish(&mut self, row: usize, masses: &[Mass], mut state: DrawState) {
+        state.spreads.sort_by_key(|(first, _)| *first);
+        let statistics = RowStatistics {
             masses: masses.to_vec(),
-            best: found.best,
-            list: found.list.into_sorted(),
-            size: found.size as u64,
-            spreads: found.spreads.into_iter().map(|(_, spread)| spread).collect(),
+            best: state.best,
+            list: state.list.into_sorted(),
+            size: state.size as u64,
+            spreads: state.spreads.into_iter().map(|(_, spread)| spread).collect(),
         };
-        (self.each)(row, found);
+        (self.each)(row, statistics);
     }
 }
 

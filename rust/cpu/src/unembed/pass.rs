@@ -5,6 +5,7 @@
 //! batch have a part in any result.
 
 use super::Problem;
+use super::chunk::Chunk;
 use crate::arch::product::Rows;
 use crate::arch::unembed::{Kernels, PAIRED, Rule, kernels};
 use crate::dispatch;
@@ -47,24 +48,16 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// A row's logits of the tokens `tokens`, by their ids; behind them -inf, up to a whole number of vectors.
-pub(super) struct Chunk<'a> {
-    pub tokens: Range<usize>,
-    pub logits: &'a [f32],
-    /// The largest logit; neither NaN nor -inf.
-    pub max: f32,
-}
-
-/// What an operation makes of the logits. `Found` is what it keeps beside the softmax sums; merging it is independent
-/// of the order.
+/// What an operation makes of the logits. `State` is what it keeps of a row beside the softmax sums; states are merged
+/// in any order.
 pub(super) trait Epilogue: Sync {
-    type Found: Send;
+    type State: Send;
 
     /// What is known of row `row` before the first chunk.
-    fn nothing(&self, row: usize) -> Self::Found;
+    fn nothing(&self, row: usize) -> Self::State;
 
     /// What a segment starts from: nothing, or what helps it to skip tokens that cannot matter any more.
-    fn begin(&self, so_far: &Self::Found) -> Self::Found;
+    fn begin(&self, so_far: &Self::State) -> Self::State;
 
     /// Changes the logits of a chunk of row `row` before anything reads them, whose largest is `max`; gives the largest
     /// there is then, NaN if any is NaN.
@@ -72,15 +65,15 @@ pub(super) trait Epilogue: Sync {
         max
     }
 
-    /// Reads a chunk of row `row`: adds to the softmax sums and to what was found. Never called again in a segment
+    /// Reads a chunk of row `row`: adds to the softmax sums and to the state. Never called again in a segment
     /// after a NaN.
-    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Self::Found);
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, state: &mut Self::State);
 
-    /// Adds what a segment found to what was known.
-    fn merge(&self, so_far: &mut Self::Found, segment: Self::Found);
+    /// Adds the state of a segment to what was known.
+    fn merge(&self, so_far: &mut Self::State, segment: Self::State);
 
-    /// Takes the sums of a row's segments, in order, and what was found.
-    fn finish(&mut self, row: usize, masses: &[Mass], found: Self::Found);
+    /// Takes the sums of a row's segments, in order, and its state.
+    fn finish(&mut self, row: usize, masses: &[Mass], state: Self::State);
 }
 
 /// Runs `epilogue` over all rows and all tokens that exist.
@@ -96,44 +89,44 @@ fn super_block<E: Epilogue>(problem: &Checked, rows: Range<usize>, epilogue: &mu
     let block = block_rows(rows.len());
     let blocks = rows.len().div_ceil(block);
     let segments = problem.tokens.count.div_ceil(SEGMENT);
-    let found: Vec<_> = rows.clone().map(|row| Mutex::new(epilogue.nothing(row))).collect();
+    let states: Vec<_> = rows.clone().map(|row| Mutex::new(epilogue.nothing(row))).collect();
     let mut masses = vec![Mass::NOTHING; segments * blocks * block];
 
     let shared = &*epilogue;
-    let task = |(index, masses): (usize, &mut [Mass])| {
+    let read = |(index, masses): (usize, &mut [Mass])| {
         let (segment, first) = (index / blocks, index % blocks * block);
         let here = first..rows.len().min(first + block);
         let weights = segment * SEGMENT..problem.tokens.count.min((segment + 1) * SEGMENT);
-        let part = Part { problem, first_row: rows.start + first, weights };
-        part.run(shared, &mut masses[..here.len()], &found[here]);
+        let task = Task { problem, first_row: rows.start + first, weights };
+        task.run(shared, &mut masses[..here.len()], &states[here]);
     };
     if segments * blocks == 1 {
-        task((0, &mut masses));
+        read((0, &mut masses));
     } else {
-        threads::run(|| masses.par_chunks_mut(block).enumerate().for_each(task))?;
+        threads::run(|| masses.par_chunks_mut(block).enumerate().for_each(read))?;
     }
 
     let mut of_row = Vec::with_capacity(segments);
-    for (i, found) in found.into_iter().enumerate() {
+    for (i, state) in states.into_iter().enumerate() {
         of_row.clear();
         of_row.extend(masses.chunks_exact(blocks * block).map(|segment| segment[i]));
-        epilogue.finish(rows.start + i, &of_row, found.into_inner().unwrap_or_else(PoisonError::into_inner));
+        epilogue.finish(rows.start + i, &of_row, state.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
     Ok(())
 }
 
-/// A task: a block of rows and a segment.
-struct Part<'a> {
+/// What a thread does at a time: a block of rows meets a segment of the vocabulary.
+struct Task<'a> {
     problem: &'a Checked<'a>,
     first_row: usize,
     weights: Range<usize>,
 }
 
-impl Part<'_> {
-    fn run<E: Epilogue>(self, epilogue: &E, masses: &mut [Mass], found: &[Mutex<E::Found>]) {
+impl Task<'_> {
+    fn run<E: Epilogue>(self, epilogue: &E, masses: &mut [Mass], states: &[Mutex<E::State>]) {
         let Checked { kernels, hidden, weight, .. } = self.problem;
-        let mut mine: Vec<E::Found> = found.iter().map(|found| epilogue.begin(&lock(found))).collect();
-        let x = hidden.part(self.first_row, found.len());
+        let mut mine: Vec<E::State> = states.iter().map(|state| epilogue.begin(&lock(state))).collect();
+        let x = hidden.part(self.first_row, states.len());
         for_each_chunk(&kernels.products, x, *weight, self.weights, |row, weights, products| {
             let mass = &mut masses[row];
             let tokens = self.problem.tokens.first + weights.start..self.problem.tokens.first + weights.end;
@@ -147,8 +140,8 @@ impl Part<'_> {
                 epilogue.read(kernels, self.first_row + row, &chunk, mass, &mut mine[row]);
             }
         });
-        for (found, mine) in found.iter().zip(mine) {
-            epilogue.merge(&mut lock(found), mine);
+        for (state, mine) in states.iter().zip(mine) {
+            epilogue.merge(&mut lock(state), mine);
         }
     }
 }

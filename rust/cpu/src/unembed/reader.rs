@@ -1,10 +1,11 @@
 //! The host's memory as what a draw reads.
 
-use super::draw::{Draw, Row};
+use super::draw::Draw;
 use super::pass::{self, Checked};
+use super::row::Row;
 use super::second;
 use crate::matrix::Matrix;
-use farspan_core::draw::{Found, Read, Rows};
+use farspan_core::draw::{Read, RowStatistics, Rows};
 use farspan_core::{Error, Result};
 
 /// Bytes of sorted logits that are held at the same time.
@@ -22,23 +23,23 @@ pub(super) struct Reader<'p, 'a> {
 impl Read for Reader<'_, '_> {
     type Failure = Error;
 
-    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<Found>> {
+    fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>> {
         if let Some(rows) = whole {
             return second::whole(self.problem, self.hidden, &self.rows, rows);
         }
-        let mut found = Vec::with_capacity(self.rows.len());
-        let each = |_, row| found.push(row);
+        let mut statistics = Vec::with_capacity(self.rows.len());
+        let each = |_, row| statistics.push(row);
         pass::run(self.problem, &mut Draw { rows: &self.rows, samples: self.samples, each })?;
-        Ok(found)
+        Ok(statistics)
     }
 
     fn most_bytes(&self) -> usize {
         MOST_BYTES
     }
 
-    /// Decides each row as soon as it has been read, so that what was found of few rows is held at a time.
+    /// Decides each row as soon as it has been read, so that the statistics of few rows are held at a time.
     fn read_and_decide(&mut self, mut rows: Rows<'_>) -> Result<()> {
-        let each = |row, found| rows.decide(row, &found);
+        let each = |row, statistics| rows.decide(row, &statistics);
         pass::run(self.problem, &mut Draw { rows: &self.rows, samples: self.samples, each })
     }
 }

@@ -1,14 +1,15 @@
 //! What one pass could not say: rows whose cuts lie behind their largest logits are read again and sorted whole; ranks
 //! that lie there are counted.
 
-use super::draw::Row;
-use super::pass::{self, Checked, Chunk, Epilogue};
+use super::chunk::Chunk;
+use super::pass::{self, Checked, Epilogue};
+use super::row::Row;
 use crate::arch::product::Rows;
 use crate::arch::unembed::Kernels;
 use crate::matrix::Matrix;
 use crate::{map, threads};
 use farspan_core::Result;
-use farspan_core::draw::Found;
+use farspan_core::draw::RowStatistics;
 use farspan_core::merge::{Mass, Ranked};
 use ndarray::Axis;
 use rayon::prelude::*;
@@ -32,23 +33,25 @@ fn again<E: Epilogue>(problem: &Checked, hidden: &Matrix, rows: &[usize], epilog
 }
 
 /// Reads `rows` again and lists all of their logits.
-pub(super) fn whole(problem: &Checked, hidden: &Matrix, all: &[Row], rows: &[usize]) -> Result<Vec<Found>> {
-    let mut whole = Whole { all, rows, found: rows.iter().map(|_| Found::default()).collect() };
+pub(super) fn whole(problem: &Checked, hidden: &Matrix, all: &[Row], rows: &[usize]) -> Result<Vec<RowStatistics>> {
+    let mut whole = Whole { all, rows, statistics: rows.iter().map(|_| RowStatistics::default()).collect() };
     again(problem, hidden, rows, &mut whole)?;
-    let mut found = whole.found;
-    threads::run(|| found.par_iter_mut().for_each(|found| found.list.sort_unstable_by(|a, b| b.cmp(a))))?;
-    Ok(found)
+    let mut statistics = whole.statistics;
+    threads::run(|| {
+        statistics.par_iter_mut().for_each(|statistics| statistics.list.sort_unstable_by(|a, b| b.cmp(a)))
+    })?;
+    Ok(statistics)
 }
 
 /// Keeps every logit above -inf.
 struct Whole<'p, 'a> {
     all: &'p [Row<'a>],
     rows: &'p [usize],
-    found: Vec<Found>,
+    statistics: Vec<RowStatistics>,
 }
 
 impl Epilogue for Whole<'_, '_> {
-    type Found = Vec<Ranked>;
+    type State = Vec<Ranked>;
 
     fn nothing(&self, _row: usize) -> Vec<Ranked> {
         Vec::new()
@@ -75,7 +78,7 @@ impl Epilogue for Whole<'_, '_> {
 
     fn finish(&mut self, row: usize, masses: &[Mass], list: Vec<Ranked>) {
         let (masses, size) = (masses.to_vec(), list.len() as u64);
-        self.found[row] = Found { masses, list, size, ..Found::default() };
+        self.statistics[row] = RowStatistics { masses, list, size, ..RowStatistics::default() };
     }
 }
 
@@ -102,7 +105,7 @@ struct Count<'p, 'a, 'r> {
 }
 
 impl Epilogue for Count<'_, '_, '_> {
-    type Found = i64;
+    type State = i64;
 
     fn nothing(&self, _row: usize) -> i64 {
         0
@@ -118,7 +121,7 @@ impl Epilogue for Count<'_, '_, '_> {
 
     fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, _mass: &mut Mass, before: &mut i64) {
         let (_, _, token, logit) = self.draws[row];
-        *before += super::given::tokens_before(kernels, chunk, token, logit);
+        *before += chunk.tokens_before(kernels, token, logit);
     }
 
     fn merge(&self, so_far: &mut i64, segment: i64) {

@@ -7,13 +7,14 @@ use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRul
 use crate::shard::Holder;
 use crate::unembed::{Drawing, SampleArrays, SampleBuffers};
 use farspan_core::Result;
-use farspan_core::draw::{Found, Plan, Read, Results, Rows, Shards, decide, plans};
+use farspan_core::draw::{Plan, Read, Results, RowStatistics, Rows, Shards, decide, plans};
 use farspan_core::sampler::Settings;
 use farspan_core::unembed::Rules;
 use farspan_cpu::threads::for_each;
 use farspan_cuda::Workspace;
 use farspan_cuda::unembed::{
-    self, Changes, Draws, FoundLayout, FoundWants, Matrix, Options, PackedChanges, Problem, SampleOut, ScoreOut, TopOut,
+    self, Changes, Draws, Matrix, Options, PackedChanges, Problem, SampleOut, ScoreOut, StatisticsLayout,
+    StatisticsWants, TopOut,
 };
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -99,11 +100,11 @@ struct Reader<'a, 'py> {
 impl Reader<'_, '_> {
     /// Has rows with these plans read: all of the call, or those that `whole` names with every logit. What the device
     /// left is copied back.
-    fn run(&self, plans: &[Plan], whole: Option<&[usize]>) -> Outcome<(FoundLayout, PyBackedBytes)> {
+    fn run(&self, plans: &[Plan], whole: Option<&[usize]>) -> Outcome<(StatisticsLayout, PyBackedBytes)> {
         let place = self.memory.place()?;
-        let wants = FoundWants::of(plans, self.samples, whole.is_some());
-        let layout = FoundLayout::new(self.problem, plans.len(), wants)?;
-        let bytes = unembed::found_workspace(self.problem, plans.len(), wants, &place.device().limits())?;
+        let wants = StatisticsWants::of(plans, self.samples, whole.is_some());
+        let layout = StatisticsLayout::new(self.problem, plans.len(), wants)?;
+        let bytes = unembed::statistics_workspace(self.problem, plans.len(), wants, &place.device().limits())?;
         let (workspace, out) = (workspace(self.memory, bytes)?, self.memory.allocate(layout.bytes())?);
         let rows = whole.map(|rows| {
             let numbers: Vec<u8> = rows.iter().flat_map(|&row| (row as i32).to_le_bytes()).collect();
@@ -112,7 +113,7 @@ impl Reader<'_, '_> {
         let rows = rows.transpose()?;
         // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
         unsafe {
-            unembed::found(
+            unembed::statistics(
                 place.device(),
                 self.problem,
                 rows.as_ref(),
@@ -123,21 +124,21 @@ impl Reader<'_, '_> {
                 workspace,
             )?;
         }
-        let found = self.memory.download(out, layout.bytes())?;
-        Ok((layout, found))
+        let bytes = self.memory.download(out, layout.bytes())?;
+        Ok((layout, bytes))
     }
 }
 
 impl Read for Reader<'_, '_> {
     type Failure = Failure;
 
-    fn read(&mut self, whole: Option<&[usize]>) -> Outcome<Vec<Found>> {
+    fn read(&mut self, whole: Option<&[usize]>) -> Outcome<Vec<RowStatistics>> {
         let plans = match whole {
             Some(rows) => rows.iter().map(|&row| self.plans[row]).collect(),
             None => self.plans.to_vec(),
         };
-        let (layout, found) = self.run(&plans, whole)?;
-        Ok(layout.read(&found, &plans)?)
+        let (layout, bytes) = self.run(&plans, whole)?;
+        Ok(layout.read(&bytes, &plans)?)
     }
 
     fn most_bytes(&self) -> usize {
@@ -145,11 +146,11 @@ impl Read for Reader<'_, '_> {
     }
 
     fn read_and_decide(&mut self, mut rows: Rows<'_>) -> Outcome {
-        let (layout, found) = self.run(self.plans, None)?;
-        let (plans, found) = (self.plans, &*found);
+        let (layout, bytes) = self.run(self.plans, None)?;
+        let (plans, bytes) = (self.plans, &*bytes);
         for_each(rows.parts(ROWS_AT_ONCE), |mut part| {
             for row in part.numbers() {
-                part.decide(row, &layout.row(found, row, &plans[row]));
+                part.decide(row, &layout.row(bytes, row, &plans[row]));
             }
         })?;
         Ok(())

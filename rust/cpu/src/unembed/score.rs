@@ -1,15 +1,14 @@
-//! The epilogue of `score`: how a given token of each row stands among all.
+//! The epilogue of `score`: where a given token of each row ranks among all.
 
 use super::ScoreOut;
-use super::list::offer;
-use super::pass::{Checked, Chunk, Epilogue};
-use super::sums::{Wanted, extend};
+use super::chunk::{Chunk, Sums};
+use super::pass::{Checked, Epilogue};
 use crate::arch::unembed::Kernels;
 use crate::product::for_each_chunk;
 use farspan_core::draw::write_list;
 use farspan_core::merge::{Mass, TopList};
 
-pub(super) struct Given<'a> {
+pub(super) struct Score<'a> {
     targets: &'a [i64],
     /// The targets' own logits, which the pass compares with.
     logits: Vec<f32>,
@@ -18,7 +17,7 @@ pub(super) struct Given<'a> {
     out: ScoreOut<'a>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Score<'a> {
     /// Computes the targets' logits. `targets` are tokens that exist, one for each row.
     pub(super) fn new(problem: &Checked, targets: &'a [i64], top: usize, out: ScoreOut<'a>) -> Self {
         let mut logits = vec![f32::NAN; targets.len()];
@@ -30,55 +29,49 @@ impl<'a> Given<'a> {
                 *logit = products[0];
             });
         }
-        Given { targets, logits, top, out }
+        Score { targets, logits, top, out }
     }
 }
 
 /// What the pass keeps of a row.
-pub(super) struct Standing {
+pub(super) struct ScoreState {
     /// How many tokens come before the target.
     rank: i64,
     list: TopList,
 }
 
-impl Epilogue for Given<'_> {
-    type Found = Standing;
+impl Epilogue for Score<'_> {
+    type State = ScoreState;
 
-    fn nothing(&self, _row: usize) -> Standing {
-        Standing { rank: 0, list: TopList::new(self.top, f32::NEG_INFINITY) }
+    fn nothing(&self, _row: usize) -> ScoreState {
+        ScoreState { rank: 0, list: TopList::new(self.top, f32::NEG_INFINITY) }
     }
 
-    fn begin(&self, so_far: &Standing) -> Standing {
-        Standing { rank: 0, list: TopList::new(self.top, so_far.list.threshold()) }
+    fn begin(&self, so_far: &ScoreState) -> ScoreState {
+        ScoreState { rank: 0, list: TopList::new(self.top, so_far.list.threshold()) }
     }
 
-    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, found: &mut Standing) {
-        extend(kernels, chunk, Wanted::Moment, mass);
-        found.rank += tokens_before(kernels, chunk, self.targets[row] as usize, self.logits[row]);
+    fn read(&self, kernels: &Kernels, row: usize, chunk: &Chunk, mass: &mut Mass, state: &mut ScoreState) {
+        chunk.extend(kernels, Sums::Moment, mass);
+        state.rank += chunk.tokens_before(kernels, self.targets[row] as usize, self.logits[row]);
         if self.top > 0 {
-            offer(kernels, chunk, &mut found.list);
+            chunk.offer(kernels, &mut state.list);
         }
     }
 
-    fn merge(&self, so_far: &mut Standing, segment: Standing) {
+    fn merge(&self, so_far: &mut ScoreState, segment: ScoreState) {
         so_far.rank += segment.rank;
         so_far.list.merge(&segment.list);
     }
 
-    fn finish(&mut self, row: usize, masses: &[Mass], found: Standing) {
+    fn finish(&mut self, row: usize, masses: &[Mass], state: ScoreState) {
         let mass = Mass::fold(masses, 1.0);
         self.out.logprob[row] = mass.logprob(self.logits[row]);
-        self.out.rank[row] = if mass.max.is_nan() { -1 } else { found.rank };
+        self.out.rank[row] = if mass.max.is_nan() { -1 } else { state.rank };
         self.out.entropy[row] = mass.entropy();
         self.out.lse[row] = mass.lse();
         let places = row * self.top..(row + 1) * self.top;
         let (tokens, logprobs) = (&mut self.out.top_token[places.clone()], &mut self.out.top_logprob[places]);
-        write_list(&found.list.into_sorted(), &mass, tokens, logprobs);
+        write_list(&state.list.into_sorted(), &mass, tokens, logprobs);
     }
-}
-
-/// How many tokens of a chunk come before a token in the order of logits: larger ones, equal ones of a lower id.
-pub(super) fn tokens_before(kernels: &Kernels, chunk: &Chunk, token: usize, logit: f32) -> i64 {
-    let lower_ids = token.saturating_sub(chunk.tokens.start).min(chunk.tokens.len());
-    kernels.count_above(chunk.logits, logit, lower_ids) as i64
 }

@@ -1,8 +1,30 @@
-//! What the settings of a row do to single logits, applied as its chunks pass by.
+//! How one row of a draw is read: its plan, and what its settings do to single logits as its chunks pass by.
 
+use super::chunk::{Chunk, Sums};
 use crate::arch::unembed::{Kernels, Rule};
+use farspan_core::draw::Plan;
+use farspan_core::merge::Mass;
 use farspan_core::sampler::{Change, Settings};
 use std::ops::Range;
+
+/// How one row is read: its draw, and what happens to single logits.
+pub(super) struct Row<'a> {
+    pub plan: Plan,
+    pub changes: Option<Changes<'a>>,
+}
+
+impl Row<'_> {
+    /// As [`super::pass::Epilogue::change`].
+    pub(super) fn change(&self, kernels: &Kernels, tokens: &Range<usize>, logits: &mut [f32], max: f32) -> f32 {
+        self.changes.as_ref().map_or(max, |changes| changes.apply(kernels, tokens, logits, max))
+    }
+
+    /// Adds a chunk to the row's softmax sums. At temperature 1 those at the temperature are the plain ones.
+    pub(super) fn extend(&self, kernels: &Kernels, chunk: &Chunk, mass: &mut Mass) {
+        let inverse = self.plan.inverse_temperature();
+        chunk.extend(kernels, if inverse == 1.0 { Sums::Moment } else { Sums::Tempered(inverse) }, mass);
+    }
+}
 
 /// The changes of one row.
 #[derive(Debug, Default)]

@@ -9,13 +9,13 @@ use super::plan::{Plan, Wants, tiles};
 use super::problem::{Checked, Draws, Problem};
 use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
-use farspan_core::draw::{Found, Plan as DrawPlan};
+use farspan_core::draw::{Plan as DrawPlan, RowStatistics};
 use farspan_core::merge::{Best, Mass, Ranked, Spread};
 use farspan_core::{Error, Result};
 
-/// How much is to be found.
+/// What is asked of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundWants {
+pub struct StatisticsWants {
     /// Draws of each row that nothing is cut from; 0 where no row is of that kind.
     pub samples: usize,
     /// How many of the largest logits; `None`: every logit.
@@ -24,10 +24,10 @@ pub struct FoundWants {
     pub spreads: bool,
 }
 
-impl FoundWants {
+impl StatisticsWants {
     /// What these plans need, of a call of `samples` draws a row. With `whole`, every logit.
-    pub fn of(plans: &[DrawPlan], samples: usize, whole: bool) -> FoundWants {
-        FoundWants {
+    pub fn of(plans: &[DrawPlan], samples: usize, whole: bool) -> StatisticsWants {
+        StatisticsWants {
             samples: if !whole && plans.iter().any(|plan| plan.free().is_some()) { samples } else { 0 },
             listed: (!whole).then(|| plans.iter().map(|plan| plan.listed).max().unwrap_or(0)),
             spreads: !whole && plans.iter().any(DrawPlan::spreads),
@@ -40,10 +40,10 @@ impl FoundWants {
     }
 }
 
-/// The memory in which the device leaves what it found of some rows.
+/// The memory in which the device leaves the statistics of some rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundLayout {
-    wants: FoundWants,
+pub struct StatisticsLayout {
+    wants: StatisticsWants,
     rows: usize,
     tiles: usize,
     segments: usize,
@@ -57,13 +57,13 @@ pub struct FoundLayout {
     bytes: usize,
 }
 
-impl FoundLayout {
+impl StatisticsLayout {
     /// For `rows` rows of a problem.
-    pub fn new(problem: &Problem, rows: usize, wants: FoundWants) -> Result<FoundLayout> {
+    pub fn new(problem: &Problem, rows: usize, wants: StatisticsWants) -> Result<StatisticsLayout> {
         Ok(Self::of(&Checked::new(problem)?, rows, wants))
     }
 
-    fn of(checked: &Checked, rows: usize, wants: FoundWants) -> FoundLayout {
+    fn of(checked: &Checked, rows: usize, wants: StatisticsWants) -> StatisticsLayout {
         let tiles = tiles(&checked.tokens.range());
         let segments = tiles.div_ceil(SEGMENT);
         let entries = wants.listed.map_or(tiles * TOKENS, |listed| listed.min(checked.tokens.count));
@@ -73,7 +73,7 @@ impl FoundLayout {
             bytes += (rows * each).next_multiple_of(16);
             start
         };
-        FoundLayout {
+        StatisticsLayout {
             wants,
             rows,
             tiles,
@@ -94,10 +94,10 @@ impl FoundLayout {
     }
 
     /// What the device left, copied back. `plans` are those of its rows.
-    pub fn read(&self, memory: &[u8], plans: &[DrawPlan]) -> Result<Vec<Found>> {
+    pub fn read(&self, memory: &[u8], plans: &[DrawPlan]) -> Result<Vec<RowStatistics>> {
         if memory.len() < self.bytes || plans.len() != self.rows {
             let expected = format!("{} bytes of {} rows", self.bytes, self.rows);
-            return Err(Error::argument("found", expected, format!("{} of {}", memory.len(), plans.len())));
+            return Err(Error::argument("memory", expected, format!("{} of {}", memory.len(), plans.len())));
         }
         Ok(plans.iter().enumerate().map(|(row, plan)| self.row(memory, row, plan)).collect())
     }
@@ -105,8 +105,8 @@ impl FoundLayout {
     /// What the device left of one row.
     ///
     /// # Panics
-    /// When the memory is less than [`FoundLayout::bytes`], or there is no such row.
-    pub fn row(&self, memory: &[u8], row: usize, plan: &DrawPlan) -> Found {
+    /// When the memory is less than [`StatisticsLayout::bytes`], or there is no such row.
+    pub fn row(&self, memory: &[u8], row: usize, plan: &DrawPlan) -> RowStatistics {
         let records = |start: usize, each: usize, bytes: usize| {
             memory[start + row * each * bytes..][..each * bytes].chunks_exact(bytes)
         };
@@ -120,7 +120,7 @@ impl FoundLayout {
         }
         list.truncate(listed);
         let total = &memory[self.total + row * size::TOTAL..][..size::TOTAL];
-        Found {
+        RowStatistics {
             masses: records(self.masses, self.segments, size::MASS).map(mass).collect(),
             best: records(self.best, self.wants.samples, size::BEST).take(samples).map(best).collect(),
             list,
@@ -162,27 +162,27 @@ fn entry(record: &[u8]) -> Option<Ranked> {
     (ordered != 0).then(|| Ranked::new(logit, token))
 }
 
-/// Bytes of workspace that [`found`] needs for `rows` rows.
-pub fn found_workspace(problem: &Problem, rows: usize, wants: FoundWants, limits: &Limits) -> Result<usize> {
+/// Bytes of workspace that [`statistics`] needs for `rows` rows.
+pub fn statistics_workspace(problem: &Problem, rows: usize, wants: StatisticsWants, limits: &Limits) -> Result<usize> {
     let checked = Checked::new(problem)?;
     let wants = wants.wants(checked.tokens.count);
     Ok(Plan::new(checked.dtype, rows, &checked.tokens.range(), wants, limits).layout.bytes)
 }
 
 /// Reads the vocabulary for all rows of hidden, or for those that `rows` names (int32, in device memory), and leaves
-/// what it found at `out`, laid out as [`FoundLayout`] says for that many rows. Draws and changes are those of all rows
-/// of hidden.
+/// their statistics at `out`, laid out as [`StatisticsLayout`] says for that many rows. Draws and changes are those of
+/// all rows of hidden.
 ///
 /// # Safety
 /// Every address is valid on the device, with the extent and strides given, until the launches have run.
 #[expect(clippy::too_many_arguments, reason = "a draw, which rows of it, and where it goes")]
-pub unsafe fn found(
+pub unsafe fn statistics(
     device: &dyn Device,
     problem: &Problem,
     rows: Option<&Tensor<1>>,
     draws: Option<&Draws>,
     changes: &Changes,
-    wants: FoundWants,
+    wants: StatisticsWants,
     out: u64,
     workspace: Workspace,
 ) -> Result<()> {
@@ -191,7 +191,7 @@ pub unsafe fn found(
         draws.check(checked.rows)?;
     }
     let count = rows.map_or(checked.rows, |rows| rows.shape[0]);
-    let layout = FoundLayout::of(&checked, count, wants);
+    let layout = StatisticsLayout::of(&checked, count, wants);
     let mut call = Call::new(device, &checked, count, wants.wants(checked.tokens.count), workspace)?;
     call.params.row_map = rows.map_or(0, |rows| rows.pointer);
     let draws = draws.map(Draws::at).unwrap_or_default();
