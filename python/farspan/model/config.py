@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import families
+from farspan.model.families import OWN_MODEL_TYPE
 from farspan.model.families.family import DTYPES, END_TOKENS
 from farspan.model.files import read_json
 from farspan.model.kinds import (
@@ -35,7 +36,6 @@ ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu", "relu", "clamped_swiglu")
 NORMS = ("rms", "layer")
 PLACES = ("before", "after", "both")
 WIDTHS = ("head", "all")
-OWN_MODEL_TYPE = "farspan"
 
 KINDS: dict[str, Kind] = {
     "vocab_size": VOCABULARY,
@@ -280,10 +280,11 @@ class Config:
         return self.max_position_embeddings if self.learned_positions else None
 
     @property
-    def logit_settings(self) -> dict[str, float]:
+    def logit_settings(self) -> dict[str, Any]:
         """What `farspan.sample`, `score` and `top` have to know of the logits beside the unembedding."""
         settings = {} if self.logits_scaling == 1 else {"scale": 1 / self.logits_scaling}
-        return settings if self.final_logit_softcapping is None else settings | {"softcap": self.final_logit_softcapping}
+        cap = self.final_logit_softcapping
+        return settings if cap is None else settings | {"softcap": cap}
 
     @property
     def rotating_layers(self) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         return self.embedding if self.config.tie_word_embeddings else self.head
 
     @property
-    def logit_settings(self) -> dict[str, float]:
+    def logit_settings(self) -> dict[str, Any]:
         """Arguments of `farspan.sample`, `score` and `top` beside the unembedding, for models whose logits are scaled
         or soft-capped; else none."""
         return self.config.logit_settings

@@ -5,21 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from farspan.model.activations import Activation
 from farspan.model.config import Config
 from farspan.model.linear import Linear
-from farspan.model.operations import Operations
+from farspan.model.operations import FUNCTIONS, Operations, small_dtype
 
 
 class ExpertLinear(nn.Module):
     """A linear layer for each expert: `weight` `[experts, out, in]`, `bias` `[experts, out]`."""
 
-    def __init__(self, experts: int, inputs: int, outputs: int, bias: bool) -> None:
+    def __init__(self, experts: int, inputs: int, outputs: int, bias: bool, backend: str) -> None:
         super().__init__()
+        self.backend = backend
         self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
         self.bias = nn.Parameter(torch.empty(experts, outputs)) if bias else None
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """Of rows that one expert has."""
+        bias = None if self.bias is None else self.bias[expert].to(small_dtype(x))
+        out: Tensor = FUNCTIONS[self.backend].linear(x, self.weight[expert], bias)
+        return out
 
     def extra_repr(self) -> str:
         experts, outputs, inputs = self.weight.shape
@@ -41,8 +48,8 @@ class MixtureOfExperts(nn.Module):
         inner = config.moe_intermediate_size or config.intermediate_size
         self.router = Linear(config.hidden_size, config.num_experts, config.expert_bias, backend)
         stacked = inner * (1 + self.activation.gated)
-        self.expert_up = ExpertLinear(config.num_experts, config.hidden_size, stacked, config.expert_bias)
-        self.expert_down = ExpertLinear(config.num_experts, inner, config.hidden_size, config.expert_bias)
+        self.expert_up = ExpertLinear(config.num_experts, config.hidden_size, stacked, config.expert_bias, backend)
+        self.expert_down = ExpertLinear(config.num_experts, inner, config.hidden_size, config.expert_bias, backend)
 
     def forward(self, x: Any, operations: Operations) -> Any:
         shares, experts = operations.route(operations.linear(x, self.router), self.chosen, self.sums_to_one)

@@ -16,7 +16,7 @@ from farspan.model.activations import Activation
 from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
-from farspan.model.operations import Operations, norm
+from farspan.model.operations import Operations, norm, small_dtype
 from farspan.model.passes import PassPlan
 
 
@@ -30,13 +30,10 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm(x, self.gain(x), self.bias, self.eps, self.backend)
-
-    def gain(self, x: Tensor) -> Tensor:
-        """What the normalised row is multiplied with. One is added in float32: half precision has no 1.001."""
         if not self.adds_one:
-            return self.weight
-        return 1 + self.weight.to(torch.promote_types(x.dtype, torch.float32))
+            return norm(x, self.weight, self.bias, self.eps, self.backend)
+        wide = small_dtype(x)  # half precision has no 1.001
+        return norm(x.to(wide), 1 + self.weight.to(wide), self.bias, self.eps, self.backend).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {len(self.weight)}, eps={self.eps}" + ", adds_one=True" * self.adds_one

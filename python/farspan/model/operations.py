@@ -26,7 +26,7 @@ from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
-NO_RULES: Mapping[str, float] = {}
+NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
 FUSED = SimpleNamespace(attention=attention, linear=linear, greedy=greedy, sample=sample)
 """The package's own functions, under the names that `farspan.reference` has for them."""
@@ -82,7 +82,7 @@ class Operations(Protocol):
         """Numbers of this kind as a tensor."""
 
     def draw(
-        self, hidden: Any, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, float] = NO_RULES
+        self, hidden: Any, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, Any] = NO_RULES
     ) -> Any:
         """A `farspan.Sample`: greedy without draws. `rules`: what the logits are beside the unembedding."""
 
@@ -119,15 +119,15 @@ class TensorOperations:
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None
     ) -> Tensor:
-        given = hooks if sink is None else hooks | {"sink": sink.to(_of_small(query))}
+        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
         out: Tensor = self.functions.attention(query, key, value, **given)
         return out
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
         if self.backend == "fused" and arrays_serve(logits):
-            shares, experts = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
-            return torch.from_numpy(shares), torch.from_numpy(experts)
-        wide = logits.to(_of_small(logits))
+            routed = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
+            return torch.from_numpy(routed[0]), torch.from_numpy(routed[1])
+        wide = logits.to(small_dtype(logits))
         experts = wide.detach().argsort(dim=-1, descending=True, stable=True)[:, :chosen]
         picked = wide.gather(-1, experts)
         total = (picked if sums_to_one else wide).logsumexp(-1, keepdim=True)
@@ -138,8 +138,7 @@ class TensorOperations:
         return flat.argsort(stable=True), torch.bincount(flat, minlength=count).tolist()
 
     def of_expert(self, x: Tensor, layer: Any, expert: int) -> Tensor:
-        bias = None if layer.bias is None else layer.bias[expert].to(_of_small(x))
-        out: Tensor = self.functions.linear(x, layer.weight[expert], bias)
+        out: Tensor = layer(x, expert)
         return out
 
     def summed(self, parts: Tensor, tokens: Tensor, count: int, chosen: int) -> Tensor:
@@ -153,7 +152,7 @@ class TensorOperations:
         return x
 
     def draw(
-        self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, float] = NO_RULES
+        self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, Any] = NO_RULES
     ) -> Any:
         hidden = hidden.to(unembedding.dtype)
         if draws is None:
@@ -282,7 +281,7 @@ class ArrayOperations:
 
     def draw(
         self, hidden: np.ndarray, unembedding: Tensor, draws: dict[str, Any] | None,
-        rules: Mapping[str, float] = NO_RULES,
+        rules: Mapping[str, Any] = NO_RULES,
     ) -> Any:  # fmt: skip
         rows: Any = hidden
         weight: Any = unembedding.detach()
@@ -302,7 +301,7 @@ def _in_turn(parts: Any) -> Any:
     return total
 
 
-def _of_small(x: Tensor) -> torch.dtype:
+def small_dtype(x: Tensor) -> torch.dtype:
     """The dtype of sinks, shares and biases beside x: float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)
 

@@ -82,12 +82,12 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
     return PassPlan(calls, cache, cache.slots(rows_of, positions), places, lengths)
 
 
-def check_length(config: Config, lengths: Sequence[int]) -> None:
+def check_length(config: Config, lengths: Sequence[int], name: str = "ids") -> None:
     """ArgumentError where a sequence is longer than the positions that the model has learned."""
     longest = max(lengths, default=0)
     if config.longest is not None and longest > config.longest:
         expected = f"sequences of at most {config.longest} tokens, for which the model has learned positions"
-        raise ArgumentError(message("ids", expected, f"{longest} tokens"))
+        raise ArgumentError(message(name, expected, f"{longest} tokens"))
 
 
 def bucket(length: int, capacity: int) -> int:

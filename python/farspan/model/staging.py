@@ -104,8 +104,8 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
-    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape and the hooks of each kind of
-    layer as `torch.ops.farspan.attention` takes them."""
+    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape and the hooks of each
+    kind of layer as `torch.ops.farspan.attention` takes them."""
     calls = []
     for call in plan.calls:
         shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, call.span.time, call.span.keys)

@@ -29,7 +29,8 @@ class Steps:
         if isinstance(self._operations, DeviceOperations):
             from farspan.model.generation.graphs import RepeatedPasses
 
-            self._repeated = RepeatedPasses(model, self._operations, graphs and not model.instrumented and not model.config.num_experts)
+            steady = not model.instrumented and not model.config.num_experts
+            self._repeated = RepeatedPasses(model, self._operations, graphs and steady)
 
     def __call__(self, new: Mapping[int, Sequence[int]], cache: Cache, places: Sequence[Place]) -> Any:
         """Appends `new[row]` to the sequences of the cache, and draws a token for each of `places`: one behind every
