@@ -146,7 +146,7 @@ def attention(
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
     kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.
     """
-    arrays.large("query", query)
+    dtype = arrays.large("query", query)
     arrays.large_like("key", key, "query", query)
     arrays.large_like("value", value, "query", query)
     hooks = hook_arguments(
@@ -155,7 +155,7 @@ def attention(
         query_positions=query_positions, key_positions=key_positions, key_lengths=key_lengths,
         query_offsets=query_offsets, key_offsets=key_offsets, block_table=block_table,
     )  # fmt: skip
-    output, lse = compute("attention", (query, key, value), (hooks,))
+    output, lse = compute("attention", dtype, (query, key, value), (hooks,))
     return (output, lse) if return_lse else output
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend import arrays
-from farspan._backend.settings import Bias
+from farspan._backend.settings import NO_BIAS, Bias
 from farspan._compute import compute
 
 
@@ -29,10 +29,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves.
     """
-    arrays.large("x", x)
-    arrays.large_like("weight", weight, "x", x, any_float=True)
-    bias = arrays.small("bias", bias, x)
-    return compute("linear", (x, weight), (Bias(bias),))
+    dtypes = arrays.large("x", x), arrays.large_like("weight", weight, "x", x, any_float=True)
+    given = NO_BIAS if bias is None else Bias(arrays.small("bias", bias, x))
+    return compute("linear", dtypes, (x, weight), (given,))
 
 
 linear.__module__ = "farspan"

@@ -37,16 +37,16 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 def on_cpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard) -> Any:
     """The operation by `farspan._backend.cpu`, over the memory of the tensors."""
-    return _on_arrays(operation, large, _arrays(large, lists), *shard)
+    return _on_arrays(operation, operation.dtype(large), large[0], (*_arrays(large, lists), *shard))
 
 
-def _on_arrays(operation: Operation, large: Sequence[Tensor], arrays: Sequence[Any], *shard: Shard) -> Any:
+def _on_arrays(operation: Operation, dtype: Any, first: Tensor, arrays: Sequence[Any]) -> Any:
     """The same, of tensors whose memory `_arrays` gave."""
-    found = getattr(cpu, operation.name)(operation.dtype(large), *arrays, *shard)
+    found = getattr(cpu, operation.name)(dtype, *arrays)
     if not isinstance(found, tuple):
-        return _tensor(found, large[0])
-    if large[0].dtype in _HALVES:
-        return tuple([_tensor(x, large[0]) for x in found])
+        return _tensor(found, first)
+    if first.dtype in _HALVES:
+        return tuple([_tensor(x, first) for x in found])
     return tuple(map(torch.from_numpy, found))
 
 
@@ -161,7 +161,7 @@ CALLS = {name: _register(operation) for name, operation in OPERATIONS.items()}
 # --------------------------------------------------------------------------------------- what the public functions call
 
 
-def of_tensors(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any]) -> Any:
+def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists: Sequence[Any]) -> Any:
     """The operation by its torch operator, or at once where nobody would see a difference: torch's dispatcher takes
     longer than a small operation."""
     if large[0].is_cpu and not torch.compiler.is_compiling() and _are_plain(large, lists) and not _is_watched():
@@ -170,7 +170,7 @@ def of_tensors(operation: Operation, large: Sequence[Tensor], lists: Sequence[An
         except (RuntimeError, TypeError):  # no ordinary memory, as of sparse tensors: the dispatcher knows what they do
             arrays = None
         if arrays is not None:
-            return _on_arrays(operation, large, arrays)
+            return _on_arrays(operation, dtype, large[0], arrays)
     return CALLS[operation.name](*large, *chain.from_iterable(lists))
 
 

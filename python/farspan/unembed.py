@@ -52,14 +52,14 @@ def greedy(
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    _check(hidden, weight)
+    dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     if shard is not None:
         return sample(
             hidden, weight, seed=0, position=0, temperature=0.0, scale=scale, softcap=softcap, bias=bias,
             valid_vocab=valid_vocab, shard=shard,
         )  # fmt: skip
-    return _sampled(compute("greedy", (hidden, weight), (rules,)))
+    return _sampled(compute("greedy", dtype, (hidden, weight), (rules,)))
 
 
 def sample(
@@ -144,7 +144,7 @@ def sample(
     Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
     `farspan.reference_sampler` names those of the settings.
     """
-    _check(hidden, weight)
+    dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
     draws = Draws(
@@ -162,10 +162,10 @@ def sample(
         logit_bias=logit_bias, banned=banned, allowed=allowed, mask=mask, top=top, samples=samples,
     )  # fmt: skip
     part = vocabulary.place(shard)
-    fields = compute("sample", (hidden, weight), (draws, rules, settings), part)
+    fields = compute("sample", dtype, (hidden, weight), (draws, rules, settings), part)
 
     def rank(*drawn: Any) -> Any:
-        return compute("ranks", (hidden, weight), (Drawn(*drawn), rules, settings), part)
+        return compute("ranks", dtype, (hidden, weight), (Drawn(*drawn), rules, settings), part)
 
     return _sampled(fields, settings.top, rank)
 
@@ -210,12 +210,12 @@ def score(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    _check(hidden, weight)
+    dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     exist = _exist(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
-    fields = compute("score", (hidden, weight), (Targets(targets), rules, Listed(top)))
+    fields = compute("score", dtype, (hidden, weight), (Targets(targets), rules, Listed(top)))
     return Score(*(fields if top else fields[:4]))
 
 
@@ -243,21 +243,22 @@ def top(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    _check(hidden, weight)
+    dtype = _check(hidden, weight)
     rules = _rules(hidden, scale, softcap, bias, valid_vocab)
     k, exist = arrays.count("k", k), _exist(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
-    return Top(*compute("top", (hidden, weight), (Longest(k), rules)))
+    return Top(*compute("top", dtype, (hidden, weight), (Longest(k), rules)))
 
 
-def _check(hidden: Any, weight: Any) -> None:
-    """The two large inputs."""
-    arrays.large("hidden", hidden)
+def _check(hidden: Any, weight: Any) -> str:
+    """The two large inputs; gives their element type."""
+    dtype = arrays.large("hidden", hidden)
     if hidden.ndim == 0:
         arrays.rank("hidden", hidden, "[..., dim]")
     arrays.large_like("weight", weight, "hidden", hidden)
     arrays.rank("weight", weight, "[vocab, dim]")
+    return dtype
 
 
 def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:

@@ -44,8 +44,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
     monkeypatch.setattr(Transformer, "activations", property(lambda model: model.dtype))
     monkeypatch.setattr(Transformer, "choose_operations", lambda model: DeviceOperations(model.activations))
     monkeypatch.setattr(operations, "arrays_serve", lambda *inputs: False)
-    for name in ("attention", "linear", "greedy", "sample"):
-        monkeypatch.setattr(ops, name, ops.flat(OPERATIONS[name], ops.on_gpu))
+    monkeypatch.setattr(ops, "of_tensors", lambda operation, dtype, large, lists: ops.on_gpu(operation, large, lists))
+    monkeypatch.setattr(ops, "CALLS", {name: ops.flat(operation, ops.on_gpu) for name, operation in OPERATIONS.items()})
     monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
     monkeypatch.setattr(passes, "LEAST_BUCKET", 8)  # several buckets in few steps
     monkeypatch.setattr(staging, "LARGE", 256)  # tables that are sent by themselves

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.emulated import emulated_kernels
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import farspan
 from farspan import positions as P
 from farspan.model import Transformer, operations
+from farspan.model.layers import Linear
 from farspan.model.operations import ArrayOperations, DeviceOperations
 from farspan.model.passes import plan_pass
 from farspan.testing import assert_close, assert_same_bits
@@ -283,3 +285,29 @@ def test_a_model_prints_its_shape() -> None:
     ):  # fmt: skip
         assert part in printed, part
     assert "all layers: ALiBi()" in repr(small_model().with_positions(P.ALiBi()))
+
+
+def test_a_pass_finds_its_modules_without_the_search_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    search = nn.Module.__getattr__
+    model = small_model()
+    monkeypatch.setattr(nn.Module, "__getattr__", lambda self, name: searched.append(name) or search(self, name))
+    cache = model.new_cache(1)
+    searched.clear()
+    plan = plan_pass(model.config, [1], cache)
+    model.run(np.array([3]), plan, ArrayOperations())
+    assert set(searched) <= {"weight", "bias"}  # of layers that are met for the first time
+
+
+def test_parts_of_a_model_are_set_replaced_and_deleted_as_torch_does() -> None:
+    model = small_model()
+    mlp = model.layers[0].mlp
+    other = Linear(*reversed(mlp.up.weight.shape), bias=False, backend="fused")
+    mlp.up = other
+    assert mlp.up is other
+    assert mlp._modules["up"] is other
+    del mlp.up
+    assert not hasattr(mlp, "up")
+    mlp.up = None
+    assert mlp.up is None
+    assert not hasattr(small_model(tie_word_embeddings=True), "head")

@@ -9,8 +9,9 @@ import pytest
 
 from farspan import positions
 from farspan._errors import ArgumentError
-from farspan.lab import schemes
+from farspan.lab import measure, schemes
 from farspan.lab.schemes import Reach
+from farspan.model import Config
 from farspan.positions import RoPE, Scheme, Span, YaRN
 
 REACH = Reach(256, 1024, 500.0)
@@ -47,7 +48,7 @@ def test_region_schemes_stay_within_the_trained_distances(trained: int, longest:
 def test_names_may_be_written_in_several_ways_and_each_counts_once() -> None:
     made = schemes.make(("PI", "linear", "dynamic_ntk", " log-n "), Reach(256, 512, 500.0))
     assert list(made) == ["linear", "dynamic-ntk", "logn"]
-    assert made["logn"].inner == RoPE(500.0)
+    assert made["logn"].inner == RoPE(None)
 
 
 def test_an_unknown_scheme_is_an_error_that_lists_the_known() -> None:
@@ -68,6 +69,39 @@ def test_every_scheme_has_a_look_of_its_own_and_a_line_in_the_help() -> None:
 def test_every_class_of_positions_has_a_name_but_the_one_that_needs_searched_factors() -> None:
     made = schemes.make([entry.name for entry in schemes.TABLE], Reach(256, 2048, 10000.0))
     assert {type(scheme) for scheme in made.values() if scheme} == set(positions.SCHEMES) - {positions.LongRoPE}
+
+
+def test_the_table_has_every_class_of_positions_once() -> None:
+    public = {
+        x for x in map(positions.__dict__.get, positions.__all__) if isinstance(x, type) and issubclass(x, Scheme)
+    }
+    assert sorted(map(repr, public - {Scheme})) == sorted(map(repr, positions.SCHEMES))
+
+
+@pytest.mark.parametrize("name", ["rope", "linear", "logn", "rerope", "self-extend", "streaming"])
+def test_a_scheme_by_name_leaves_each_layer_its_own_base(name: str) -> None:
+    bases = (1e4, 1e6, None, 1e4)
+    shape = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    }
+    config = Config(**shape, positions=(RoPE(1e4), RoPE(1e6), positions.NoPE(), RoPE(1e4)), rope_bases=bases)
+    put = config.with_positions(schemes.make([name], REACH)[name])
+    assert tuple(scheme.rope_base for scheme in put.positions) == bases
+    assert put.positions[2] == positions.NoPE()
+    back = put.with_positions(schemes.make(["rope"], REACH)["rope"])
+    assert back.positions == config.positions
+    written = measure._settings(config, RoPE(None))
+    assert written == {"scheme": "RoPE", "layers": [RoPE(1e4).to_dict(), RoPE(1e6).to_dict()]}
+
+
+def test_a_rope_without_a_base_has_that_of_its_layer() -> None:
+    assert RoPE(None).with_base(5e5) == RoPE(5e5)
+    assert (RoPE(None).inverse_frequencies(8, 1) == RoPE().inverse_frequencies(8, 1)).all()
+    assert positions.scheme_from_dict(RoPE(None).to_dict()) == RoPE(None)
 
 
 def test_a_class_of_ones_own_is_made_by_its_reference() -> None:

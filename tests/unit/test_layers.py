@@ -14,6 +14,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("lab",),
+    ("training",),
     ("embedded",),
     ("model",),
     ("positions",),
@@ -24,7 +25,7 @@ LAYERS = (
     ("_gradients",),
     ("parallel",),
     ("_backend",),
-    ("_core", "_results", "testing", "tokenizer"),
+    ("_core", "_pictures", "_results", "testing", "tokenizer"),
     ("_errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

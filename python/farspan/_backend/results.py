@@ -35,13 +35,20 @@ LISTS = ("top_token", "top_logprob")
 
 
 def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Results:
+    ragged = hooks.query_offsets is not None
+    if ragged or not query.ndim == key.ndim == value.ndim == 4:
+        _check_ranks(query, key, value, hooks)
+    shape = tuple(query.shape)
+    lse = (shape[1], shape[0]) if ragged else shape[:3]
+    return {"output": ((*shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
+
+
+def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
     layout = "[total, heads, dim]" if hooks.ragged else "[batch, heads, time, dim]"
     rank("query", query, layout)
     of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
     rank("key", key, of_keys)
     rank("value", value, of_keys)
-    lse = (query.shape[1], query.shape[0]) if hooks.ragged else tuple(query.shape[:3])
-    return {"output": ((*query.shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:

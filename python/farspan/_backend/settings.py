@@ -85,6 +85,9 @@ class Bias(NamedTuple):
     bias: Array | None = None
 
 
+NO_BIAS = Bias()
+
+
 class Listed(NamedTuple):
     """What `farspan.score` lists beside the target."""
 

@@ -9,6 +9,11 @@ from pathlib import Path
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model folder (default: the embedded model)")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`."""
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 (default: %(default)s)")
 
 

@@ -16,32 +16,33 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 @contextmanager
-def progress_on_stderr(what: str) -> Iterator[Progress]:
-    """What long computations may call; `what` is done meanwhile. What stands on the terminal's line goes at the end."""
-    shown = _Lines(what) if not sys.stderr.isatty() else _bar_or_line(what)
+def progress_on_stderr(what: str, unit: str = "token") -> Iterator[Progress]:
+    """What long computations may call; `what` is done meanwhile, counted in `unit`s. What stands on the terminal's line
+    goes at the end."""
+    shown = _Lines(what) if not sys.stderr.isatty() else _bar_or_line(what, unit)
     try:
         yield shown
     finally:
         shown.close()
 
 
-def _bar_or_line(what: str) -> _Bar | _RewrittenLine:
+def _bar_or_line(what: str, unit: str) -> _Bar | _RewrittenLine:
     try:
         import tqdm
     except ImportError:
         return _RewrittenLine(what)
-    return _Bar(what, tqdm.tqdm)
+    return _Bar(what, unit, tqdm.tqdm)
 
 
 class _Bar:
-    def __init__(self, what: str, tqdm: Any) -> None:
-        self._what, self._tqdm = what, tqdm
+    def __init__(self, what: str, unit: str, tqdm: Any) -> None:
+        self._what, self._unit, self._tqdm = what, unit, tqdm
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
         if self._bar is None:
             self._bar = self._tqdm(
-                desc=self._what, total=total, unit="token", unit_scale=True, leave=False, dynamic_ncols=True,
+                desc=self._what, total=total, unit=self._unit, unit_scale=True, leave=False, dynamic_ncols=True,
                 file=sys.stderr,
             )  # fmt: skip
         self._bar.set_postfix_str(next_step, refresh=False)

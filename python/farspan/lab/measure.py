@@ -201,9 +201,14 @@ def _point(name: str, length: int, shortest: int, losses: Tensor) -> Point:
 
 
 def _settings(config: Config, scheme: Scheme | None) -> dict[str, Any]:
-    if scheme is not None:
-        return scheme.to_dict()
-    return {"scheme": "own", "layers": [own.to_dict() for own in dict.fromkeys(config.positions)]}
+    """As a dict of JSON types; of a scheme that differs from layer to layer what each kind of layer has."""
+    if scheme is None:
+        return {"scheme": "own", "layers": [own.to_dict() for own in dict.fromkeys(config.positions)]}
+    put = config.with_positions(scheme)
+    first, *others = dict.fromkeys(put.positions[layer] for layer in put.rotating_layers)
+    if not others:
+        return first.to_dict()
+    return {"scheme": type(scheme).__name__, "layers": [own.to_dict() for own in (first, *others)]}
 
 
 def _notes(

@@ -1,106 +1,22 @@
-"""Position schemes by name. `TABLE` is the one place that knows a name: what it is called and how it looks in pictures,
-what the command line says of it, and the settings that follow from what a model was trained on and how far it is to
-reach."""
+"""Position schemes by name: how they are asked for, and their looks in pictures. `farspan.positions.table` has them."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from farspan import positions
 from farspan._errors import ArgumentError, message
 from farspan.lab import custom
-from farspan.positions import Scheme
+from farspan.positions import Scheme, table
+from farspan.positions.table import Entry, Reach
 
+OWN = Entry(None, "own", "the model's own", "as the model says", "#000000", "o", lambda r: None)
+"""The scheme that the model comes with."""
 
-@dataclass(frozen=True)
-class Reach:
-    """From the longest sequence a model saw in training to the longest it is to read, in tokens."""
-
-    trained: int
-    longest: int
-    base: float
-    """of the model's own RoPE"""
-
-    @property
-    def factor(self) -> float:
-        return max(1.0, self.longest / self.trained)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What there is to know of a named scheme."""
-
-    name: str
-    label: str
-    """in a picture"""
-    what: str
-    """on the command line"""
-    colour: str
-    marker: str
-    make: Callable[[Reach], Scheme | None]
-    """None is the scheme that the model comes with."""
-    aliases: tuple[str, ...] = ()
-
-
-def _self_extend(reach: Reach) -> Scheme:
-    """Half the trained length stays as it was; the group is the smallest that folds the rest into the other half."""
-    window = max(1, reach.trained // 2)
-
-    def farthest(group: int) -> int:
-        return (reach.longest - 1) // group + window - window // group
-
-    group = 1
-    while farthest(group) >= max(reach.trained, window + 1) and group < reach.longest:
-        group += 1
-    return positions.SelfExtend(group, window, inner=positions.RoPE(reach.base))
-
-
-def _streaming(reach: Reach) -> Scheme:
-    sinks, window = min(4, reach.trained - 1), max(1, reach.trained - 4)
-    return positions.Streaming(sinks, window, inner=positions.RoPE(reach.base))
-
-
-# The colours mix Paul Tol's "bright" and "vibrant" sets for contrast under the common colour-vision deficiencies. The
-# marker says the same as the colour, so that a picture can be read in grey too. A scheme has one look in all pictures.
-TABLE: tuple[Entry, ...] = (
-    Entry("own", "the model's own", "as the model says", "#000000", "o", lambda r: None),
-    Entry("rope", "RoPE", "plain RoPE of the model's base", "#777777", "d", lambda r: positions.RoPE(r.base)),
-    Entry(
-        "linear", "linear interpolation", "positions divided by the factor", "#EE7733", "s",
-        lambda r: positions.LinearInterpolation(r.factor), aliases=("pi",),
-    ),
-    Entry("ntk", "NTK-aware", "the base grown once", "#0077BB", "^", lambda r: positions.NTK(r.factor)),
-    Entry(
-        "dynamic-ntk", "dynamic NTK", "the base grown with the sequence", "#33BBEE", "v",
-        lambda r: positions.DynamicNTK(r.factor, r.trained), aliases=("dynamic",),
-    ),
-    Entry(
-        "yarn", "YaRN", "NTK by parts, and sharper attention", "#CC3311", "D",
-        lambda r: positions.YaRN(r.factor, r.trained),
-    ),
-    Entry(
-        "llama3", "Llama 3", "long wavelengths divided by the factor", "#BBBBBB", "h",
-        lambda r: positions.Llama3(r.factor, 1.0, 4.0, r.trained),
-    ),
-    Entry(
-        "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
-        lambda r: positions.LogN(r.trained, inner=positions.RoPE(r.base)), aliases=("log-n",),
-    ),
-    Entry(
-        "rerope", "ReRoPE", "one distance for all that is far", "#009988", "X",
-        lambda r: positions.ReRoPE(max(1, r.trained // 2), inner=positions.RoPE(r.base)),
-    ),
-    Entry(
-        "self-extend", "Self-Extend", "far positions in groups", "#DDAA33", "p", _self_extend, aliases=("selfextend",)
-    ),
-    Entry("streaming", "Streaming", "four first keys and a window", "#6633AA", "*", _streaming),
-    Entry("alibi", "ALiBi", "a bias that falls with the distance", "#117733", "<", lambda r: positions.ALiBi()),
-    Entry("nope", "NoPE", "no positions at all", "#882255", ">", lambda r: positions.NoPE()),
-)  # fmt: skip
+TABLE = (OWN, *(entry for entry in table.TABLE if entry.make))
+"""What can be asked for by name."""
 
 SPARE = (("#44AA99", "H"), ("#AA4499", "d"), ("#999933", "8"), ("#661100", "^"), ("#6699CC", "s"), ("#CC6677", "v"))
 """Colours and markers for schemes that are not in the table."""
@@ -141,7 +57,7 @@ def make(names: Iterable[str], reach: Reach) -> dict[str, Scheme | None]:
             made[name] = custom.load(name, _known(reach))
         else:
             entry = find(name)
-            made[entry.name] = entry.make(reach)
+            made[entry.name] = entry.make(reach) if entry.make else None
     return made
 
 

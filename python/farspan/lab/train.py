@@ -1,4 +1,5 @@
 """Training a byte-level model on one long text: seeded windows, AdamW, warm-up, a plateau, and a last fifth of decay.
+`farspan.training` trains on documents, with checkpoints; this is how the embedded model was made.
 
 The plateau is what makes a time limit reproducible: the limit only decides at which step the decay begins, so a run
 that was cut by the clock after n steps equals a run of n steps.
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from farspan import reference
+from farspan.training.optimizer import adamw, set_rate
+from farspan.training.schedule import decaying, warming
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,15 @@ def train(
     each_step: Callable[[State], None] = lambda state: None,
 ) -> State:
     """Fit `model` to `text`, a vector of token ids, in `recipe.steps`, or fewer where `minutes` ask for that."""
-    optimizer = _optimizer(model, recipe)
+    weights = dict(model.named_parameters())
+    optimizer = adamw(weights, lambda name, p: p.ndim > 1, recipe.weight_decay, recipe.learning_rate)
     windows = torch.Generator().manual_seed(recipe.seed + 1)
     started = time.monotonic()
     decay_from, steps, mean = recipe.steps - recipe.decay_steps(), recipe.steps, 0.0
     model.train()
     for step in range(1, recipe.steps + 1):
-        rate = recipe.learning_rate * min(step / recipe.warmup, 1.0, (steps - step + 1) / (steps - decay_from))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = recipe.learning_rate * min(warming(step, recipe.warmup), decaying(step, steps, decay_from))
+        set_rate(optimizer, rate)
         loss = mean_loss(model, unembedding(), draw_windows(text, recipe.batch, recipe.context, windows))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,13 +107,3 @@ def held_out_loss(
     windows = text[starts[:, None] + torch.arange(context + 1)].long()
     losses = [mean_loss(model, unembedding, part).item() * len(part) for part in windows.split(batch)]
     return sum(losses) / len(windows)
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    gains = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": gains, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))

@@ -40,16 +40,19 @@ class Activation:
         quotient: np.ndarray = gate / (1 + decay) * (up + 1)
         return quotient
 
-    def of_tensor(self, x: Tensor) -> Tensor:
-        """The same in torch, differentiable."""
-        gate, up = x.chunk(2, dim=-1) if self.gated else (x, None)
-        if self.kind == CLAMPED and up is not None:
-            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
-            gate = gate * torch.sigmoid(self.alpha * gate)
-        elif self.kind == "silu":
-            gate = F.silu(gate)
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`(gate, up)` or `(x,)`."""
+        return x.chunk(2, dim=-1) if self.gated else (x,)
+
+    def of_parts(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """The same in torch, in any dtype on any device, differentiable."""
+        if self.kind == CLAMPED:
+            gate, up = parts[0].clamp(max=self.limit), parts[1].clamp(-self.limit, self.limit)
+            return gate * torch.sigmoid(self.alpha * gate) * (up + 1)
+        if self.kind == "silu":
+            found = F.silu(parts[0])
         elif self.kind == "relu":
-            gate = F.relu(gate)
+            found = F.relu(parts[0])
         else:
-            gate = F.gelu(gate, approximate="tanh" if self.kind == "gelu_pytorch_tanh" else "none")
-        return gate if up is None else gate * up
+            found = F.gelu(parts[0], approximate="tanh" if self.kind == "gelu_pytorch_tanh" else "none")
+        return found if len(parts) == 1 else found * parts[1]

@@ -44,6 +44,15 @@ def count(name: str, value: Any, least: int) -> int:
     return value
 
 
+def counted_lengths(lengths: Any, tokens: int) -> tuple[int, ...]:
+    """The lengths of sequences, each at least one token, that are so many tokens together."""
+    found = tuple(integers("lengths", lengths))
+    if any(length < 1 for length in found) or sum(found) != tokens:
+        expected = f"lengths of at least 1 that add up to the {tokens} ids"
+        raise ArgumentError(message("lengths", expected, list(found) if len(found) < 10 else f"{sum(found)} in all"))
+    return found
+
+
 def ids(name: str, value: Any, vocab: int) -> list[int]:
     """Token ids of the vocabulary."""
     listed = integers(name, value)

@@ -43,7 +43,10 @@ class Cache:
         """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
         held = list(stores)
         arrays = [store.numpy() for store in held if _in_numpy(store.dtype, store.device)]
-        self._stores, self._arrays = held, arrays  # last, and at once: an interrupt leaves both as they were
+        two, batch, kv_heads, room, _ = held[0].shape
+        steps = (np.arange(two)[:, None] * batch * kv_heads + np.arange(kv_heads)) * room
+        # Last, and at once: an interrupt leaves all as they were.
+        self._stores, self._arrays, self._steps = held, arrays, steps
 
     @property
     def batch(self) -> int:
@@ -119,9 +122,9 @@ class Cache:
 
     def slots(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Where the keys and values of tokens go that stand at `positions` of sequences `rows`: for `write`."""
-        two, batch, kv_heads, room, _ = self._stores[0].shape
-        part, head = np.arange(two)[:, None] * batch, np.arange(kv_heads)
-        return (((part + rows[:, None, None]) * kv_heads + head) * room + positions[:, None, None]).reshape(-1)
+        _, _, kv_heads, room, _ = self._stores[0].shape
+        first: np.ndarray = rows * (kv_heads * room) + positions
+        return (first[:, None, None] + self._steps).reshape(-1)
 
     def write(self, layer: int, new: Any, slots: Any) -> None:
         """Stores `new` `[tokens, 2 * kv_heads, head_dim]`, keys before values, at `slots`, an array or a tensor."""

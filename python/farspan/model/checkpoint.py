@@ -250,7 +250,7 @@ def _follows(stored: Tensor, config: Config, layer: int) -> bool:
 def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Writes what `from_pretrained` reads, and transformers too where it knows the family. The dtype in config.json is
     the one that holds all weights. Each file is replaced as a whole: a crash leaves the old one."""
-    _require_own_parameters(model)
+    require_own_parameters(model)
     folder = Path(folder)
     widest = functools.reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
     settings = dataclasses.replace(model.config, dtype=str(widest).removeprefix("torch.")).to_dict()
@@ -261,7 +261,7 @@ def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
         safetensors.write(weights, tensors)
 
 
-def _require_own_parameters(model: Decoder) -> None:
+def require_own_parameters(model: Decoder) -> None:
     """ArgumentError where a parameter has no place in a checkpoint, as those of adapters have none."""
     own = {name for name, _ in Decoder(model.config, device="meta").named_parameters()}
     for name, _ in model.named_parameters():

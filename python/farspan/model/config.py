@@ -198,6 +198,8 @@ class Config:
         settle("positions", tuple(map(_based, self.positions, self.rope_bases or ())))
         if (self.rotary_dim % 2 or not self.rotary_dim) and any(scheme.rotates for scheme in self.positions):
             raise ArgumentError(self._odd_rotation())
+        if self.hidden_act == "clamped_swiglu" and not self.gated_mlp:
+            raise ArgumentError(message("gated_mlp", "True with clamped_swiglu, which has a gate", self.gated_mlp))
         self._settle_experts()
         every = [
             AttentionKind(scheme, window, self._scale_of(layer))

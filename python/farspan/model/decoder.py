@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
-from farspan.model.arguments import check_ids, unknown_id
+from farspan.model.arguments import check_ids, counted_lengths, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
-from farspan.model.layers import Attention, Block, Norm, hooks_everywhere, is_instrumented
+from farspan.model.layers import Attention, Block, Norm, Part, hooks_everywhere, is_instrumented
 from farspan.model.linear import Linear
 from farspan.model.operations import (
     FUNCTIONS,
@@ -27,7 +28,7 @@ from farspan.model.operations import (
     TensorOperations,
     activation_dtype,
 )
-from farspan.model.passes import PassPlan, plan_pass
+from farspan.model.passes import PassPlan, plan_documents, plan_pass
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -38,6 +39,8 @@ Tap = Callable[[int, Any], Any]
 
 class Decoder(nn.Module):
     """The modules of `farspan.Transformer`, which says what the arguments mean, and its pass."""
+
+    embedding, places, layers, norm, head = Part(), Part(), Part(), Part(), Part()
 
     def __init__(
         self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
@@ -78,10 +81,9 @@ class Decoder(nn.Module):
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
-            experts = isinstance(block.mlp, MixtureOfExperts)
-            down = block.mlp.expert_down if experts else block.mlp.down  # type: ignore[union-attr]
-            for narrowed in (block.attention.out, down):  # type: ignore[union-attr]
-                narrowed.weight.normal_(std=back)  # type: ignore[union-attr, operator]
+            down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
+            for narrowed in (block.attention.out, down):
+                narrowed.weight.normal_(std=back)
         self.embedding.normal_(std=INITIAL_DEVIATION)
         if self.config.learned_positions:
             self.places.normal_(std=INITIAL_DEVIATION)
@@ -113,11 +115,13 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
+        found: torch.dtype = self.embedding.dtype
+        return found
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.device
+        found: torch.device = self.embedding.device
+        return found
 
     @property
     def activations(self) -> torch.dtype:
@@ -163,36 +167,56 @@ class Decoder(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
-    def forward(self, ids: Any, cache: Cache | None = None, *, tap: Tap | None = None) -> Tensor:
+    def forward(
+        self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
+        recompute: bool = False,
+    ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
-        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in. `tap(depth, stream)`
-        is shown the residual stream `[batch, time, dim]` at depth 0, which is the embedding, and after each layer; the
-        last under `model.norm` is what this returns. What it keeps it need not copy, and must not write to.
+        With a cache, the ids are the next tokens of the sequences it holds, and it takes them in. Nothing is recorded
+        for gradients then: keys of earlier calls have none. With `lengths`, ids are sequences of so many tokens each,
+        one behind the other, `[tokens]` -> `[tokens, dim]`: no padding, and no sequence sees another.
+
+        `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
+        embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
+        copy, and must not write to. `recompute`: a backward pass computes each layer again instead of keeping what is
+        inside. The gradients have the same bits.
         """
-        ids = _as_ids(ids)
+        ids = as_ids(ids, 2 if lengths is None else 1)
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
-        batch, time = ids.shape
         if cache is not None:
-            self.check_cache(cache, batch)
-        if not batch or not time:
-            return torch.empty(batch, time, self.config.hidden_size, dtype=self.dtype, device=self.device)
+            if lengths is not None:
+                raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
+            self.check_cache(cache, len(ids))
+            if torch.is_grad_enabled():
+                with torch.no_grad():
+                    return self.forward(ids, cache, tap=tap)
+        shape = (*ids.shape, self.config.hidden_size)
+        if not ids.numel():
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
         operations = self.choose_operations()
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
-        plan = plan_pass(self.config, (time,) * batch, cache)
-        shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(batch, time, -1)))
-        hidden = operations.as_tensor(self.run(ids.reshape(-1).to(self.device), plan, operations, shown))
-        return hidden.to(self.dtype).view(batch, time, -1)
+        if lengths is None:
+            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache)
+        else:
+            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)))
+        shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
+        hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
+        return operations.as_tensor(hidden).to(self.dtype).view(shape)
 
-    def run(self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None) -> Any:
+    def run(
+        self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None, *, recompute: bool = False
+    ) -> Any:
         """Packed ids `[tokens]` -> hidden states `[tokens, dim]` after the final norm; the cache takes them in."""
-        hidden = self.compute(tokens, operations.prepared(plan, self.device), operations, tap)
+        hidden = self.compute(tokens, operations.prepared(plan, self.device), operations, tap, recompute=recompute)
         plan.commit()
         return hidden
 
-    def compute(self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None) -> Any:
+    def compute(
+        self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None, *, recompute: bool = False
+    ) -> Any:
         """What `run` gives. Keys and values are written, but the cache does not yet count them. `tap` is shown what
         flows from layer to layer, `[tokens, dim]`, as the numbers are."""
         try:
@@ -202,7 +226,10 @@ class Decoder(nn.Module):
         if tap is not None:
             tap(0, x)
         for index, block in enumerate(self.layers):
-            x = block(x, index, plan, operations)
+            if recompute and torch.is_grad_enabled():
+                x = checkpoint(operations.call, block, x, index, plan, operations, use_reentrant=False)
+            else:
+                x = operations.call(block, x, index, plan, operations)
             if tap is not None:
                 tap(index + 1, x)
         return operations.norm(x, self.norm)
@@ -259,15 +286,16 @@ def check_before_device(ids: Tensor, vocab: int) -> None:
         check_ids(ids, vocab)
 
 
-def _as_ids(ids: Any) -> Tensor:
-    """`[batch, time]` int64 from a tensor, a numpy array or nested lists."""
+def as_ids(ids: Any, axes: int) -> Tensor:
+    """`[batch, time]` int64, or with one axis `[tokens]`, from a tensor, a numpy array or nested lists."""
+    form = "[batch, time]" if axes == 2 else "[tokens]"
     if not isinstance(ids, Tensor):
         try:
             ids = torch.from_numpy(np.asarray(ids))
         except (TypeError, ValueError) as error:
-            raise ArgumentError(message("ids", "integers [batch, time]", error)) from None
+            raise ArgumentError(message("ids", f"integers {form}", error)) from None
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise DtypeError(message("ids", "integers [batch, time]", ids.dtype))
-    if ids.ndim != 2:
-        raise ArgumentError(message("ids", "shape [batch, time]", f"shape {list(ids.shape)}"))
+        raise DtypeError(message("ids", f"integers {form}", ids.dtype))
+    if ids.ndim != axes:
+        raise ArgumentError(message("ids", f"shape {form}", f"shape {list(ids.shape)}"))
     return ids.to(torch.int64)

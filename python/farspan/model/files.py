@@ -34,10 +34,28 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to: what lies there takes the place of `path` when all of it has been written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """A path to write to, of the same ending: what lies there takes the place of `path` when all of it has been written
+    and has reached the disk. Whatever stops that, a kill or the power, `path` is the old file or the new one."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield beside
+        _to_disk(beside)
         beside.replace(path)
+        _to_disk(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed processes left beside `path` of new versions of it."""
+    for beside in path.parent.glob(f".[0-9]*.{path.name}"):
+        beside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

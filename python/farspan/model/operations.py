@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from farspan import ops, reference
 from farspan._backend import cpu, threads
+from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
+from farspan.model import recorded
+from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
@@ -51,13 +54,16 @@ class Operations(Protocol):
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
         """A row of the embedding for each of `tokens`, an array or a tensor on any device: of words, or of places."""
 
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        """What a part of a layer does."""
+
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
 
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
 
-    def activate(self, x: Any, activation: Any) -> Any:
+    def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None) -> Any:
@@ -99,8 +105,13 @@ class TensorOperations:
         return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> Tensor:
-        rows = F.embedding(torch.as_tensor(tokens, device=embedding.device), embedding)
-        return rows.to(self.dtype)
+        ids = torch.as_tensor(tokens, device=embedding.device)
+        if embedding.dtype in HALVES and self.dtype == torch.float32:
+            return recorded.widened_rows(ids, embedding)
+        return F.embedding(ids, embedding).to(self.dtype)
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module(*arguments)
 
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
@@ -110,10 +121,10 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
-    def activate(self, x: Tensor, activation: Any) -> Tensor:
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
-            return torch.from_numpy(activation.of_array(x.detach().numpy()))
-        out: Tensor = activation.of_tensor(x)
+            return recorded.activate(x, activation)
+        out: Tensor = activation.of_parts(activation.parts(x))
         return out
 
     def attention(
@@ -124,7 +135,7 @@ class TensorOperations:
         return out
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
-        if self.backend == "fused" and arrays_serve(logits):
+        if self.backend == "fused" and arrays_serve(logits) and not logits.requires_grad:
             routed = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
             return torch.from_numpy(routed[0]), torch.from_numpy(routed[1])
         wide = logits.to(small_dtype(logits))
@@ -183,17 +194,14 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: st
     """RMSNorm, with a bias LayerNorm: with the bits of `ArrayOperations` where that could have done it."""
     if bias is not None:
         return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
-    if backend == "fused" and arrays_serve(x, weight):
-        return torch.from_numpy(cpu.rms_norm(x.detach().numpy(), _numbers(weight), eps))
+    if backend == "fused" and arrays_serve(x):
+        return recorded.rms_norm(x, weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
-def arrays_serve(*inputs: Tensor) -> bool:
-    """Whether a float32 x, the first of `inputs`, may be computed with as an array: on a CPU, and nobody traces or
-    asks for a gradient."""
-    if torch.compiler.is_compiling() or not inputs[0].is_cpu or inputs[0].dtype != torch.float32:
-        return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
+def arrays_serve(x: Tensor) -> bool:
+    """Whether x may be computed with as an array: float32 on a CPU, and nobody traces."""
+    return not torch.compiler.is_compiling() and x.is_cpu and x.dtype == torch.float32
 
 
 class ArrayOperations:
@@ -211,8 +219,12 @@ class ArrayOperations:
         return plan
 
     def embed(self, tokens: Any, embedding: Tensor) -> np.ndarray:
-        rows: np.ndarray = F.embedding(torch.as_tensor(tokens), embedding.detach()).float().numpy()
+        ids = torch.from_numpy(tokens) if isinstance(tokens, np.ndarray) else torch.as_tensor(tokens)
+        rows: np.ndarray = F.embedding(ids, embedding.detach()).float().numpy()
         return rows
+
+    def call(self, module: nn.Module, *arguments: Any) -> Any:
+        return module.forward(*arguments)  # nobody has hooked it
 
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
@@ -232,7 +244,7 @@ class ArrayOperations:
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
 
-    def activate(self, x: np.ndarray, activation: Any) -> np.ndarray:
+    def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
         out: np.ndarray = activation.of_array(x)
         return out
 
@@ -310,7 +322,7 @@ def _memory(parameter: Any) -> tuple[str, np.ndarray]:
     """A parameter's dtype and its memory as an array, half types by their bits."""
     tensor = parameter.detach()
     bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
-    return str(tensor.dtype).removeprefix("torch."), bits.numpy()
+    return dtype_name(tensor), bits.numpy()
 
 
 def _numbers(parameter: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from farspan._errors import ArgumentError, message
 from farspan.model.cache import Cache
 from farspan.positions import Span
+from farspan.positions.ragged import joined
 
 if TYPE_CHECKING:
     from farspan.model.config import AttentionKind, Config
@@ -21,11 +22,12 @@ LEAST_BUCKET = 256
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """Neighbouring sequences with equally many new tokens: in each layer they share one call of attention."""
+    """Sequences that share one call of attention in each layer."""
 
     tokens: slice
     rows: slice
-    span: Span
+    span: Span | None
+    """Of neighbours with equally many new tokens, which are a batch; None: a ragged call, whose hooks have offsets."""
     hooks: list[Any]
     """For each layer, keyword arguments of attention; on a GPU all of them, in the order of the operator."""
 
@@ -72,13 +74,15 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
             span = Span(time, lengths[rows], config.num_attention_heads, config.rotary_dim, slots)
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
-    if cache is None and not config.learned_positions:
-        return PassPlan(calls, None, np.empty(0, np.int64), None, lengths)
-    positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    places = positions if config.learned_positions else None
+    places = None
+    if config.learned_positions:
+        places = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     if cache is None:
         return PassPlan(calls, None, np.empty(0, np.int64), places, lengths)
-    rows_of = np.repeat(np.arange(len(new)), new)
+    rows_of, positions = np.arange(len(new)), np.array(held, np.int64)
+    if any(more != 1 for more in new):
+        rows_of = np.repeat(rows_of, new)
+        positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     return PassPlan(calls, cache, cache.slots(rows_of, positions), places, lengths)
 
 
@@ -88,6 +92,26 @@ def check_length(config: Config, lengths: Sequence[int], name: str = "ids") -> N
     if config.longest is not None and longest > config.longest:
         expected = f"sequences of at most {config.longest} tokens, for which the model has learned positions"
         raise ArgumentError(message(name, expected, f"{longest} tokens"))
+
+
+def plan_documents(config: Config, lengths: Sequence[int]) -> PassPlan:
+    """A pass over whole sequences without a cache, packed: one ragged call, unless the position schemes need several.
+    Its rows have the bits that they have in a pass of one sequence."""
+    check_length(config, lengths)
+    offsets = np.cumsum([0, *lengths])
+    spans = {time: Span(time, (time,), config.num_attention_heads, config.rotary_dim) for time in set(lengths)}
+    common = _of_all_kinds(config) | {"query_offsets": offsets, "key_offsets": offsets}
+    kinds = []
+    for kind in config.attention_kinds:
+        by_length = {time: _of_kind(kind, span, _query_factors(config, span)) for time, span in spans.items()}
+        hooks = joined([by_length[time] for time in lengths], [spans[time] for time in lengths])
+        if hooks is None:
+            return plan_pass(config, lengths, None)
+        kinds.append(common | hooks)
+    hooks_of_layers = [kinds[kind] for kind in config.kind_of_layer]
+    call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, hooks_of_layers)
+    places = np.concatenate([np.arange(time) for time in lengths]) if config.learned_positions else None
+    return PassPlan([call], None, np.empty(0, np.int64), places, tuple(lengths))
 
 
 def bucket(length: int, capacity: int) -> int:
@@ -108,14 +132,17 @@ def steady_tokens(config: Config, length: int, most: int) -> int:
 
 def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:
     """Keyword arguments of attention for each layer; what layers share is computed once."""
-    common: dict[str, Any] = {"causal": True}
+    common = _of_all_kinds(config)
     if span.slots is not None or not span.uniform:
         common["key_lengths"] = np.array(span.lengths)
-    if config.attn_logit_softcapping is not None:
-        common["softcap"] = config.attn_logit_softcapping
-    factors = None if config.query_scale_beta is None else _query_factors(config, span)
+    factors = _query_factors(config, span)
     hooks = [common | _of_kind(kind, span, factors) for kind in config.attention_kinds]
     return [hooks[kind] for kind in config.kind_of_layer]
+
+
+def _of_all_kinds(config: Config) -> dict[str, Any]:
+    cap = config.attn_logit_softcapping
+    return {"causal": True} if cap is None else {"causal": True, "softcap": cap}
 
 
 def _of_kind(kind: AttentionKind, span: Span, factors: np.ndarray | None) -> dict[str, Any]:
@@ -127,10 +154,12 @@ def _of_kind(kind: AttentionKind, span: Span, factors: np.ndarray | None) -> dic
     return hooks
 
 
-def _query_factors(config: Config, span: Span) -> np.ndarray:
+def _query_factors(config: Config, span: Span) -> np.ndarray | None:
     """By how much each query is scaled for its place, for `query_scale`."""
+    if config.query_scale_beta is None:
+        return None
     steps = np.log1p(span.query_order // config.query_scale_length)
-    factors = (1 + (config.query_scale_beta or 0) * steps).astype(np.float32)
+    factors = (1 + config.query_scale_beta * steps).astype(np.float32)
     return factors[:, None, :] if factors.ndim == 2 else factors
 
 

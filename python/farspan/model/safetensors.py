@@ -78,12 +78,18 @@ def _require_unique_names(path: Path) -> None:
         json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=unique)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A file of these tensors, each in its own dtype."""
+def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """A file of these tensors, each in its own dtype, with notes in its header."""
     _library()
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, {"format": "pt", **(notes or {})})
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes in the header of a file that `write` wrote."""
+    return dict(_library().safe_open(path, framework="pt").metadata() or {})
 
 
 def _library() -> Any:

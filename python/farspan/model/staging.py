@@ -108,7 +108,8 @@ def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
     kind of layer as `torch.ops.farspan.attention` takes them."""
     calls = []
     for call in plan.calls:
-        shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, call.span.time, call.span.keys)
+        per_call = () if call.span is None else (call.span.time, call.span.keys)
+        shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, *per_call)
         calls.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())))
     return plan.slots, plan.places, tuple(calls)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from farspan.model import checkpoint
 from farspan.model.cache import Cache
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
+from farspan.model.loss import loss
 from farspan.positions import Scheme
 
 
@@ -66,6 +67,20 @@ class Transformer(Decoder):
         twin = copy.copy(self)
         twin.config = self.config.with_positions(scheme)
         return twin
+
+    def loss(
+        self, ids: Any, targets: Any = None, *, lengths: Sequence[int] | None = None, ignore_index: int = -100,
+        reduction: str = "mean", recompute: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Nats per token of predicting the targets, float32: the cross-entropy of logits that are never built.
+
+        `ids`, `targets`: `[batch, time]`. Targets None: the next token of each but the last. `reduction`: "mean" over
+        the targets that are not `ignore_index`, "sum", or "none" for each. `lengths`, `recompute`: as in `forward`;
+        with lengths, ids and targets are `[tokens]`, and no sequence predicts the next one.
+
+        ArgumentError, DtypeError: targets of another shape, or outside the vocabulary.
+        """
+        return loss(self, ids, targets, lengths, ignore_index, reduction, recompute)
 
     def generate(
         self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,

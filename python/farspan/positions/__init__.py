@@ -22,11 +22,9 @@ from farspan.positions.frequencies import (
 )
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
 from farspan.positions.scheme import Scheme, Span
+from farspan.positions.table import TABLE
 
-SCHEMES: tuple[type[Scheme], ...] = (
-    RoPE, LinearInterpolation, NTK, DynamicNTK, YaRN, Llama3, LongRoPE, ALiBi, NoPE, LogN, SelfExtend, ReRoPE,
-    Streaming,
-)  # fmt: skip
+SCHEMES: tuple[type[Scheme], ...] = tuple(entry.scheme for entry in TABLE if entry.scheme)
 
 __all__ = [
     "NTK", "SCHEMES", "ALiBi", "DynamicNTK", "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "ReRoPE",

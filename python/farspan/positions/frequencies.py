@@ -57,28 +57,9 @@ def _one_rotary(scheme: RotaryScheme, dim: int, switch: int) -> Rotary:
 
 
 @dataclasses.dataclass(frozen=True)
-class RoPE(RotaryScheme):
-    """Rotary position embedding (arXiv 2104.09864): pair d turns by `position * base ** (-2 d / dim)`."""
-
-    base: float = DEFAULT_BASE
-
-    def __post_init__(self) -> None:
-        require_number("base", self.base, above=0)
-
-    @property
-    def rope_base(self) -> float | None:
-        return self.base
-
-    def inverse_frequencies(self, dim: int, length: int) -> np.ndarray:
-        return rope_frequencies(self.base, dim)
-
-
-PLAIN = RoPE()
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaledRoPE(RotaryScheme):
-    """A RoPE whose frequencies are rescaled. `base` None: that of the model it is put on, 10000 where there is none."""
+class RotaryOfBase(RotaryScheme):
+    """A rotation whose frequencies come from a base. `base` None: that of the layer it is put on, 10000 where there is
+    none."""
 
     base: float | None = dataclasses.field(default=None, kw_only=True)
 
@@ -99,6 +80,25 @@ class ScaledRoPE(RotaryScheme):
 
     def plain(self, dim: int) -> np.ndarray:
         return rope_frequencies(self.own_base, dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoPE(RotaryOfBase):
+    """Rotary position embedding (arXiv 2104.09864): pair d turns by `position * base ** (-2 d / dim)`. `base` None:
+    that of the layer it is put on, 10000 where there is none."""
+
+    base: float | None = DEFAULT_BASE
+
+    def inverse_frequencies(self, dim: int, length: int) -> np.ndarray:
+        return self.plain(dim)
+
+
+PLAIN = RoPE()
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledRoPE(RotaryOfBase):
+    """A RoPE whose frequencies are rescaled."""
 
 
 @dataclasses.dataclass(frozen=True)

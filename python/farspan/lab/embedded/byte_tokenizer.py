@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+END = "<|end|>"
 
-def byte_tokenizer_json() -> dict[str, Any]:
-    """Token ids are the bytes themselves; the vocabulary names them by GPT-2's printable stand-ins."""
+
+def byte_tokenizer_json(end: int | None = None) -> dict[str, Any]:
+    """Token ids are the bytes themselves; the vocabulary names them by GPT-2's printable stand-ins. `end`: one id more,
+    which no text has."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     model = {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [],
+        "added_tokens": [] if end is None else [_end_token(end)],
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": None,
         "decoder": byte_level,
         "model": model | {"vocab": {name: byte for byte, name in enumerate(_stand_ins())}, "merges": []},
     }
+
+
+def _end_token(index: int) -> dict[str, Any]:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": index, "content": END, "special": True, **plain}
 
 
 def _stand_ins() -> list[str]:

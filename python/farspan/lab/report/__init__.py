@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from farspan._pictures import require_matplotlib
 from farspan.lab.report.files import table, write
-from farspan.lab.report.plot import draw, require_matplotlib
+from farspan.lab.report.plot import draw
 
 __all__ = ["draw", "require_matplotlib", "table", "write"]

@@ -6,59 +6,39 @@ import math
 import os
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from farspan._errors import BackendError, missing_package
+from farspan._errors import BackendError
+from farspan._pictures import GREY, figure, plain_axes
 from farspan.lab.measurement import Measurement, Point
 from farspan.lab.schemes import Look, looks
 
 Value = Callable[[Point], tuple[float, float]]
 """What is drawn of a point: the value and its standard error."""
 
-GREY = "#555555"
 SIDE = 0.05
 """Up to here the scale of differences is linear, beyond it logarithmic."""
 
 
-def require_matplotlib() -> None:
-    """BackendError: no picture can be drawn here. Whoever computes for minutes asks first."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise missing_package("drawing a picture", "matplotlib") from None
-
-
 def draw(measurement: Measurement, path: str | os.PathLike[str]) -> None:
     """Write the picture as PNG, SVG or PDF, by the ending of `path`. BackendError: matplotlib is not installed."""
-    require_matplotlib()
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not measurement.points:
         raise BackendError("drawing a picture: expected a measurement with points, given none")
     home = _home(measurement)
-    with matplotlib.rc_context({"svg.hashsalt": "farspan", "svg.fonttype": "none", "pdf.fonttype": 42}):
-        figure = Figure(figsize=(8.6, 8.4 if home else 5.2), dpi=160, layout="constrained")
-        FigureCanvasAgg(figure)  # no display, and no global state of pyplot
-        panels = list(figure.subplots(2 if home else 1, 1, sharex=True, squeeze=False)[:, 0])
+    with figure(path, 8.6, 8.4 if home else 5.2) as drawn:
+        panels = list(drawn.subplots(2 if home else 1, 1, sharex=True, squeeze=False)[:, 0])
         _draw_length_axis(panels[-1], measurement)
         unit = measurement.unit
         _draw_panel(panels[0], measurement, lambda point: (point.nats_per_token, point.standard_error), f"loss, {unit}")
         if home:
             _draw_panel(panels[1], measurement, lambda point: point.above(home), f"difference, {unit}")
             _scale_differences(panels[1], measurement, home)
-        _draw_titles(figure, measurement, home)
-        _write_notes(figure, measurement.notes)
+        _draw_titles(drawn, measurement, home)
+        _write_notes(drawn, measurement.notes)
         for axes in panels:
             _mark_trained_length(axes, measurement, named=axes is panels[0])
         for axes in panels:
             _label_curves(axes)
-        kind = Path(path).suffix.lstrip(".")
-        # Two runs with the same numbers give the same files.
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        figure.savefig(path, metadata=undated)
 
 
 def _home(measurement: Measurement) -> Point | None:
@@ -75,11 +55,8 @@ def _draw_panel(axes: Any, measurement: Measurement, value: Value, label: str) -
         shift = 2 ** (0.2 * ((rank + 0.5) / len(curves) - 0.5))
         _draw_curve(axes, measurement, points, value, styles[name], shift, own=name == "own")
     axes.set_ylabel(label)
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes)
     axes.margins(y=0.08)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _draw_curve(

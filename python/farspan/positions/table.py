@@ -1,0 +1,113 @@
+"""Every position scheme, once: its class, its name, what it is called and how it looks in pictures, what the command
+line says of it, and the settings that follow from what a model was trained on and how far it is to reach.
+
+`farspan.positions.SCHEMES` and the names of `farspan.measure` follow from `TABLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farspan.positions.biases import ALiBi, LogN, NoPE
+from farspan.positions.frequencies import (
+    NTK,
+    DynamicNTK,
+    LinearInterpolation,
+    Llama3,
+    LongRoPE,
+    RoPE,
+    YaRN,
+)
+from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Reach:
+    """From the longest sequence a model saw in training to the longest it is to read, in tokens."""
+
+    trained: int
+    longest: int
+    base: float
+    """of the model's own RoPE"""
+
+    @property
+    def factor(self) -> float:
+        return max(1.0, self.longest / self.trained)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What there is to know of a scheme."""
+
+    scheme: type[Scheme] | None
+    name: str
+    """for the command line and `farspan.measure`"""
+    label: str
+    """in a picture"""
+    what: str
+    """on the command line"""
+    colour: str
+    marker: str
+    make: Callable[[Reach], Scheme | None] | None
+    """The scheme for a reach; without it a scheme has settings that no reach tells, and cannot be asked for by name."""
+    aliases: tuple[str, ...] = ()
+
+
+def _self_extend(reach: Reach) -> Scheme:
+    """Half the trained length stays as it was; the group is the smallest that folds the rest into the other half."""
+    window = max(1, reach.trained // 2)
+
+    def farthest(group: int) -> int:
+        return (reach.longest - 1) // group + window - window // group
+
+    group = 1
+    while farthest(group) >= max(reach.trained, window + 1) and group < reach.longest:
+        group += 1
+    return SelfExtend(group, window, inner=RoPE(None))
+
+
+def _streaming(reach: Reach) -> Scheme:
+    sinks, window = min(4, reach.trained - 1), max(1, reach.trained - 4)
+    return Streaming(sinks, window, inner=RoPE(None))
+
+
+# The colours mix Paul Tol's "bright" and "vibrant" sets for contrast under the common colour-vision deficiencies. The
+# marker says the same as the colour, so that a picture can be read in grey too. A scheme has one look in all pictures.
+TABLE: tuple[Entry, ...] = (
+    Entry(RoPE, "rope", "RoPE", "plain RoPE of each layer's base", "#777777", "d", lambda r: RoPE(None)),
+    Entry(
+        LinearInterpolation, "linear", "linear interpolation", "positions divided by the factor", "#EE7733", "s",
+        lambda r: LinearInterpolation(r.factor), aliases=("pi",),
+    ),
+    Entry(NTK, "ntk", "NTK-aware", "the base grown once", "#0077BB", "^", lambda r: NTK(r.factor)),
+    Entry(
+        DynamicNTK, "dynamic-ntk", "dynamic NTK", "the base grown with the sequence", "#33BBEE", "v",
+        lambda r: DynamicNTK(r.factor, r.trained), aliases=("dynamic",),
+    ),
+    Entry(
+        YaRN, "yarn", "YaRN", "NTK by parts, and sharper attention", "#CC3311", "D",
+        lambda r: YaRN(r.factor, r.trained),
+    ),
+    Entry(
+        Llama3, "llama3", "Llama 3", "long wavelengths divided by the factor", "#BBBBBB", "h",
+        lambda r: Llama3(r.factor, 1.0, 4.0, r.trained),
+    ),
+    Entry(LongRoPE, "longrope", "LongRoPE", "factors that were searched for one model", "#332288", "8", None),
+    Entry(
+        LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
+        lambda r: LogN(r.trained, inner=RoPE(None)), aliases=("log-n",),
+    ),
+    Entry(
+        ReRoPE, "rerope", "ReRoPE", "one distance for all that is far", "#009988", "X",
+        lambda r: ReRoPE(max(1, r.trained // 2), inner=RoPE(None)),
+    ),
+    Entry(
+        SelfExtend, "self-extend", "Self-Extend", "far positions in groups", "#DDAA33", "p", _self_extend,
+        aliases=("selfextend",),
+    ),
+    Entry(Streaming, "streaming", "Streaming", "four first keys and a window", "#6633AA", "*", _streaming),
+    Entry(ALiBi, "alibi", "ALiBi", "a bias that falls with the distance", "#117733", "<", lambda r: ALiBi()),
+    Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE()),
+)  # fmt: skip

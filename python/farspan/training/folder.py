@@ -1,0 +1,152 @@
+"""The folder of a run: what a kill at any moment must not damage.
+
+    run.json              what the run is: recipe, documents, model; and whether it is over
+    state.safetensors     the last checkpoint: everything that later steps depend on, in one file; gone when it is over
+    log.jsonl             a line for each step
+    config.json, model.safetensors, loss.png    for readers, as of the last checkpoint
+
+Each file but the log is replaced as a whole. The log reaches the disk before a checkpoint does, and resuming cuts off
+what was logged after the checkpoint, so each step is in it once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from farspan._errors import BackendError, Error, message
+from farspan._pictures import require_matplotlib
+from farspan.model import Transformer, safetensors
+from farspan.model.checkpoint import Checkpoint
+from farspan.model.files import read_json, remove_unfinished, replaced
+from farspan.training.log import Log
+from farspan.training.picture import draw_loss
+
+RUN, STATE, LOG, PICTURE = "run.json", "state.safetensors", "log.jsonl", "loss.png"
+MODEL = ("config.json", "model.safetensors")
+SECONDS_BETWEEN_PICTURES = 60.0
+
+
+class RunFolder:
+    """One process at a time works with it."""
+
+    def __init__(self, path: str | os.PathLike[str], facts: Mapping[str, Any], *, resume: bool) -> None:
+        """A new run, or with `resume` the one that the folder holds, if there is one. `facts` tell runs apart.
+
+        Error: it holds a run and is not to be resumed, or another one, or a model of somebody else's.
+        """
+        self.path, self._facts = Path(path), dict(facts)
+        require_no_run(path, resume=resume)
+        self.finished = (self.path / RUN).exists() and self._is_over()
+        self._drawn, self._draws = -SECONDS_BETWEEN_PICTURES, _can_draw()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.log = Log(self.path / LOG)
+        for name in (RUN, STATE, PICTURE, *MODEL):
+            remove_unfinished(self.path / name)
+        if not (self.path / RUN).exists():
+            self._describe()
+
+    def close(self) -> None:
+        """Another process may have it now."""
+        self.log.close()
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def save(self, model: Transformer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """A checkpoint in the place of the one before: tensors, and facts as JSON has them. Then the model and the
+        picture, for readers."""
+        self.log.to_disk()
+        with replaced(self.path / STATE) as beside:
+            safetensors.write(beside, tensors, {"facts": json.dumps(facts)})
+        model.save_pretrained(self.path)
+        if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
+            self._draw()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The checkpoint, and the log as it was then; None, and an empty log, where there is none yet."""
+        path = self.path / STATE
+        if not path.exists():
+            self.log.cut(0)
+            return None
+        tensors = {name: stored.read() for name, stored in safetensors.open_file(path).items()}
+        facts = json.loads(safetensors.read_notes(path)["facts"])
+        self.log.cut(facts["step"])
+        return tensors, facts
+
+    def finish(self, model: Transformer) -> None:
+        """The run is over: what only resuming needs goes."""
+        self.log.to_disk()
+        model.save_pretrained(self.path)
+        self._draw()
+        self.finished = True
+        self._describe()
+        (self.path / STATE).unlink(missing_ok=True)
+
+    def load_finished(self, model: Transformer) -> None:
+        """The weights that the run ended with."""
+        saved = Checkpoint(self.path)
+        saved.check(model)
+        saved.load(model)
+
+    # ------------------------------------------------------------------------------------------------------ what it is
+
+    def _describe(self) -> None:
+        with replaced(self.path / RUN) as beside:
+            beside.write_text(json.dumps({"finished": self.finished, **self._facts}, indent=2) + "\n", encoding="utf-8")
+
+    def _is_over(self) -> bool:
+        """Whether the run that the folder holds is over. Error: it is another run."""
+        held = read_json(self.path / RUN)
+        began_with = _flat(held)
+        for name, value in _flat(self._facts).items():
+            if began_with.get(name) != value:
+                expected = f"{began_with.get(name)!r}, as the run in {self.path} began with"
+                raise Error(message(name, expected, repr(value)))
+        return bool(held["finished"])
+
+    def _draw(self) -> None:
+        if self._draws:
+            with replaced(self.path / PICTURE) as beside:
+                draw_loss(self.log.lines(), beside)
+            self._drawn = time.monotonic()
+
+
+def require_no_run(path: str | os.PathLike[str], *, resume: bool) -> None:
+    """Error: the folder holds a run, which is not to be resumed, or a model of somebody else's."""
+    folder = Path(path)
+    if (folder / RUN).exists():
+        if not resume:
+            expected = "a folder without a run, or resume=True (--resume) to go on with the one that is there"
+            raise Error(message("out", expected, folder))
+        return
+    for name in (*MODEL, STATE, LOG):
+        # A run that was killed at once has an empty log.
+        if (folder / name).exists() and (folder / name).stat().st_size:
+            raise Error(message("out", "a folder of its own for the run", f"{folder}, which has a {name}"))
+
+
+def _can_draw() -> bool:
+    """Whether there is matplotlib. A run goes on without it; it says so at its beginning."""
+    try:
+        require_matplotlib()
+    except BackendError as error:
+        warnings.warn(f"there will be no {PICTURE}: {error}", RuntimeWarning, stacklevel=4)
+        return False
+    return True
+
+
+def _flat(facts: Any, above: str = "") -> dict[str, Any]:
+    """Settings by their full names, as JSON gives them back."""
+    if not isinstance(facts, Mapping):
+        return {above: json.loads(json.dumps(facts))}
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value, f"{above}.{name}" if above else name)
+    return flat

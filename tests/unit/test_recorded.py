@@ -1,0 +1,88 @@
+"""Rows under autograd: the bits of inference, the gradients of float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from farspan.model import recorded
+from farspan.testing import assert_same_bits
+
+X, WEIGHT = (torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))) for shape in ((3, 5, 24), (24,)))
+UPSTREAM = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(7))
+EPS = 0.05
+
+
+def exact_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+ACTIVATIONS = [(name, gated) for name in ("silu", "relu", "gelu_pytorch_tanh") for gated in (False, True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_has_the_bits_of_inference_and_the_gradients_of_its_definition(dtype: torch.dtype) -> None:
+    x, weight = X.clone().requires_grad_(), WEIGHT.clone().to(dtype).requires_grad_()
+    found = recorded.rms_norm(x, weight, EPS)
+    with torch.no_grad():
+        quiet = recorded.rms_norm(x, weight, EPS)
+    assert not quiet.requires_grad
+    assert_same_bits(found.detach().numpy(), quiet.numpy(), "recorded")
+    found.backward(UPSTREAM)
+    truth = [t.detach().double().requires_grad_() for t in (x, weight)]
+    exact_norm(*truth).backward(UPSTREAM.double())
+    torch.testing.assert_close(x.grad.double(), truth[0].grad, rtol=1e-5, atol=1e-5)
+    assert weight.grad.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8
+    torch.testing.assert_close(weight.grad.double(), truth[1].grad, rtol=tolerance, atol=1e-5)
+
+
+def test_a_norm_gives_only_the_gradients_that_are_asked_for() -> None:
+    x, weight = X.clone().requires_grad_(), WEIGHT.clone()
+    recorded.rms_norm(x, weight, EPS).backward(UPSTREAM)
+    alone = x.grad
+    x, weight = X.clone(), WEIGHT.clone().requires_grad_()
+    recorded.rms_norm(x, weight, EPS).backward(UPSTREAM)
+    assert weight.grad is not None
+    assert alone is not None
+
+
+@pytest.mark.parametrize(("name", "gated"), ACTIVATIONS)
+def test_an_activation_has_those_bits_and_gradients(name: str, gated: bool) -> None:
+    rows, upstream = X.flatten(0, 1), UPSTREAM.flatten(0, 1)[:, : 12 if gated else 24]
+    x = rows.clone().requires_grad_()
+    found = recorded.activate(x, name, gated)
+    with torch.no_grad():
+        assert_same_bits(found.detach().numpy(), recorded.activate(x, name, gated).numpy(), "recorded")
+    found.backward(upstream)
+    truth = rows.double().requires_grad_()
+    recorded.activate_by_torch(truth.chunk(2, -1) if gated else (truth,), name).backward(upstream.double())
+    torch.testing.assert_close(x.grad.double(), truth.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_many_equal_tokens_are_added_up_in_float32() -> None:
+    table = torch.zeros(4, 2, dtype=torch.bfloat16, requires_grad=True)
+    tokens = torch.tensor([2] * 1000 + [0])
+    rows = recorded.widened_rows(tokens, table)
+    assert rows.dtype == torch.float32
+    rows.sum().backward()
+    assert table.grad.dtype == torch.bfloat16
+    assert table.grad[:, 0].tolist() == [1, 0, 1000, 0]  # bfloat16 sums of ones end at 256
+
+
+RECORDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS),
+    "an activation": lambda x: recorded.activate(x, "silu", True),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_second_derivative_is_an_error(name: str) -> None:
+    x = X.flatten(0, 1).clone().requires_grad_()
+    (first,) = torch.autograd.grad(RECORDED[name](x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
