@@ -12,11 +12,11 @@ from farspan.model.families.family import Fields, Settings
 from farspan.model.families.llama import ACTIVATIONS, Llama, without
 from farspan.model.families.windows import FULL, LAYER_TYPES, SLIDING, WINDOW, by_layer, settings_of
 from farspan.model.kinds import (
+    FACTOR,
     FLAG,
     HEADS,
     LAYERS,
     LENGTH,
-    POSITIVE,
     TOKEN,
     VOCABULARY,
     WIDTH,
@@ -53,7 +53,7 @@ class Gemma3Text(Llama):
         **LAYER_TYPES,
         "sliding_window_pattern": Setting(count(2**53), 6),
         "rope_local_base_freq": Setting(optional(number(least=1, most=1e30)), None),
-        "final_logit_softcapping": Setting(optional(POSITIVE), None),
+        "final_logit_softcapping": Setting(optional(FACTOR), None),
         "attn_logit_softcapping": Setting(
             Kind("null: transformers leaves it out of Gemma 3", lambda x: x is None), None
         ),

@@ -11,10 +11,10 @@ from farspan.model.families.layouts import alternating_experts, transposed_exper
 from farspan.model.families.llama import Llama, without
 from farspan.model.families.windows import FULL, LAYER_TYPES, SLIDING, WINDOW, by_layer, settings_of
 from farspan.model.kinds import (
+    FACTOR,
     FLAG,
     HEADS,
     LENGTH,
-    POSITIVE,
     TOKEN,
     WIDTH,
     Setting,
@@ -39,7 +39,7 @@ class GptOss(Llama):
         **without(Llama.keys, "mlp_bias"),
         "intermediate_size": Setting(WIDTH, 2880),
         "num_key_value_heads": Setting(optional(HEADS), 8),
-        "head_dim": Setting(optional(HEADS), 64),
+        "head_dim": Setting(HEADS, 64),
         "hidden_act": Setting(one_of("silu"), "silu"),
         "max_position_embeddings": Setting(LENGTH, 131_072),
         "rms_norm_eps": Setting(number(least=0, most=1), 1e-5),
@@ -51,8 +51,8 @@ class GptOss(Llama):
         "num_local_experts": Setting(count(2**16), 128),
         "num_experts": Setting(optional(count(2**16)), None),
         "num_experts_per_tok": Setting(count(2**16), 4),
-        "swiglu_alpha": Setting(POSITIVE, 1.702),
-        "swiglu_limit": Setting(POSITIVE, 7.0),
+        "swiglu_alpha": Setting(FACTOR, 1.702),
+        "swiglu_limit": Setting(FACTOR, 7.0),
         "output_router_logits": Setting(FLAG, False),
         "router_aux_loss_coef": Setting(number(), 0.001),
     }

@@ -9,14 +9,27 @@ from typing import Any, ClassVar
 from farspan.model.families.family import Fields, Settings
 from farspan.model.families.llama import Llama, without
 from farspan.model.families.windows import FULL, by_layer
-from farspan.model.kinds import FLAG, POSITIVE, WIDTH, Kind, Setting, list_of, number, one_of, optional
+from farspan.model.kinds import (
+    FACTOR,
+    FLAG,
+    MULTIPLIER,
+    WIDTH,
+    Kind,
+    Setting,
+    count,
+    either,
+    list_of,
+    number,
+    one_of,
+    optional,
+)
 from farspan.positions import NoPE
 
 MULTIPLIERS = {
-    "embedding_multiplier": Setting(number(), 1.0),
-    "residual_multiplier": Setting(number(), 1.0),
-    "attention_multiplier": Setting(POSITIVE, 1.0),
-    "logits_scaling": Setting(POSITIVE, 1.0),
+    "embedding_multiplier": Setting(MULTIPLIER, 1.0),
+    "residual_multiplier": Setting(MULTIPLIER, 1.0),
+    "attention_multiplier": Setting(FACTOR, 1.0),
+    "logits_scaling": Setting(FACTOR, 1.0),
 }
 
 
@@ -35,7 +48,21 @@ class Granite(Llama):
 NO_EXPERTS = Kind(
     "0: of Granite 4, farspan has the dense models", lambda x: x is None or (x == 0 and not isinstance(x, bool))
 )
-NOBODY_READS = Kind("anything: dense models do not read it", lambda x: True)
+SIZE = optional(count(2**53, least=0))
+LIMITS = Kind("two numbers, or null", lambda x: x is None or (isinstance(x, (list, tuple)) and len(x) == 2))
+RECURRENT = {
+    "mamba_n_heads": Setting(SIZE, 128),
+    "mamba_n_groups": Setting(SIZE, 1),
+    "mamba_d_state": Setting(SIZE, 256),
+    "mamba_d_head": Setting(optional(either(count(2**53), one_of("auto"))), "auto"),
+    "mamba_d_conv": Setting(SIZE, 4),
+    "mamba_expand": Setting(SIZE, 2),
+    "mamba_chunk_size": Setting(SIZE, 256),
+    "mamba_conv_bias": Setting(optional(FLAG), True),
+    "mamba_proj_bias": Setting(optional(FLAG), False),
+    "time_step_limit": Setting(LIMITS, (0.0, float("inf"))),
+}
+"""Of layers that the dense models have none of."""
 ATTENTION = ("attention", FULL)
 
 
@@ -49,20 +76,13 @@ class Granite4(Granite):
         "intermediate_size": Setting(WIDTH, 11008),
         "shared_intermediate_size": Setting(WIDTH, 1024),
         "num_local_experts": Setting(NO_EXPERTS),
-        "num_experts_per_tok": Setting(NOBODY_READS, 2),
+        "num_experts_per_tok": Setting(SIZE, 2),
         "position_embedding_type": Setting(optional(one_of("rope")), None),
         "layer_types": Setting(list_of(one_of(*ATTENTION))),
-        "output_router_logits": Setting(optional(FLAG), False),
+        "output_router_logits": Setting(optional(one_of(False)), False),
         "router_aux_loss_coef": Setting(optional(number()), 0.001),
-        **{
-            f"mamba_{name}": Setting(NOBODY_READS, default)
-            for name, default in {
-                "n_heads": 128, "n_groups": 1, "d_state": 256, "d_head": "auto", "d_conv": 4, "expand": 2,
-                "chunk_size": 256, "conv_bias": True, "proj_bias": False,
-            }.items()
-        },
-        "time_step_limit": Setting(NOBODY_READS, (0.0, float("inf"))),
-    }  # fmt: skip
+        **RECURRENT,
+    }
     names = dataclasses.replace(
         Llama.names,
         modules={

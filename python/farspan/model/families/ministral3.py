@@ -11,11 +11,11 @@ from farspan.model.families.family import Fields, Settings
 from farspan.model.families.gemma import name_in_text, text_of
 from farspan.model.families.llama import Llama, without
 from farspan.model.families.windows import WINDOW
-from farspan.model.kinds import HEADS, LENGTH, Setting, number, optional, read
+from farspan.model.kinds import HEADS, LENGTH, MULTIPLIER, Setting, number, optional, read
 from farspan.positions import Scheme
 
 BETA = "llama_4_scaling_beta"
-SCALE_KEYS = {BETA: Setting(number()), rope.ORIGINAL: Setting(LENGTH)}
+SCALE_KEYS = {BETA: Setting(MULTIPLIER), rope.ORIGINAL: Setting(LENGTH)}
 DEFAULT: Mapping[str, Any] = {
     "type": "yarn", "rope_theta": 1_000_000.0, "factor": 16.0, rope.ORIGINAL: 16384, "beta_fast": 32.0,
     "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, BETA: 0.1,
@@ -29,7 +29,7 @@ class Ministral3(Llama):
     keys: ClassVar[Mapping[str, Setting]] = {
         **without(Llama.keys, "attention_bias", "mlp_bias"),
         "num_key_value_heads": Setting(optional(HEADS), 8),
-        "head_dim": Setting(optional(HEADS), 128),
+        "head_dim": Setting(HEADS, 128),
         "max_position_embeddings": Setting(LENGTH, 262_144),
         "rms_norm_eps": Setting(number(least=0, most=1), 1e-5),
         "pad_token_id": Setting(Llama.keys["pad_token_id"].kind, 11),

@@ -9,6 +9,7 @@ from typing import Any
 
 from farspan._errors import ArgumentError, message
 from farspan.model.kinds import (
+    FACTOR,
     FLAG,
     LENGTH,
     OBJECT,
@@ -51,7 +52,6 @@ COMMON = {
 }
 """What the settings of every rope type may hold."""
 
-FACTOR = number(least=1e-9, most=1e9)
 FACTORS = list_of(FACTOR)
 MAYBE = optional(FACTOR)
 
