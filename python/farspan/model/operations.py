@@ -81,6 +81,9 @@ class Operations(Protocol):
     def summed(self, parts: Any, tokens: Any, count: int, chosen: int) -> Any:
         """`[count, width]`: for each token the sum of its `chosen` rows of `parts`, in the order in which they lie."""
 
+    def contiguous(self, x: Any) -> Any:
+        """The same numbers, one behind the other in memory."""
+
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
 
@@ -155,6 +158,9 @@ class TensorOperations:
     def summed(self, parts: Tensor, tokens: Tensor, count: int, chosen: int) -> Tensor:
         back = tokens.argsort(stable=True)
         return _in_turn(parts[back].reshape(count, chosen, -1))
+
+    def contiguous(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
@@ -284,6 +290,9 @@ class ArrayOperations:
     def summed(self, parts: np.ndarray, tokens: np.ndarray, count: int, chosen: int) -> np.ndarray:
         back = np.argsort(tokens, kind="stable")
         return _in_turn(parts[back].reshape(count, chosen, -1))
+
+    def contiguous(self, x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x)
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
