@@ -22,8 +22,8 @@ class Activation:
 
     kind: str
     gated: bool
-    alpha: float
-    limit: float
+    alpha: float = 1.702
+    limit: float = 7.0
 
     @classmethod
     def of(cls, config: Config) -> Activation:

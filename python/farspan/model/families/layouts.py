@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from farspan.model.config import Config
+
+class Heads(Protocol):
+    """What a layout asks of a `Config`."""
+
+    @property
+    def num_attention_heads(self) -> int: ...
+
+    @property
+    def dim_per_head(self) -> int: ...
 
 
 class Place(NamedTuple):
@@ -20,7 +27,7 @@ class Place(NamedTuple):
     """The file's, with as many numbers."""
 
 
-Layout = Callable[["Tensor", "Config"], Place]
+Layout = Callable[[Tensor, Heads], Place]
 """The place, in a parameter, of the one tensor that a file has for it."""
 
 
@@ -28,28 +35,28 @@ def as_it_is(parameter: Tensor) -> Place:
     return Place(parameter, tuple(parameter.shape))
 
 
-def transposed(parameter: Tensor, config: Config) -> Place:
+def transposed(parameter: Tensor, shape: Heads) -> Place:
     """A weight `[in, out]`, with more axes before these two, as GPT-2 and the experts of GPT-OSS have them."""
-    del config
+    del shape
     return as_it_is(parameter.mT if parameter.ndim > 1 else parameter)
 
 
-def transposed_experts(parameter: Tensor, config: Config) -> Place:
+def transposed_experts(parameter: Tensor, shape: Heads) -> Place:
     """`[experts, in, out]`; biases as they are."""
-    return transposed(parameter, config) if parameter.ndim == 3 else as_it_is(parameter)
+    return transposed(parameter, shape) if parameter.ndim == 3 else as_it_is(parameter)
 
 
-def alternating_experts(parameter: Tensor, config: Config) -> Place:
+def alternating_experts(parameter: Tensor, shape: Heads) -> Place:
     """`[experts, in, out]`, where each column of a gate stands before the one that it gates."""
-    del config
+    del shape
     experts, stacked, *inputs = parameter.shape
     halves = parameter.unflatten(1, (2, stacked // 2))
     return Place(halves.permute(0, *range(3, 3 + len(inputs)), 2, 1), (experts, *inputs, stacked))
 
 
-def by_head(parameter: Tensor, config: Config) -> Place:
+def by_head(parameter: Tensor, shape: Heads) -> Place:
     """Rows of a head's query, its key and its value, then those of the next head."""
-    kinds = parameter.unflatten(0, (3, config.num_attention_heads, config.dim_per_head))
+    kinds = parameter.unflatten(0, (3, shape.num_attention_heads, shape.dim_per_head))
     return Place(kinds.transpose(0, 1), tuple(parameter.shape))
 
 

@@ -29,7 +29,7 @@ const EXP_HIGH: f32 = 88.0;
 
 /// From here on `erf` is 1 to every digit of a float32.
 const ERF_END: f32 = 3.925;
-/// `erf(z) = z * above(z^2) / below(z^2)` up to there, to 2e-8 of itself: a rational least-squares fit, lowest power first.
+/// `erf(z) = z * above(z^2) / below(z^2)` up to there, to 2e-8 of itself. A least-squares fit, lowest power first.
 const ERF_ABOVE: [f32; 6] =
     [1.128_379_2, 0.190_591_9, 0.052_769_024, 0.003_772_463_9, 0.000_284_840_51, 2.046_026_8e-6];
 const ERF_BELOW: [f32; 6] = [1.0, 0.502_240_4, 0.114_181_93, 0.014_983_024, 0.001_163_834_9, 3.804_761_2e-5];
