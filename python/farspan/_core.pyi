@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
+from farspan._backend.losses import CrossEntropy, ScoreRead
 from farspan._backend.settings import Draws, Rules, Settings, Shard
 
 _Array = np.ndarray
@@ -22,9 +23,23 @@ def attention(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_backward(
+    dtype: str,
+    gradients: Gradients,
+    query: _Array,
+    key: _Array,
+    value: _Array,
+    output: _Array,
+    output_gradient: _Array,
+    above: Above,
+    hooks: Hooks,
+    /,
+) -> None: ...
 
 HOOKS: tuple[str, ...]
-"""The fields of Hooks that are read."""
+ABOVE: tuple[str, ...]
+GRADIENTS: tuple[str, ...]
+"""The fields of Hooks, Above and Gradients that are read."""
 
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...
@@ -42,6 +57,8 @@ SAMPLE: tuple[str, ...]
 SCORE: tuple[str, ...]
 """What is written, in this order."""
 ORDERS: tuple[str, ...]
+CROSSENTROPY: tuple[str, ...]
+SCOREREAD: tuple[str, ...]
 
 def greedy(problem: _Problem, out: Sequence[_Array], /) -> None: ...
 def sample(
@@ -57,6 +74,19 @@ SHARD_UNIT: int
 
 def score(problem: _Problem, targets: _Array, top: int, out: Sequence[_Array], /) -> None: ...
 def top(problem: _Problem, k: int, out: Sequence[_Array], /) -> None: ...
+
+_Asked: TypeAlias = Sequence[_Array | None]
+"""The gradients of hidden, weight and bias, None where one is not asked for."""
+
+def linear_cross_entropy(problem: _Problem, settings: CrossEntropy, out: Sequence[_Array], /) -> None: ...
+def linear_cross_entropy_gradient(
+    problem: _Problem, settings: CrossEntropy, read: Sequence[_Array], out: _Asked, /
+) -> None: ...
+def score_gradient(problem: _Problem, targets: _Array, read: ScoreRead, out: _Asked, /) -> None: ...
+def divergence(model: _Problem, target: _Problem, temperature: float, out: Sequence[_Array], /) -> None: ...
+def divergence_gradient(
+    model: _Problem, target: _Problem, temperature: float, read: Sequence[_Array], out: _Asked, /
+) -> None: ...
 def set_num_threads(count: int) -> None: ...
 def num_threads() -> int: ...
 def force_cpu(name: str | None) -> None: ...
@@ -69,6 +99,8 @@ def cuda_warning() -> str | None: ...
 def cuda_cache() -> tuple[str, int, int]: ...
 def cuda_clear_cache() -> int: ...
 def cuda_warm(architecture: int, threads: int, /) -> tuple[int, int]: ...
+def cuda_kernels() -> list[tuple[str, int, int, int]]: ...
+def cuda_compile(name: str, architecture: int, /) -> tuple[bytes, list[int]]: ...
 
 _Described: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
 """address, shape, strides in elements"""
@@ -77,6 +109,7 @@ _DeviceProblem: TypeAlias = tuple[str, _Described, _Described, Rules]
 
 class Emulator:
     def __new__(cls, path: str, seed: int = 0, /) -> Emulator: ...
+    def launched(self) -> list[str]: ...
 
 def cuda_attention(
     memory: Any,

@@ -9,6 +9,7 @@ mod cuda;
 mod failure;
 mod layout;
 mod linear;
+mod loss;
 mod machine;
 mod named;
 mod rowwise;
@@ -23,6 +24,9 @@ use pyo3::types::PyTuple;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
     module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
+    module.add_function(wrap_pyfunction!(attention::backward::attention_backward, module)?)?;
+    module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
+    module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
@@ -35,6 +39,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(shard::sum_of_ranks, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::score, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::top, module)?)?;
+    module.add_function(wrap_pyfunction!(loss::linear_cross_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(loss::linear_cross_entropy_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(loss::score_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(loss::divergence, module)?)?;
+    module.add_function(wrap_pyfunction!(loss::divergence_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::rank, module)?)?;
     module.add_function(wrap_pyfunction!(unembed::second_passes, module)?)?;
     module.add_function(wrap_pyfunction!(machine::set_num_threads, module)?)?;
@@ -55,5 +64,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cuda::cuda_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_warm, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_compile, module)?)?;
     Ok(())
 }
