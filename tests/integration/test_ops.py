@@ -55,6 +55,70 @@ CALLS = {
     "sample": ("sample", (HIDDEN, WEIGHT, *DRAWS)),
     "sample, bfloat16": ("sample", (HIDDEN.bfloat16(), WEIGHT.bfloat16(), *DRAWS, 2.0, None, BIAS, 40)),
     "score": ("score", (HIDDEN, WEIGHT, torch.arange(6).reshape(3, 2), 1.0, None, BIAS)),
+    "score, gradients": (
+        "score",
+        (HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_(), torch.arange(6).reshape(3, 2)),
+    ),
+    "score_gradient": (
+        "score_gradient",
+        (
+            HIDDEN,
+            WEIGHT,
+            torch.arange(6).reshape(3, 2),
+            *[torch.rand(3, 2) for _ in range(2)],
+            torch.ones(3, 2, 4, dtype=torch.int64),
+            *[torch.rand(3, 2) for _ in range(3)],
+            torch.rand(3, 2, 4),
+        ),
+    ),
+    "linear_cross_entropy": (
+        "linear_cross_entropy",
+        (
+            HIDDEN.clone().requires_grad_(),
+            WEIGHT,
+            torch.arange(6).reshape(3, 2),
+            -100,
+            0.1,
+            torch.rand(40),
+            0.1,
+            "mean",
+        ),
+    ),
+    "linear_cross_entropy, none, bfloat16": (
+        "linear_cross_entropy",
+        (HIDDEN.bfloat16(), WEIGHT.bfloat16(), torch.arange(6).reshape(3, 2), 3, 0.0, None, 0.0, "none"),
+    ),
+    "linear_cross_entropy_gradient": (
+        "linear_cross_entropy_gradient",
+        (
+            HIDDEN.bfloat16(),
+            WEIGHT.bfloat16(),
+            torch.rand(3, 2),
+            torch.rand(3, 2),
+            torch.tensor(1.0),
+            torch.arange(6).reshape(3, 2),
+            -100,
+            0.0,
+            None,
+            0.0,
+            "mean",
+            1.0,
+            None,
+            BIAS,
+            37,
+            True,
+            False,
+            True,
+        ),
+    ),
+    "divergence": (
+        "divergence",
+        (HIDDEN.clone().requires_grad_(), WEIGHT, HIDDEN + 1, WEIGHT, BIAS, 2.0, 1.0, 5.0, BIAS),
+    ),
+    "divergence_gradient": (
+        "divergence_gradient",
+        (HIDDEN, WEIGHT, HIDDEN + 1, WEIGHT, *[torch.rand(3, 2) for _ in range(5)]),
+    ),
     "top": ("top", (HIDDEN, WEIGHT, 3)),
     "top, nothing": ("top", (HIDDEN, WEIGHT, 0)),
 }
@@ -143,7 +207,9 @@ NEEDING = {
     ),
     "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
     "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
-    "score, weight": lambda x: farspan.score(HIDDEN, x(WEIGHT), torch.zeros(3, 2, dtype=torch.int64)),
+    "linear_cross_entropy, class_weight": lambda x: farspan.linear_cross_entropy(
+        HIDDEN, WEIGHT, torch.zeros(3, 2, dtype=torch.int64), class_weight=x(torch.ones(40))
+    ),
     "top, bias": lambda x: farspan.top(HIDDEN, WEIGHT, 2, bias=x(BIAS)),
     "the operator itself": lambda x: torch.ops.farspan.greedy(x(HIDDEN), WEIGHT),
 }
