@@ -173,6 +173,7 @@ class Decoder(nn.Module):
         ids = as_ids(ids, 2 if lengths is None else 1)
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
+        check_not_capturing(self.device)
         if cache is not None:
             if lengths is not None:
                 raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
@@ -258,11 +259,18 @@ def torch_device(device: torch.device | str) -> torch.device:
 
 
 def check_before_device(ids: Tensor, vocab: int) -> None:
-    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for, and
-    are not checked where that is forbidden."""
-    capturing = ids.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not (capturing or ids.is_meta or torch.compiler.is_compiling()):
+    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for."""
+    if not (ids.is_meta or torch.compiler.is_compiling()):
         check_ids(ids, vocab)
+
+
+def check_not_capturing(device: torch.device) -> None:
+    """A pass sends numbers that the host works out, and the cache's lengths are Python's: a graph that a caller
+    captured would replay the first ones for good."""
+    if device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_current_stream_capturing():
+        return
+    expected = "a call that no CUDA graph captures; generate captures its own, and operations can be captured"
+    raise BackendError(message("model", expected, "a stream that is capturing"))
 
 
 def as_ids(ids: Any, axes: int) -> Tensor:

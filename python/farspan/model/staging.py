@@ -89,9 +89,9 @@ class _Block:
     def send(self, arrays: list[np.ndarray]) -> None:
         if self._sent and all(new is old for new, old in zip(arrays, self._sent, strict=True)):
             return
-        # torch reuses pinned memory when the copy is over; a graph of the caller's would go on copying from it.
-        pinned = self._memory.is_cuda and not torch.cuda.is_current_stream_capturing()
-        packed = torch.empty(self._memory.shape, dtype=torch.uint8, pin_memory=pinned)
+        # Pinned: else the copy would wait. torch keeps the memory until the copy is over. No graph may record the copy,
+        # for the graph would go on copying from there; `check_not_capturing` sees to that.
+        packed = torch.empty(self._memory.shape, dtype=torch.uint8, pin_memory=self._memory.is_cuda)
         numbers = packed.numpy()
         for start, array in zip(self._starts, arrays, strict=True):
             numbers[start : start + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array

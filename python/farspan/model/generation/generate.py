@@ -13,7 +13,7 @@ import torch
 from farspan._errors import ArgumentError, Error, message
 from farspan.model import arguments
 from farspan.model.cache import Cache
-from farspan.model.decoder import Decoder
+from farspan.model.decoder import Decoder, check_not_capturing
 from farspan.model.generation.draft import make_drafter
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.restrictions import Text
@@ -62,6 +62,7 @@ def generate(
         raise ArgumentError(message("streamer", "a callable (row, token)", repr(streamer)))
     if not isinstance(graphs, bool):
         raise ArgumentError(message("graphs", "True or False", repr(graphs)))
+    check_not_capturing(model.device)
     known = arguments.as_prompts(prompts)
     stops = _stops(model, stop)
     drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
