@@ -237,7 +237,7 @@ impl<A: Arrays> Backward<A> {
         for (argument, array) in [("output", &self.output), ("output_gradient", &self.output_gradient)] {
             check_dtype(argument, self.problem.query.dtype(), array.dtype())?;
             check_shape(argument, &output, &array.shape())?;
-            check_rows(argument, array)?;
+            check_contiguous(argument, array)?;
         }
         check_shape("lse", &rows, &self.lse.shape())?;
         self.lse_gradient.map_or(Ok(()), |gradient| check_shape("lse_gradient", &rows, &gradient.shape()))?;
