@@ -104,24 +104,24 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
-    """The tree of all that a plan is beside its cache: slots, and of each call its shape and the hooks of each kind of
-    layer as `torch.ops.farspan.attention` takes them."""
+    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape and the hooks of each
+    kind of layer as `torch.ops.farspan.attention` takes them."""
     calls = []
     for call in plan.calls:
         per_call = () if call.span is None else (call.span.time, call.span.keys)
         shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, *per_call)
         calls.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())))
-    return plan.slots, tuple(calls)
+    return plan.slots, plan.places, tuple(calls)
 
 
 def with_tensors(plan: PassPlan, tree: tuple[Any, ...]) -> PassPlan:
     """The plan on what a `Staged` made of its tree."""
-    slots, calls = tree
+    slots, places, calls = tree
     ready = []
     for call, (_, kinds) in zip(plan.calls, calls, strict=True):
         found = dict(zip(_kinds(call.hooks), kinds, strict=True))
         ready.append(dataclasses.replace(call, hooks=[found[id(hooks)] for hooks in call.hooks]))
-    return dataclasses.replace(plan, calls=ready, slots=slots)
+    return dataclasses.replace(plan, calls=ready, slots=slots, places=places)
 
 
 def _kinds(hooks: list[Any]) -> dict[int, Any]:

@@ -18,7 +18,7 @@ from farspan.model.generation.draft import make_drafter
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.restrictions import Text
 from farspan.model.generation.steps import Steps, lacking
-from farspan.model.passes import steady_tokens
+from farspan.model.passes import check_length, steady_tokens
 from farspan.verify import agreement
 
 Streamer = Callable[[int, int], Any]
@@ -71,6 +71,8 @@ def generate(
     texts = writer.texts
     if cache is not None:
         _check_cache(model, cache, texts, max_new_tokens)
+    if max_new_tokens:
+        check_length(model.config, [len(text) + max_new_tokens - 1 for text in texts], "prompts")
     if not known or not max_new_tokens:
         return writer.completions
 

@@ -147,7 +147,9 @@ class RepeatedPasses:
         def work() -> Any:
             hidden = model.compute(tokens, ready, operations)
             hidden = hidden if last is None else hidden[last]
-            return operations.draw(hidden, model.unembedding, draws and dict(draws)) if draw else hidden
+            if not draw:
+                return hidden
+            return operations.draw(hidden, model.unembedding, draws and dict(draws), model.logit_settings)
 
         return work
 
