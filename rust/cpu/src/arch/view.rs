@@ -144,8 +144,8 @@ impl<'a, T, const N: usize> View<'a, T, N> {
 }
 
 impl<'a, T, const N: usize> ViewMut<'a, T, N> {
-    /// Borrows `array` for writing. An error names `argument` when the rank is not `N`, a stride is negative or the last
-    /// dimension is strided.
+    /// Borrows `array` for writing. An error names `argument` when the rank is not `N`, a stride is negative or the
+    /// last dimension is strided.
     pub fn new<D: Dimension>(argument: &'static str, array: &mut ArrayViewMut<'a, T, D>) -> Result<Self> {
         let (shape, strides) = geometry::<N>(argument, array.shape(), array.strides())?;
         Ok(ViewMut { pointer: array.as_mut_ptr(), shape, strides, memory: PhantomData })

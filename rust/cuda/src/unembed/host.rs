@@ -52,11 +52,12 @@ pub struct Reader<'a, M> {
 }
 
 impl<'a, M: Memory> Reader<'a, M> {
-    /// `plans` say how the rows of the problem are drawn, `samples` times each; `draws` are the same draws on the device.
+    /// `plans` say how the rows of the problem are drawn, `samples` times each; `draws` are the same draws on the
+    /// device.
     ///
     /// # Safety
-    /// Every address is valid on the device, with the extent and strides given, and those that the memory gives with the
-    /// extent asked for, until everything that the reader launched has run.
+    /// Every address is valid on the device, with the extent and strides given, and those that the memory gives with
+    /// the extent asked for, until everything that the reader launched has run.
     pub unsafe fn new(
         place: Place<'a, M>,
         problem: &'a Problem,
@@ -116,9 +117,9 @@ impl<M: Memory> Read for Reader<'_, M> {
     }
 }
 
-/// Draws as [`farspan_core::draw`] says and writes in the host's memory. `draws` stand on the host and, the same, on the
-/// device. With `gather` the problem is a part of a vocabulary, and statistics are exchanged with the holders of the
-/// others.
+/// Draws as [`farspan_core::draw`] says and writes in the host's memory. `draws` stand on the host and, the same, on
+/// the device. With `gather` the problem is a part of a vocabulary, and statistics are exchanged with the holders of
+/// the others.
 ///
 /// # Safety
 /// As [`Reader::new`].

@@ -11,9 +11,9 @@ pub type Matrix = FloatTensor<2>;
 /// What is read: arrays of the device, the bias contiguous.
 pub type Problem = farspan_core::unembed::Problem<Matrix, Tensor<1>>;
 
-/// The settings of a draw, in device memory: seeds int64, taken by their bits; positions and streams int64, of which the
-/// low 32 bits count; temperatures float32, of which those that are not above 0 are greedy. Stride 0 has one number serve
-/// all rows. Only the kernels read them, so a captured graph takes what is there when it runs.
+/// The settings of a draw, in device memory: seeds int64, taken by their bits; positions and streams int64, of which
+/// the low 32 bits count; temperatures float32, of which those that are not above 0 are greedy. Stride 0 has one number
+/// serve all rows. Only the kernels read them, so a captured graph takes what is there when it runs.
 pub type Draws = farspan_core::unembed::Draws<Tensor<1>, Tensor<1>, Tensor<1>>;
 
 /// The settings as the kernels take them.
