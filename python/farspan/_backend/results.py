@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend.arrays import rank
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
 
 Results = dict[str, tuple[tuple[int, ...], str]]
@@ -49,6 +49,19 @@ def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
     of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
     rank("key", key, of_keys)
     rank("value", value, of_keys)
+
+
+def attention_backward(
+    dtype: str, query: Any, key: Any, value: Any, output: Any, output_gradient: Any, above: Above, hooks: Hooks
+) -> Results:
+    large = {"query": query, "key": key, "value": value}
+    asking = above.asking.split(",")
+
+    def of(name: str) -> tuple[tuple[int, ...], str]:
+        shape = tuple(large.get(name, getattr(hooks, name, None)).shape) if name in asking else (0,)
+        return shape, dtype if name in large else "float32"
+
+    return {name: of(name) for name in Gradients._fields}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:

@@ -23,6 +23,9 @@ use pyo3::types::PyTuple;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
     module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
+    module.add_function(wrap_pyfunction!(attention::backward::attention_backward, module)?)?;
+    module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
+    module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;

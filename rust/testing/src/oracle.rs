@@ -1,4 +1,5 @@
 //! Every operation once more, naively and in float64: what tests compare the backends with.
 
 pub mod attention;
+pub mod gradient;
 pub mod unembed;
