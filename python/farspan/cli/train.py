@@ -166,8 +166,12 @@ def _with_scheme(model: Transformer, name: str | None, context: int) -> Transfor
     """A scheme's settings follow from what the model was made for, and from the context that it is trained on."""
     if name is None:
         return model
-    trained = model.config.max_position_embeddings
-    reach = schemes.Reach(trained, max(trained, context), model.config.rope_theta or schemes.positions.RoPE().base)
+    from farspan.lab.measure import trained_length_of
+    from farspan.positions.frequencies import DEFAULT_BASE
+    from farspan.positions.table import Reach
+
+    trained = trained_length_of(model.config)
+    reach = Reach(trained, max(trained, context), model.config.rope_theta or DEFAULT_BASE)
     (scheme,) = schemes.make([name], reach).values()
     return model if scheme is None else model.with_positions(scheme)
 
