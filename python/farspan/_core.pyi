@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.settings import Draws, Rules, Settings, Shard
 
 _Array = np.ndarray
@@ -22,9 +22,23 @@ def attention(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_backward(
+    dtype: str,
+    gradients: Gradients,
+    query: _Array,
+    key: _Array,
+    value: _Array,
+    output: _Array,
+    output_gradient: _Array,
+    above: Above,
+    hooks: Hooks,
+    /,
+) -> None: ...
 
 HOOKS: tuple[str, ...]
-"""The fields of Hooks that are read."""
+ABOVE: tuple[str, ...]
+GRADIENTS: tuple[str, ...]
+"""The fields of Hooks, Above and Gradients that are read."""
 
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...

@@ -93,6 +93,13 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     return FolderTokenizer(path)
 
 
+LONGEST_CHARACTER = 4
+"""Bytes of UTF-8, and so the most tokens that one character is spread over."""
+
+MOST_UNSETTLED = 64
+"""How many tokens a stream holds whose text may be unfinished, before it forgets those that are long out."""
+
+
 class TextStream:
     """Text from tokens that come one by one; a character spread over several tokens appears with its last.
 
@@ -106,6 +113,7 @@ class TextStream:
         self._ids = list(before)
         self._settled = len(self._ids)  # ids whose text is out and cannot change
         self._shown = 0  # characters that are out of the text of the others
+        self._waiting = 0  # tokens in a row that have completed nothing
 
     def push(self, token: int) -> str:
         """The text that this token completes."""
@@ -114,12 +122,18 @@ class TextStream:
         if not text:  # a token without text is no context for the next one, but it may begin a text
             del self._ids[max(1, len(self._ids) - 1) :]
             return ""
-        whole = text.rstrip("\ufffd")  # behind it, perhaps, the first bytes of a character
-        piece = text[self._shown : len(whole)]
-        if len(whole) == len(text):
+        whole = len(text.rstrip("\ufffd"))  # behind it, perhaps, the first bytes of a character
+        if whole == len(text):
+            piece = text[self._shown :]
             self._settle()
-        else:
-            self._shown = max(self._shown, len(whole))
+            return piece
+        self._waiting = 0 if whole > self._shown else self._waiting + 1
+        if self._waiting >= LONGEST_CHARACTER:  # bytes that are no text: only the last ones may still become some
+            whole = max(whole, len(text) - LONGEST_CHARACTER + 1)
+        piece = text[self._shown : whole]
+        self._shown = max(self._shown, whole)
+        if len(self._ids) - self._settled > MOST_UNSETTLED:
+            self._forget()
         return piece
 
     def end(self) -> str:
@@ -132,6 +146,14 @@ class TextStream:
         new = self._ids[self._settled :]
         if new:
             self._ids, self._settled, self._shown = new, len(new), 0
+        self._waiting = 0
+
+    def _forget(self) -> None:
+        """The oldest tokens, whose text is out; what is not yet shown stays at the end of the text."""
+        held = len(self._new_text()) - self._shown
+        self._ids = self._ids[-2 * LONGEST_CHARACTER :]
+        self._settled = LONGEST_CHARACTER
+        self._shown = max(0, len(self._new_text()) - held)
 
     def _new_text(self) -> str:
         before = self._tokenizer.decode(self._ids[: self._settled])

@@ -189,7 +189,7 @@ def test_the_saved_dtype_is_that_of_the_weights(dtype: str, tmp_path: Path) -> N
     assert tuned.config.dtype == dtype
     again(tuned, tmp_path / "tuned")
     again(Transformer(Config(**SHAPE), dtype=dtype, backend="reference"), tmp_path / "made")
-    moved = Transformer(Config(**SHAPE)).to(getattr(torch, dtype))
+    moved = Transformer(Config(**SHAPE), backend="reference").to(getattr(torch, dtype))
     assert moved.config.dtype == dtype
     assert moved.with_positions(farspan.positions.NoPE()).config.dtype == dtype
     again(moved, tmp_path / "moved")

@@ -27,6 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one kv head": {"num_key_value_heads": 1},
     "windows and schemes by layer": {"windows": (None, 7, 5), "positions": (P.RoPE(), P.NoPE(), P.Streaming(2, 9))},
     "odd sizes": {"hidden_size": 44, "intermediate_size": 33, "head_dim": 10},
+    "heads of one dimension": {"head_dim": 1, "positions": P.NoPE()},
 }
 
 
@@ -251,3 +252,10 @@ def test_families_against_transformers(name: str, tmp_path: Any) -> None:
     clear = (two[:, 0] - two[:, 1]) > 1e-3
     assert clear.float().mean() > 0.8
     assert torch.equal(after.argmax(-1)[clear], torch.tensor(completion.tokens)[clear]), f"{name}: 64 greedy tokens"
+
+
+def test_heads_of_one_dimension_on_tensors() -> None:
+    model, tokens = small_model(**SHAPES["heads of one dimension"]), ids(2, 7)
+    expected = model(tokens)
+    model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    assert_same_bits(model(tokens).numpy(), expected.numpy(), "hidden states")

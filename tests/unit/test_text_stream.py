@@ -65,10 +65,21 @@ class Pieces:
         return b"".join(self._pieces[i] for i in ids).decode(errors="replace")
 
 
-@given(st.lists(st.integers(0, 5), max_size=40))
-def test_tokens_that_end_inside_characters(ids: list[int]) -> None:
-    tokenizer = Pieces([b"\xe3", b"\x83\xbc\xe3", b"\x83\xbc", b"x", b"\xf0\x9f", b"\x98\x80"])
-    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 6))
+def test_tokens_that_end_inside_characters(ids: list[int], times: int) -> None:
+    tokenizer = Pieces([b"\xe3", b"\x83\xbc\xe3", b"\x83\xbc", b"x", b"\xf0\x9f", b"\x98\x80", b"\xff"])
+    assert streamed(tokenizer, ids * times) == tokenizer.decode(ids * times)
+
+
+@pytest.mark.parametrize("piece", [b"\x80", b"\xff\xe2\x82", b"\xe3\x83\xbc\xe3"])
+def test_bytes_that_are_no_text_are_held_no_longer_than_a_character(piece: bytes) -> None:
+    tokenizer = Pieces([piece])
+    stream, shown = TextStream(tokenizer), ""
+    for count in range(1, 300):
+        shown += stream.push(0)
+        assert len(tokenizer.decode([0] * count)) - len(shown) <= 6
+    assert shown + stream.end() == tokenizer.decode([0] * 299)
+    assert len(stream._ids) <= 70
 
 
 @pytest.mark.parametrize("count", [5, 8, 20])

@@ -54,14 +54,10 @@ def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
 def attention_backward(
     dtype: str, query: Any, key: Any, value: Any, output: Any, output_gradient: Any, above: Above, hooks: Hooks
 ) -> Results:
-    large = {"query": query, "key": key, "value": value}
+    arguments: dict[str, Any] = hooks._asdict() | {"query": query, "key": key, "value": value}
     asking = above.asking.split(",")
-
-    def of(name: str) -> tuple[tuple[int, ...], str]:
-        shape = tuple(large.get(name, getattr(hooks, name, None)).shape) if name in asking else (0,)
-        return shape, dtype if name in large else "float32"
-
-    return {name: of(name) for name in Gradients._fields}
+    shapes = {name: tuple(arguments[name].shape) if name in asking else (0,) for name in Gradients._fields}
+    return {name: (shape, dtype if name in ("query", "key", "value") else "float32") for name, shape in shapes.items()}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from farspan._errors import ArgumentError, CheckpointError, message
+from farspan._errors import ArgumentError, message
 from farspan.embedded import load_embedded
 from farspan.lab.embedded import data
 from farspan.model import Config, Transformer
@@ -53,22 +52,8 @@ def tokenizer_of(folder: Path | None) -> Tokenizer:
     wrong with a folder, a text or an installation is told before they are read."""
     if folder is None:
         return ByteTokenizer()
-    require_folder(folder)
     Config.from_pretrained(folder)  # a folder that is missing something altogether is reported as such
     return load_tokenizer(folder)
-
-
-def require_folder(folder: Path) -> None:
-    """CheckpointError: there is no such folder. It says how to get what looks like a name on the Hugging Face hub."""
-    if folder.exists():
-        return
-    given = f"{str(folder)!r}, which is not there"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        given += (
-            f"; if that is a model on the Hugging Face hub, fetch it first (hf download {folder} --local-dir "
-            f"{folder.name}, from pip install huggingface_hub) and give that folder"
-        )
-    raise CheckpointError(message("model", "a folder with config.json and safetensors weights", given))
 
 
 def model_name(folder: Path) -> str:

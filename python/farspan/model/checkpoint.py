@@ -227,7 +227,7 @@ def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
 def require_own_parameters(model: Decoder) -> None:
     """ArgumentError where a parameter has no place in a checkpoint, as those of adapters have none."""
-    own = {name for name, _ in Decoder(model.config, device="meta").named_parameters()}
+    own = {name for name, _ in Decoder(model.config, backend="reference", device="meta").named_parameters()}
     for name, _ in model.named_parameters():
         if name not in own:
             raise ArgumentError(message("model", "its own parameters alone, adapters merged", f"{name} too"))

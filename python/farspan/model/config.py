@@ -10,7 +10,7 @@ from typing import Any
 from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import families
 from farspan.model.families.family import DTYPES, END_TOKENS
-from farspan.model.files import read_json
+from farspan.model.files import read_json, require_folder
 from farspan.model.kinds import (
     FLAG,
     HEADS,
@@ -216,6 +216,7 @@ class Config:
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of `config.json`, with the end-of-sequence ids of `generation_config.json` where that has any."""
+    require_folder(Path(folder))
     settings = read_json(Path(folder) / "config.json")
     beside = Path(folder) / "generation_config.json"
     if not isinstance(settings, dict):

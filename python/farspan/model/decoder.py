@@ -54,6 +54,9 @@ class Decoder(nn.Module):
         """The modules, their memory uninitialised."""
         if backend not in FUNCTIONS:
             raise ArgumentError(message("backend", f"one of {', '.join(FUNCTIONS)}", repr(backend)))
+        if backend == "fused" and dtype == torch.float64:
+            expected = "float32, bfloat16 or float16 (dtype='float32' converts, backend='reference' computes so)"
+            raise DtypeError(message("dtype", expected, "float64"))
         self._config, self.backend = config, backend
         with torch.device(device):
             self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))

@@ -104,6 +104,8 @@ class Attention(nn.Module):
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
                 mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer]).swapaxes(1, 2)
+                if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
+                    mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
 

@@ -66,6 +66,9 @@ class Operations(Protocol):
     def attention(self, query: Any, key: Any, value: Any, hooks: Any) -> Any:
         """Attention with the hooks that the plan has for a layer."""
 
+    def contiguous(self, x: Any) -> Any:
+        """The same numbers, one behind the other in memory."""
+
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
 
@@ -112,6 +115,9 @@ class TensorOperations:
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
         out: Tensor = self.functions.attention(query, key, value, **hooks)
         return out
+
+    def contiguous(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
@@ -204,6 +210,9 @@ class ArrayOperations:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
         return cpu.attention("float32", query, key, value, self._hooks[1])[0]
+
+    def contiguous(self, x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x)
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)

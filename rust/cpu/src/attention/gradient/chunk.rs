@@ -248,13 +248,14 @@ impl Scratch {
                 context.key_positions(sequence, task.keys.clone(), *side, &mut positions[*side as usize]);
             }
             let [near, far] = &mut self.of_queries;
-            for key in 0..task.keys.len() {
+            let [near_at, far_at] = positions;
+            for (key, (near_at, far_at)) in near_at.into_iter().zip(far_at).enumerate().take(task.keys.len()) {
                 let place = key * key_width..(key + 1) * key_width;
                 let sums = &mut near.get_mut()[place.clone()];
-                pass.turn_back(job.whole.sequence, positions[0][key], sums);
+                pass.turn_back(job.whole.sequence, near_at, sums);
                 if context.sides().contains(&Side::Far) {
                     let of_far = &mut far.get_mut()[place];
-                    pass.turn_back(job.whole.sequence, positions[1][key], of_far);
+                    pass.turn_back(job.whole.sequence, far_at, of_far);
                     sums.iter_mut().zip(of_far).for_each(|(sum, x)| *sum += *x);
                 }
                 context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
