@@ -13,6 +13,7 @@ from farspan._backend.threads import get_num_threads, set_num_threads
 from farspan._errors import ArgumentError, BackendError, CheckpointError, DtypeError, Error, missing_package
 from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
+from farspan.loss import divergence, linear_cross_entropy
 from farspan.parallel.vocabulary import VocabularyShard, vocabulary_ranges
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
 from farspan.verify import Verified, verify
@@ -47,8 +48,9 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
     "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified",
-    "VocabularyShard", "attention", "get_num_threads", "greedy", "linear", "load_embedded", "measure", "positions",
-    "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
+    "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "linear", "linear_cross_entropy",
+    "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample", "score", "set_num_threads",
+    "top", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from farspan._backend.hooks import Above, Gradients, Hooks
+from farspan._backend.losses import CrossEntropy, ScoreRead
 from farspan._backend.settings import Draws, Rules, Settings, Shard
 
 _Array = np.ndarray
@@ -56,6 +57,8 @@ SAMPLE: tuple[str, ...]
 SCORE: tuple[str, ...]
 """What is written, in this order."""
 ORDERS: tuple[str, ...]
+CROSSENTROPY: tuple[str, ...]
+SCOREREAD: tuple[str, ...]
 
 def greedy(problem: _Problem, out: Sequence[_Array], /) -> None: ...
 def sample(
@@ -71,6 +74,19 @@ SHARD_UNIT: int
 
 def score(problem: _Problem, targets: _Array, top: int, out: Sequence[_Array], /) -> None: ...
 def top(problem: _Problem, k: int, out: Sequence[_Array], /) -> None: ...
+
+_Asked: TypeAlias = Sequence[_Array | None]
+"""The gradients of hidden, weight and bias, None where one is not asked for."""
+
+def linear_cross_entropy(problem: _Problem, settings: CrossEntropy, out: Sequence[_Array], /) -> None: ...
+def linear_cross_entropy_gradient(
+    problem: _Problem, settings: CrossEntropy, read: Sequence[_Array], out: _Asked, /
+) -> None: ...
+def score_gradient(problem: _Problem, targets: _Array, read: ScoreRead, out: _Asked, /) -> None: ...
+def divergence(model: _Problem, target: _Problem, temperature: float, out: Sequence[_Array], /) -> None: ...
+def divergence_gradient(
+    model: _Problem, target: _Problem, temperature: float, read: Sequence[_Array], out: _Asked, /
+) -> None: ...
 def set_num_threads(count: int) -> None: ...
 def num_threads() -> int: ...
 def force_cpu(name: str | None) -> None: ...

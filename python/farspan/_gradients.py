@@ -35,6 +35,8 @@ class Gradient:
     """An argument beside which no other has a gradient."""
     unread: Callable[[frozenset[str]], tuple[str, ...]] = lambda asking: ()
     """The arguments that `compute` does not read, given those that ask; they are not kept until the backward pass."""
+    cpu_only: bool = False
+    """Whether no GPU computes it yet."""
 
 
 def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
@@ -72,17 +74,56 @@ def _attention(call: Named, asking: frozenset[str], upstream: Named) -> Named:
     return dict(zip(Gradients._fields, found, strict=True))
 
 
+def _backward(operation: str, call: Named, asking: frozenset[str], **read: Any) -> Named:
+    """The gradients of hidden, weight and bias that another operation of the table computes."""
+    asked = {f"of_{name}": name in asking for name in _OF_UNEMBEDDING}
+    operator = getattr(torch.ops.farspan, operation).default
+    given = {**call, **read, **asked}
+    found = operator(*[given[name] for name in argument_names(operator)])
+    return {name: x for name, x in zip(_OF_UNEMBEDDING, found, strict=True) if name in asking}
+
+
+def _cross_entropy(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    return _backward("linear_cross_entropy_gradient", call, asking, by_loss=upstream["loss"])
+
+
+def _score(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    like = {"logprob": "lse", "entropy": "lse", "lse": "lse", "top_logprob": "top_token"}
+    slopes = {f"by_{name}": upstream[name] for name in like}
+    for name, other in like.items():
+        if upstream[name] is None:
+            slopes[f"by_{name}"] = torch.zeros_like(call[other], dtype=torch.float32)
+    return _backward("score_gradient", call, asking, **slopes)
+
+
+def _divergence(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    return _backward("divergence_gradient", call, asking, by_divergence=upstream["divergence"])
+
+
+_OF_UNEMBEDDING = ("hidden", "weight", "bias")
+
 GRADIENTS = {
     "attention": Gradient(
         of=Gradients._fields,
         compute=_attention,
         results=("output", "lse"),
         unless="block_table",
+        cpu_only=True,
     ),
     "linear": Gradient(
         of=("x", "weight", "bias"),
         compute=_linear,
         unread=lambda asking: () if "weight" in asking else ("x",),
+    ),
+    "linear_cross_entropy": Gradient(
+        of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True
+    ),
+    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token"), cpu_only=True),
+    "divergence": Gradient(
+        of=_OF_UNEMBEDDING,
+        compute=_divergence,
+        results=("max", "log_sum", "target_max", "target_log_sum"),
+        cpu_only=True,
     ),
 }
 
@@ -102,7 +143,12 @@ def refuse(operation: Operation, names: Sequence[str], arguments: Sequence[Any])
     call = dict(zip(names, arguments, strict=False))
     of = gradient.of if gradient and call.get(gradient.unless) is None else ()
     for name, given in call.items():
-        if isinstance(given, Tensor) and given.requires_grad and name not in of:
+        if not (isinstance(given, Tensor) and given.requires_grad):
+            continue
+        if gradient and gradient.cpu_only and given.is_cuda:
+            expected = f"no gradient on a GPU: farspan.{operation.name} has one on the CPU"
+            raise BackendError(message(name, f"{expected} (farspan.reference.{operation.name})", "a tensor on a GPU"))
+        if name not in of:
             if operation.gradient_of:
                 expected = f"no second derivative: farspan.{operation.gradient_of} has a first one only"
                 instead = f"farspan.reference.{operation.gradient_of}"

@@ -246,17 +246,18 @@ def _distance_bias(bias: Any, query: Any) -> dict[str, Any]:
 def _rotary(rotary: Any, query: Any) -> dict[str, Any]:
     if not isinstance(rotary, Rotary):
         raise DtypeError(message("rotary", "a farspan.Rotary", arrays.describe(rotary)))
-    border = None if rotary.border is None else arrays.number("border", rotary.border)
-    if border is not None and math.isnan(border):
-        raise ArgumentError(message("border", "a distance", border))
-    return dict(
-        inv_freq=arrays.small("inv_freq", rotary.inv_freq, query),
-        magnitude=arrays.number("magnitude", rotary.magnitude),
-        interleaved=bool(rotary.interleaved),
-        border=border,
-        far_query_positions=arrays.small("far_query_positions", rotary.far_query_positions, query),
-        far_key_positions=arrays.small("far_key_positions", rotary.far_key_positions, query),
-    )
+    given: dict[str, Any] = {
+        "inv_freq": arrays.small("inv_freq", rotary.inv_freq, query),
+        "magnitude": arrays.number("magnitude", rotary.magnitude),
+        "interleaved": bool(rotary.interleaved),
+    }
+    if rotary.border is not None:
+        given["border"] = border = arrays.number("border", rotary.border)
+        if math.isnan(border):
+            raise ArgumentError(message("border", "a distance", border))
+        for name in ("far_query_positions", "far_key_positions"):
+            given[name] = arrays.small(name, getattr(rotary, name), query)
+    return given
 
 
 for _object in (Rotary, DistanceBias, attention):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend import arrays
-from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Targets, collect
+from farspan._backend.settings import Drawn, Draws, Listed, Longest, Targets, check_large, collect, rules_of, tokens_of
 from farspan._compute import compute
 from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
@@ -52,8 +52,8 @@ def greedy(
         DtypeError: an element type or a kind of object that the argument cannot have.
         BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
     """
-    dtype = _check(hidden, weight)
-    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     if shard is not None:
         return sample(
             hidden, weight, seed=0, position=0, temperature=0.0, scale=scale, softcap=softcap, bias=bias,
@@ -144,8 +144,8 @@ def sample(
     Sources: the Gumbel maximum, Gumbel 1954 and Maddison et al. 2014; Philox, Salmon et al. 2011.
     `farspan.reference_sampler` names those of the settings.
     """
-    dtype = _check(hidden, weight)
-    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     rows = hidden.shape[:-1]
     draws = Draws(
         arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
@@ -210,9 +210,9 @@ def score(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    dtype = _check(hidden, weight)
-    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    exist = _exist(weight, rules)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
+    exist = tokens_of(weight, rules)
     targets = arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, high=exist)
     top = arrays.count("top", top)
     fields = compute("score", dtype, (hidden, weight), (Targets(targets), rules, Listed(top)))
@@ -243,36 +243,12 @@ def top(
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.
     """
-    dtype = _check(hidden, weight)
-    rules = _rules(hidden, scale, softcap, bias, valid_vocab)
-    k, exist = arrays.count("k", k), _exist(weight, rules)
+    dtype = check_large(hidden, weight)
+    rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
+    k, exist = arrays.count("k", k), tokens_of(weight, rules)
     if k > exist:
         raise ArgumentError(message("k", f"0 to {exist}, the number of tokens", k))
     return Top(*compute("top", dtype, (hidden, weight), (Longest(k), rules)))
-
-
-def _check(hidden: Any, weight: Any) -> str:
-    """The two large inputs; gives their element type."""
-    dtype = arrays.large("hidden", hidden)
-    if hidden.ndim == 0:
-        arrays.rank("hidden", hidden, "[..., dim]")
-    arrays.large_like("weight", weight, "hidden", hidden)
-    arrays.rank("weight", weight, "[vocab, dim]")
-    return dtype
-
-
-def _rules(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
-    return Rules(
-        arrays.number("scale", scale),
-        None if softcap is None else arrays.number("softcap", softcap),
-        arrays.small("bias", bias, hidden),
-        None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
-    )
-
-
-def _exist(weight: Any, rules: Rules) -> int:
-    """How many tokens exist."""
-    return weight.shape[0] if rules.valid_vocab is None else rules.valid_vocab
 
 
 for _function in (greedy, sample, score, top):

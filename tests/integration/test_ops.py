@@ -14,8 +14,8 @@ from torch.library import opcheck
 import farspan
 import farspan.ops
 from farspan import reference
-from farspan._backend import gpu
 from farspan._backend.hooks import Above, Hooks
+from farspan._backend.operations import OPERATIONS
 
 torch.manual_seed(0)
 QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
@@ -65,6 +65,70 @@ CALLS = {
     "sample": ("sample", (HIDDEN, WEIGHT, *DRAWS)),
     "sample, bfloat16": ("sample", (HIDDEN.bfloat16(), WEIGHT.bfloat16(), *DRAWS, 2.0, None, BIAS, 40)),
     "score": ("score", (HIDDEN, WEIGHT, torch.arange(6).reshape(3, 2), 1.0, None, BIAS)),
+    "score, gradients": (
+        "score",
+        (HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_(), torch.arange(6).reshape(3, 2)),
+    ),
+    "score_gradient": (
+        "score_gradient",
+        (
+            HIDDEN,
+            WEIGHT,
+            torch.arange(6).reshape(3, 2),
+            *[torch.rand(3, 2) for _ in range(2)],
+            torch.ones(3, 2, 4, dtype=torch.int64),
+            *[torch.rand(3, 2) for _ in range(3)],
+            torch.rand(3, 2, 4),
+        ),
+    ),
+    "linear_cross_entropy": (
+        "linear_cross_entropy",
+        (
+            HIDDEN.clone().requires_grad_(),
+            WEIGHT,
+            torch.arange(6).reshape(3, 2),
+            -100,
+            0.1,
+            torch.rand(40),
+            0.1,
+            "mean",
+        ),
+    ),
+    "linear_cross_entropy, none, bfloat16": (
+        "linear_cross_entropy",
+        (HIDDEN.bfloat16(), WEIGHT.bfloat16(), torch.arange(6).reshape(3, 2), 3, 0.0, None, 0.0, "none"),
+    ),
+    "linear_cross_entropy_gradient": (
+        "linear_cross_entropy_gradient",
+        (
+            HIDDEN.bfloat16(),
+            WEIGHT.bfloat16(),
+            torch.rand(3, 2),
+            torch.rand(3, 2),
+            torch.tensor(1.0),
+            torch.arange(6).reshape(3, 2),
+            -100,
+            0.0,
+            None,
+            0.0,
+            "mean",
+            1.0,
+            None,
+            BIAS,
+            37,
+            True,
+            False,
+            True,
+        ),
+    ),
+    "divergence": (
+        "divergence",
+        (HIDDEN.clone().requires_grad_(), WEIGHT, HIDDEN + 1, WEIGHT, BIAS, 2.0, 1.0, 5.0, BIAS),
+    ),
+    "divergence_gradient": (
+        "divergence_gradient",
+        (HIDDEN, WEIGHT, HIDDEN + 1, WEIGHT, *[torch.rand(3, 2) for _ in range(5)]),
+    ),
     "top": ("top", (HIDDEN, WEIGHT, 3)),
     "top, nothing": ("top", (HIDDEN, WEIGHT, 0)),
 }
@@ -150,7 +214,9 @@ NEEDING = {
     "attention, key": lambda x: farspan.attention(QUERY, x(KEY), VALUE, block_table=torch.tensor([[0], [1]])),
     "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
     "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
-    "score, weight": lambda x: farspan.score(HIDDEN, x(WEIGHT), torch.zeros(3, 2, dtype=torch.int64)),
+    "linear_cross_entropy, class_weight": lambda x: farspan.linear_cross_entropy(
+        HIDDEN, WEIGHT, torch.zeros(3, 2, dtype=torch.int64), class_weight=x(torch.ones(40))
+    ),
     "top, bias": lambda x: farspan.top(HIDDEN, WEIGHT, 2, bias=x(BIAS)),
     "the operator itself": lambda x: torch.ops.farspan.greedy(x(HIDDEN), WEIGHT),
 }
@@ -209,7 +275,7 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
 
 def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
     with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
-        gpu.attention_backward(None, "float32")  # type: ignore[arg-type]
+        farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
 
 
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:

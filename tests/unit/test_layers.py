@@ -19,7 +19,7 @@ LAYERS = (
     ("model",),
     ("positions",),
     ("verify",),
-    ("attention", "linear", "unembed"),
+    ("attention", "linear", "loss", "unembed"),
     ("_compute",),
     ("ops", "reference"),
     ("_gradients",),

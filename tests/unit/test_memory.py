@@ -61,6 +61,31 @@ CASES = {
 }
 
 
+TRAINING = """
+import torch
+def tensor(*shape):
+    return torch.ones(*shape, requires_grad=True)
+"""
+# The gradients take 7 MiB, slopes and weights 16 MiB; logits of 512 rows over 200000 tokens would take 390 MiB.
+CASES |= {
+    "linear_cross_entropy": (
+        TRAINING + "farspan.linear_cross_entropy(tensor(2, 8), tensor(64, 8), torch.zeros(2).long()).backward()",
+        "x, w, t = tensor(512, 8), tensor(200_000, 8), torch.zeros(512).long()",
+        "farspan.linear_cross_entropy(x, w, t, label_smoothing=0.1, z_loss=1e-4).backward()",
+    ),
+    "gradient of score": (
+        TRAINING + "farspan.score(tensor(2, 8), tensor(64, 8), 0).entropy.sum().backward()",
+        "x, w = tensor(512, 8), tensor(200_000, 8)",
+        "farspan.score(x, w, 7).entropy.sum().backward()",
+    ),
+    "divergence": (
+        TRAINING + "farspan.divergence(tensor(2, 8), tensor(64, 8), torch.ones(2, 8)).sum().backward()",
+        "x, w, y = tensor(512, 8), tensor(200_000, 8), torch.ones(512, 8)",
+        "farspan.divergence(x, w, y).sum().backward()",
+    ),
+}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="this system has no ru_maxrss")
 @pytest.mark.parametrize("name", CASES)
 def test_peak_memory(name: str) -> None:

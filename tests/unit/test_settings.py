@@ -11,7 +11,7 @@ import torch
 
 import farspan
 from farspan import _core, ops
-from farspan._backend import results, settings
+from farspan._backend import losses, results, settings
 from farspan._backend.schema import array_fields, map_arrays, schema
 from farspan._backend.settings import COUNTS, ORDERS, REALS, Draws, Listed, Rules, Settings
 
@@ -25,9 +25,10 @@ OPERATORS = {
 """How many arguments come before the lists, and the lists."""
 
 
-@pytest.mark.parametrize("name", ["Rules", "Draws", "Settings", "Shard"])
+@pytest.mark.parametrize("name", ["Rules", "Draws", "Settings", "Shard", "CrossEntropy", "ScoreRead"])
 def test_rust_reads_every_field_and_no_other(name: str) -> None:
-    assert getattr(_core, name.upper()) == getattr(settings, name)._fields
+    of = losses if hasattr(losses, name) else settings
+    assert getattr(_core, name.upper()) == getattr(of, name)._fields
 
 
 def test_rust_names_the_rows_of_tables_in_the_same_order() -> None:

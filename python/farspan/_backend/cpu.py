@@ -14,6 +14,7 @@ from farspan import _core
 from farspan._backend import results
 from farspan._backend.arrays import rank
 from farspan._backend.hooks import Above, Gradients, Hooks
+from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
@@ -170,6 +171,108 @@ def top(dtype: str, hidden: Array, weight: Array, longest: Longest, rules: Rules
     out = allocate("k", results.top(dtype, hidden, weight, longest, rules))
     _core.top((dtype, rows, weight, rules), longest.k, flat(out))
     return out
+
+
+def linear_cross_entropy(
+    dtype: str, hidden: Array, weight: Array, settings: CrossEntropy, rules: Rules
+) -> tuple[Array, ...]:
+    """The loss, and both parts of the lse, which its gradients are computed from."""
+    follow_torch()
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("hidden", results.linear_cross_entropy(dtype, hidden, weight, settings, rules))
+    _core.linear_cross_entropy((dtype, rows, weight, rules), _per_row(settings, rows), [x.reshape(-1) for x in out])
+    return out
+
+
+def linear_cross_entropy_gradient(
+    dtype: str,
+    hidden: Array,
+    weight: Array,
+    read: CrossEntropyRead,
+    settings: CrossEntropy,
+    rules: Rules,
+    asked: Asked,
+) -> tuple[Array, ...]:
+    """The gradients of hidden, weight and bias."""
+    follow_torch()
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("weight", results.linear_cross_entropy_gradient(dtype, hidden, weight, read, settings, rules, asked))
+    per_row = [np.ascontiguousarray(x).reshape(-1) for x in read]
+    gradients = _asked(asked, rows, out)
+    _core.linear_cross_entropy_gradient((dtype, rows, weight, rules), _per_row(settings, rows), per_row, gradients)
+    return out
+
+
+def score_gradient(
+    dtype: str, hidden: Array, weight: Array, targets: Targets, read: ScoreRead, rules: Rules, asked: Asked
+) -> tuple[Array, ...]:
+    """The gradients of hidden, weight and bias."""
+    follow_torch()
+    rows = rows_of("hidden", hidden, "weight", weight)
+    out = allocate("weight", results.score_gradient(dtype, hidden, weight, targets, read, rules, asked))
+    per_row = ScoreRead(*[np.ascontiguousarray(x).reshape(-1) for x in read])
+    given_targets = column(targets.targets, rows.shape[0])
+    _core.score_gradient((dtype, rows, weight, rules), given_targets, per_row, _asked(asked, rows, out))
+    return out
+
+
+def divergence(
+    dtype: str,
+    hidden: Array,
+    weight: Array,
+    target_hidden: Array,
+    target_weight: Array,
+    target: Target,
+    rules: Rules,
+) -> tuple[Array, ...]:
+    """The divergence, and both parts of both lse, which its gradients are computed from."""
+    follow_torch()
+    model, other = _sides(dtype, (hidden, weight), (target_hidden, target_weight), target, rules)
+    found = results.divergence(dtype, hidden, weight, target_hidden, target_weight, target, rules)
+    out = allocate("hidden", found)
+    _core.divergence(model, other, target.temperature, [x.reshape(-1) for x in out])
+    return out
+
+
+def divergence_gradient(
+    dtype: str,
+    hidden: Array,
+    weight: Array,
+    target_hidden: Array,
+    target_weight: Array,
+    read: DivergenceRead,
+    target: Target,
+    rules: Rules,
+    asked: Asked,
+) -> tuple[Array, ...]:
+    """The gradients of hidden, weight and bias."""
+    follow_torch()
+    sides = (hidden, weight, target_hidden, target_weight)
+    model, other = _sides(dtype, (hidden, weight), (target_hidden, target_weight), target, rules)
+    out = allocate("weight", results.divergence_gradient(dtype, *sides, read, target, rules, asked))
+    per_row = [np.ascontiguousarray(x).reshape(-1) for x in read]
+    _core.divergence_gradient(model, other, target.temperature, per_row, _asked(asked, model[1], out))
+    return out
+
+
+def _sides(
+    dtype: str, model: tuple[Array, Array], other: tuple[Array, Array], target: Target, rules: Rules
+) -> tuple[tuple[str, Array, Array, Rules], tuple[str, Array, Array, Rules]]:
+    """Both sides of a divergence as problems."""
+    rows = rows_of("hidden", model[0], "weight", model[1])
+    other_rows = rows_of("target_hidden", other[0], "target_weight", other[1])
+    return (dtype, rows, model[1], rules), (dtype, other_rows, other[1], rules._replace(bias=target.target_bias))
+
+
+def _per_row(settings: CrossEntropy, rows: Array) -> CrossEntropy:
+    return settings._replace(targets=column(settings.targets, rows.shape[0]))
+
+
+def _asked(asked: Asked, rows: Array, out: tuple[Array, ...]) -> list[Array | None]:
+    """The gradients that `_core` is to write, that of hidden by its rows."""
+    hidden, weight, bias = out
+    shaped = (hidden.reshape(rows.shape) if asked.of_hidden else None), weight, bias
+    return [x if wanted else None for x, wanted in zip(shaped, asked, strict=True)]
 
 
 def rows_of(name: str, x: Array, weight_name: str, weight: Array) -> Array:

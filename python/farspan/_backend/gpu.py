@@ -17,7 +17,6 @@ from farspan._backend.hooks import Hooks
 from farspan._backend.memory import Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
-from farspan._errors import BackendError, message
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
@@ -29,12 +28,6 @@ def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hook
     described = map_arrays(lambda _, x: (at(x), dtype_name(x)), hooks)
     _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), described)
     return output, lse
-
-
-def attention_backward(memory: Memory, dtype: str, *given: Any) -> tuple[Any, ...]:
-    """No kernel yet."""
-    instead = "tensors on the CPU, or farspan.reference.attention, which has gradients on a GPU too"
-    raise BackendError(message("query", f"{instead}: the fused gradient has no CUDA kernel", "a tensor on a GPU"))
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:

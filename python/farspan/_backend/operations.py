@@ -15,6 +15,7 @@ from typing import Any
 from farspan._backend import results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Above, Gradients, Hooks
+from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.schema import schema
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
 
@@ -58,6 +59,8 @@ class Operation:
 
 _ATTENTION = ("query", "key", "value")
 _UNEMBEDDING = ("hidden", "weight")
+_SIDES = ("hidden", "weight", "target_hidden", "target_weight")
+_GRADIENTS = ("hidden", "weight", "bias")
 
 OPERATIONS = {
     operation.name: operation
@@ -75,6 +78,19 @@ OPERATIONS = {
         Operation("sample", _UNEMBEDDING, (Draws, Rules, Settings), tuple(results.SAMPLE)),
         Operation("ranks", _UNEMBEDDING, (Drawn, Rules, Settings), ("rank",)),
         Operation("score", _UNEMBEDDING, (Targets, Rules, Listed), tuple(results.SCORE)),
+        Operation("score_gradient", _UNEMBEDDING, (Targets, ScoreRead, Rules, Asked), _GRADIENTS, gradient_of="score"),
         Operation("top", _UNEMBEDDING, (Longest, Rules), ("token", "logit", "lse")),
+        Operation("linear_cross_entropy", _UNEMBEDDING, (CrossEntropy, Rules), ("loss", "max", "log_sum")),
+        Operation(
+            "linear_cross_entropy_gradient",
+            _UNEMBEDDING,
+            (CrossEntropyRead, CrossEntropy, Rules, Asked),
+            _GRADIENTS,
+            gradient_of="linear_cross_entropy",
+        ),
+        Operation("divergence", _SIDES, (Target, Rules), ("divergence", *DivergenceRead._fields[:-1])),
+        Operation(
+            "divergence_gradient", _SIDES, (DivergenceRead, Target, Rules, Asked), _GRADIENTS, gradient_of="divergence"
+        ),
     )
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from farspan._backend.arrays import rank
 from farspan._backend.hooks import Above, Gradients, Hooks
+from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
 
 Results = dict[str, tuple[tuple[int, ...], str]]
@@ -95,3 +96,58 @@ def top(dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) ->
     rows = tuple(hidden.shape[:-1])
     lists = (*rows, longest.k)
     return {"token": (lists, "int64"), "logit": (lists, "float32"), "lse": (rows, "float32")}
+
+
+def linear_cross_entropy(dtype: str, hidden: Any, weight: Any, settings: CrossEntropy, rules: Rules) -> Results:
+    rows = tuple(hidden.shape[:-1])
+    kept = (rows, "float32")
+    return {"loss": (rows if settings.reduction == "none" else (), "float32"), "max": kept, "log_sum": kept}
+
+
+def divergence(
+    dtype: str, hidden: Any, weight: Any, target_hidden: Any, target_weight: Any, target: Target, rules: Rules
+) -> Results:
+    names = ("divergence", "max", "log_sum", "target_max", "target_log_sum")
+    return dict.fromkeys(names, (tuple(hidden.shape[:-1]), "float32"))
+
+
+def linear_cross_entropy_gradient(
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    read: CrossEntropyRead,
+    settings: CrossEntropy,
+    rules: Rules,
+    asked: Asked,
+) -> Results:
+    return _gradients(dtype, hidden, weight, asked)
+
+
+def score_gradient(
+    dtype: str, hidden: Any, weight: Any, targets: Targets, read: ScoreRead, rules: Rules, asked: Asked
+) -> Results:
+    return _gradients(dtype, hidden, weight, asked)
+
+
+def divergence_gradient(
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    target_hidden: Any,
+    target_weight: Any,
+    read: DivergenceRead,
+    target: Target,
+    rules: Rules,
+    asked: Asked,
+) -> Results:
+    return _gradients(dtype, hidden, weight, asked)
+
+
+def _gradients(dtype: str, hidden: Any, weight: Any, asked: Asked) -> Results:
+    """Of what is not asked for there is nothing."""
+    nothing = (0,)
+    return {
+        "hidden": (tuple(hidden.shape) if asked.of_hidden else nothing, dtype),
+        "weight": (tuple(weight.shape) if asked.of_weight else nothing, dtype),
+        "bias": ((weight.shape[0],) if asked.of_bias else nothing, "float32"),
+    }

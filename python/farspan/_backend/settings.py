@@ -47,6 +47,31 @@ class Rules(NamedTuple):
     """How many tokens exist; None: as many as the weight has rows."""
 
 
+def check_large(hidden: Any, weight: Any) -> str:
+    """The two large inputs of an unembedding; gives their element type."""
+    dtype = arrays.large("hidden", hidden)
+    if hidden.ndim == 0:
+        arrays.rank("hidden", hidden, "[..., dim]")
+    arrays.large_like("weight", weight, "hidden", hidden)
+    arrays.rank("weight", weight, "[vocab, dim]")
+    return dtype
+
+
+def rules_of(hidden: Any, scale: Any, softcap: Any, bias: Any, valid_vocab: Any) -> Rules:
+    """The public arguments of the same names."""
+    return Rules(
+        arrays.number("scale", scale),
+        None if softcap is None else arrays.number("softcap", softcap),
+        arrays.small("bias", bias, hidden),
+        None if valid_vocab is None else arrays.count("valid_vocab", valid_vocab),
+    )
+
+
+def tokens_of(weight: Any, rules: Rules) -> int:
+    """How many tokens exist."""
+    return weight.shape[0] if rules.valid_vocab is None else rules.valid_vocab
+
+
 class Draws(NamedTuple):
     """Where the noise of each row comes from, and how much of it there is: one entry, or one per row."""
 

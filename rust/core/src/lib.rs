@@ -22,6 +22,7 @@ pub mod draw;
 pub mod dtype;
 pub mod elementary;
 pub mod error;
+pub mod loss;
 pub mod merge;
 pub mod noise;
 pub mod sampler;

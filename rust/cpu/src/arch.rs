@@ -8,6 +8,7 @@ pub mod avx512;
 pub(crate) mod buffer;
 pub(crate) mod element;
 pub mod lanes;
+pub(crate) mod loss;
 pub(crate) mod math;
 pub mod portable;
 pub(crate) mod product;

@@ -20,6 +20,7 @@ pub mod arch;
 pub mod attention;
 pub mod dispatch;
 pub mod linear;
+pub mod loss;
 pub mod matrix;
 mod product;
 pub mod rowwise;

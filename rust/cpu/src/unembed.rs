@@ -4,9 +4,9 @@
 //! dim]`, `weight [vocab, dim]`, of one element type. A row's result has the same bits in any batch, at any place in
 //! it, at any number of threads and on any machine. An error names the argument that does not fit.
 
-mod chunk;
+pub(crate) mod chunk;
 mod draw;
-mod pass;
+pub(crate) mod pass;
 mod reader;
 mod row;
 mod score;

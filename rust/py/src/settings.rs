@@ -2,6 +2,7 @@
 
 use crate::arrays::{integers, readonly};
 use crate::failure::Outcome;
+use crate::loss;
 use crate::named::named;
 use crate::shard::Place;
 use farspan_core::sampler::{Mask, ORDERS, Order, Ragged, Settings};
@@ -54,7 +55,7 @@ named! {
 }
 
 /// The names that are read here, list by list: a test compares them with Python's.
-pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 9] {
+pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 11] {
     [
         ("RULES", Rules::<()>::NAMES.to_vec()),
         ("DRAWS", Draws::<()>::NAMES.to_vec()),
@@ -64,6 +65,8 @@ pub(crate) fn lists() -> [(&'static str, Vec<&'static str>); 9] {
         ("SHARD", Place::<()>::NAMES.to_vec()),
         ("SAMPLE", SampleOut::NAMES.to_vec()),
         ("SCORE", ScoreOut::NAMES.to_vec()),
+        ("CROSSENTROPY", loss::Settings::<()>::NAMES.to_vec()),
+        ("SCOREREAD", loss::ScoreRead::<()>::NAMES.to_vec()),
         ("ORDERS", ORDERS.map(Order::name).to_vec()),
     ]
 }

@@ -39,7 +39,7 @@ impl<'py> Problem<'py> {
     }
 
     /// The problem, as the backend takes it; `shard` says that the weight is a part of the vocabulary.
-    fn view(&self, shard: Option<&Holder>) -> Result<unembed::Problem<'_>> {
+    pub(crate) fn view(&self, shard: Option<&Holder>) -> Result<unembed::Problem<'_>> {
         Ok(unembed::Problem {
             hidden: matrix(&self.hidden),
             weight: matrix(&self.weight),

@@ -17,6 +17,7 @@ pub mod attention;
 pub mod cpu;
 pub mod gradient;
 pub mod linear;
+pub mod loss;
 pub mod numbers;
 pub mod oracle;
 pub mod sampler;

@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod gradient;
+pub mod loss;
 pub mod unembed;

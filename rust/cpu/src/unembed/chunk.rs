@@ -6,7 +6,7 @@ use farspan_core::merge::{Mass, Ranked, TopList};
 use std::ops::Range;
 
 /// A row's logits of the tokens `tokens`, by their ids; behind them -inf, up to a whole number of vectors.
-pub(super) struct Chunk<'a> {
+pub(crate) struct Chunk<'a> {
     pub tokens: Range<usize>,
     pub logits: &'a [f32],
     /// The largest logit; neither NaN nor -inf.
@@ -15,7 +15,7 @@ pub(super) struct Chunk<'a> {
 
 /// Which softmax sums an operation needs beside `sum(exp(l - max))`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Sums {
+pub(crate) enum Sums {
     /// None.
     Plain,
     /// `Mass::moment`.
@@ -26,7 +26,7 @@ pub(super) enum Sums {
 
 impl Chunk<'_> {
     /// Adds the logits to `mass`, which is not NaN.
-    pub(super) fn extend(&self, kernels: &Kernels, wanted: Sums, mass: &mut Mass) {
+    pub(crate) fn extend(&self, kernels: &Kernels, wanted: Sums, mass: &mut Mass) {
         let inverse = if let Sums::Tempered(inverse) = wanted { inverse } else { 1.0 };
         if self.max == f32::INFINITY {
             // exp(inf - inf) is not a number: infinite logits share the mass evenly.

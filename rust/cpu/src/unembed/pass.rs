@@ -19,14 +19,14 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Tokens of a segment: the unit that threads share out, and that softmax sums are folded by.
-const SEGMENT: usize = SHARD_UNIT;
+pub(crate) const SEGMENT: usize = SHARD_UNIT;
 const _: () = assert!(SEGMENT.is_multiple_of(CHUNK) && MULTIPLE.is_multiple_of(PAIRED));
 /// Rows whose summaries are held at the same time.
 const SUPER_BLOCK: usize = 1024;
 
 /// A checked problem: `hidden [rows, dim]`, `weight [vocab, dim]`, and how products become logits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Checked<'a> {
+pub(crate) struct Checked<'a> {
     pub kernels: Kernels,
     pub hidden: Rows<'a>,
     pub weight: Rows<'a>,
@@ -36,21 +36,36 @@ pub(super) struct Checked<'a> {
 
 impl<'a> Checked<'a> {
     /// A problem whose arrays fit each other and can be read.
-    pub(super) fn new(problem: &Problem<'a>) -> Result<Checked<'a>> {
+    pub(crate) fn new(problem: &Problem<'a>) -> Result<Checked<'a>> {
         let tokens = problem.check()?;
         let (hidden, weight) = (Rows::new("hidden", &problem.hidden)?, Rows::new("weight", &problem.weight)?);
         Ok(Checked { kernels: kernels(dispatch::machine()?), hidden, weight, rules: problem.rules, tokens })
     }
 
     /// The rules for the weight's rows in `range`.
-    pub(super) fn rule(&self, range: Range<usize>) -> Rule<'_> {
+    pub(crate) fn rule(&self, range: Range<usize>) -> Rule<'_> {
         Rule { scale: self.rules.scale, softcap: self.rules.softcap, bias: self.rules.bias.map(|bias| &bias[range]) }
+    }
+
+    /// Hands the logits of some rows by the weight's rows in `range` to `consume(row, chunk, logits, max)`, chunks in
+    /// order. Rows are counted from the first one. Behind the last token are -inf, `max` is NaN if any logit is.
+    pub(crate) fn for_each_chunk(
+        &self,
+        rows: Range<usize>,
+        range: Range<usize>,
+        mut consume: impl FnMut(usize, Range<usize>, &mut [f32], f32),
+    ) {
+        let x = self.hidden.part(rows.start, rows.len());
+        for_each_chunk(&self.kernels.products, x, self.weight, range, |row, chunk, products| {
+            let max = self.kernels.apply_rule(products, chunk.len(), &self.rule(chunk.clone()));
+            consume(row, chunk, products, max);
+        });
     }
 }
 
 /// What an operation makes of the logits. `State` is what it keeps of a row beside the softmax sums; states are merged
 /// in any order.
-pub(super) trait Epilogue: Sync {
+pub(crate) trait Epilogue: Sync {
     type State: Send;
 
     /// What is known of row `row` before the first chunk.
@@ -77,7 +92,7 @@ pub(super) trait Epilogue: Sync {
 }
 
 /// Runs `epilogue` over all rows and all tokens that exist.
-pub(super) fn run<E: Epilogue>(problem: &Checked, epilogue: &mut E) -> Result<()> {
+pub(crate) fn run<E: Epilogue>(problem: &Checked, epilogue: &mut E) -> Result<()> {
     let rows = problem.hidden.count();
     for first in (0..rows).step_by(SUPER_BLOCK) {
         super_block(problem, first..rows.min(first + SUPER_BLOCK), epilogue)?;
@@ -124,19 +139,18 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run<E: Epilogue>(self, epilogue: &E, masses: &mut [Mass], states: &[Mutex<E::State>]) {
-        let Checked { kernels, hidden, weight, .. } = self.problem;
+        let Checked { kernels, tokens: Tokens { first, .. }, .. } = self.problem;
+        let rows = self.first_row..self.first_row + states.len();
         let mut mine: Vec<E::State> = states.iter().map(|state| epilogue.begin(&lock(state))).collect();
-        let x = hidden.part(self.first_row, states.len());
-        for_each_chunk(&kernels.products, x, *weight, self.weights, |row, weights, products| {
+        self.problem.for_each_chunk(rows, self.weights, |row, weights, logits, max| {
             let mass = &mut masses[row];
-            let tokens = self.problem.tokens.first + weights.start..self.problem.tokens.first + weights.end;
-            let max = kernels.apply_rule(products, tokens.len(), &self.problem.rule(weights));
-            let max = epilogue.change(kernels, self.first_row + row, &tokens, products, max);
+            let tokens = first + weights.start..first + weights.end;
+            let max = epilogue.change(kernels, self.first_row + row, &tokens, logits, max);
             if max.is_nan() {
                 mass.max = f32::NAN;
             }
             if !mass.max.is_nan() {
-                let chunk = Chunk { tokens, logits: products, max };
+                let chunk = Chunk { tokens, logits, max };
                 epilogue.read(kernels, self.first_row + row, &chunk, mass, &mut mine[row]);
             }
         });

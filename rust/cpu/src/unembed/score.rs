@@ -4,7 +4,6 @@ use super::ScoreOut;
 use super::chunk::{Chunk, Sums};
 use super::pass::{Checked, Epilogue};
 use crate::arch::unembed::Kernels;
-use crate::product::for_each_chunk;
 use farspan_core::draw::write_list;
 use farspan_core::merge::{Mass, TopList};
 
@@ -23,11 +22,7 @@ impl<'a> Score<'a> {
         let mut logits = vec![f32::NAN; targets.len()];
         for (row, (&target, logit)) in targets.iter().zip(&mut logits).enumerate() {
             let token = target as usize..target as usize + 1;
-            let x = problem.hidden.part(row, 1);
-            for_each_chunk(&problem.kernels.products, x, problem.weight, token, |_, token, products| {
-                problem.kernels.apply_rule(products, 1, &problem.rule(token));
-                *logit = products[0];
-            });
+            problem.for_each_chunk(row..row + 1, token, |_, _, logits, _| *logit = logits[0]);
         }
         Score { targets, logits, top, out }
     }

@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 const CACHE_LINE: usize = 64;
 
 /// Where rows begin.
-pub(super) type Start = Typed<*const f32, *const u16>;
+pub(in crate::arch) type Start = Typed<*const f32, *const u16>;
 
 impl Start {
     /// `count` elements further; the address need not exist.
@@ -30,8 +30,8 @@ impl Start {
 /// Rows of a matrix that lives as long as `'a`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
-    pub(super) start: Start,
-    pub(super) stride: usize,
+    pub(in crate::arch) start: Start,
+    pub(in crate::arch) stride: usize,
     pub(super) count: usize,
     pub(super) columns: usize,
     memory: PhantomData<&'a [f32]>,
