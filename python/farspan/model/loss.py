@@ -25,8 +25,9 @@ def loss(
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
     found: Tensor = FUNCTIONS[model.backend].linear_cross_entropy(
-        hidden, model.unembedding, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction
-    )
+        hidden, model.unembedding, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction,
+        **model.logit_settings,
+    )  # fmt: skip
     return found
 
 

@@ -64,5 +64,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cuda::cuda_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_warm, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_compile, module)?)?;
     Ok(())
 }
