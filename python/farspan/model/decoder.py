@@ -68,7 +68,7 @@ class Decoder(nn.Module):
             self.norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend, config.norm_adds_one)
             if not config.tie_word_embeddings:
                 self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.to(dtype).requires_grad_(backend == "reference")
+        self.to(dtype)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
