@@ -19,7 +19,7 @@ from farspan.positions import Scheme
 
 
 class Transformer(Decoder):
-    """A pre-norm decoder of the shape `config` describes, with random weights.
+    """A decoder of the shape `config` describes, with random weights.
 
     `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`. "reference" computes
     with `farspan.reference`: it is slow, and tests compare with it. Parameters ask for gradients in both. Nothing is
