@@ -210,6 +210,28 @@ class Decoder(nn.Module):
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
 
+    def hidden_states(self, ids: Any) -> Tensor:
+        """`[batch, time]` ids -> `[layers + 1, batch, time, dim]`: the residual stream, the embedding first and
+        then what each layer gives. It is as precise as what the model computes in: float32 on a CPU, or more."""
+        ids = as_ids(ids, 2)
+        streams: list[Tensor] = []
+        self(ids, tap=lambda depth, stream: streams.append(stream))
+        if not streams:  # no ids
+            shape = (self.config.num_hidden_layers + 1, *ids.shape, self.config.hidden_size)
+            return torch.empty(shape, dtype=self.activations, device=self.device)
+        return torch.stack(streams)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """`[..., dim]` -> the same: the norm that stands before the unembedding. The last of `hidden_states` gets the
+        bits and the dtype of `forward`; a row does not depend on the others."""
+        width = self.config.hidden_size
+        if not isinstance(x, Tensor):
+            raise DtypeError(message("x", "a tensor [..., dim]", type(x).__name__))
+        if x.ndim == 0 or x.shape[-1] != width:
+            raise ArgumentError(message("x", f"shape [..., {width}]", f"shape {list(x.shape)}"))
+        rows = x.to(self.activations).reshape(-1, width).contiguous()
+        return self.norm(rows).to(self.dtype).view(x.shape)
+
     def run(
         self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None, *, recompute: bool = False
     ) -> Any:
