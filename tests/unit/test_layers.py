@@ -15,6 +15,7 @@ LAYERS = (
     ("cli",),
     ("lab",),
     ("training",),
+    ("inside",),
     ("embedded",),
     ("model",),
     ("positions",),
