@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "python" / "farspan"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("lab",),
+    ("integrations", "lab"),
     ("training",),
     ("inside",),
     ("embedded",),

@@ -1,0 +1,1 @@
+"""farspan inside other libraries. Nothing here is imported until the user imports it."""
