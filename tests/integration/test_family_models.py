@@ -132,6 +132,14 @@ def _gradients(model: Transformer) -> Transformer:
 
 
 @every
+def test_the_loss_is_that_of_the_logits_of_transformers(family: str, pair: Pair) -> None:
+    other, model, _ = pair(family)
+    tokens = ids(2, 12)
+    truth = torch.nn.functional.cross_entropy(logits_of(other, tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert torch.allclose(model.loss(tokens), truth, rtol=1e-4)
+
+
+@every
 def test_transformers_reads_what_we_save(family: str, pair: Pair, tmp_path: Path) -> None:
     import transformers
 
