@@ -1,8 +1,8 @@
 """Machine code as nvdisasm tells it: the loop that a kernel spends its time in, and what a trip through it costs.
 
 The path that counts is the one that does the work: of all ways through the loop those with the most products, of these
-those that copy the most, and of these the shortest. A loop within is walked once, and more often where its copies have
-to fill a tile.
+those that copy the most, and of these the shortest. A loop within is walked once, and more often where a trip is known
+to have more products or copies than that.
 """
 
 from __future__ import annotations
@@ -146,10 +146,16 @@ def loops(nodes: Iterable[int], edges: Mapping[int, Iterable[int]]) -> list[list
 
 @dataclass(frozen=True)
 class Trip:
-    """One trip through a loop, without what the loops within it repeat; and one trip through those on its way."""
+    """One trip through a loop, without the loops within it; and one trip through each of these that is on its way."""
 
     once: Cost
-    within: Cost
+    within: tuple[Cost, ...] = ()
+
+    def whole(self) -> Cost:
+        return sum(self.within, self.once)
+
+    def then(self, other: Trip) -> Trip:
+        return Trip(self.once + other.once, self.within + other.within)
 
 
 def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, Sequence[int]], header: int) -> Trip:
@@ -163,7 +169,7 @@ def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, S
     for loop, head in zip(nested, heads, strict=True):
         entries = {to for node in nodes - set(loop) for to in inner[node] if to in set(loop)}
         own = trip(loop, code, edges, min(entries, default=head))
-        within.append(own.once + own.within)
+        within.append(own.whole())
 
     def place(node: int) -> int:
         return -1 - member[node] if node in member else node
@@ -176,17 +182,16 @@ def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, S
 
     def own(at: int) -> Trip:
         if at < 0:
-            return Trip(Cost(), within[-1 - at])
-        return Trip(Cost(Counter([code[at].kind])), Cost())
+            return Trip(Cost(), (within[-1 - at],))
+        return Trip(Cost(Counter([code[at].kind])))
 
     for at in _behind_first(graph, place(header)):
         ways = [best[to] for to in graph[at] if to in best]
         if not ways and at not in ends:
             continue
         here = own(at)
-        chosen = [Trip(here.once + way.once, here.within + way.within) for _, way in ways]
-        chosen += [here] if at in ends else []
-        ranked = [((way.once + way.within).rank(), way) for way in chosen]
+        chosen = [here.then(way) for _, way in ways] + ([here] if at in ends else [])
+        ranked = [(way.whole().rank(), way) for way in chosen]
         best[at] = max(ranked, key=lambda pair: pair[0])
     return best[place(header)][1]
 
@@ -219,13 +224,21 @@ def main_loop(code: Sequence[Instruction]) -> tuple[list[int], int] | None:
     return part, min(entries, default=part[0])
 
 
-def cost_of_trip(code: Sequence[Instruction], copies: int | None) -> Cost | None:
-    """One trip through the main loop, in which a thread copies so many pieces; None where there is no loop."""
+def cost_of_trip(code: Sequence[Instruction], copies: int = 0, products: int = 0) -> Cost | None:
+    """One trip through the main loop, in which a thread copies so many pieces and takes part in so many products, if
+    the loops within are walked often enough for that; None where there is no loop."""
     found = main_loop(code)
     if found is None:
         return None
     part, header = found
     way = trip(part, code, dict(enumerate(successors(code))), header)
-    repeats = way.within.copies and copies and (copies - way.once.copies) / way.within.copies
-    times = max(1.0, repeats or 1.0)
-    return way.once + Cost(Counter({kind: round(times * count) for kind, count in way.within.kinds.items()}))
+    cost = way.once
+    for loop in way.within:
+        of_copies = [x.copies for x in way.within if not x.products]
+        of_products = [x.products for x in way.within]
+        if loop.products:
+            times = (products - way.once.products) / sum(of_products)
+        else:
+            times = (copies - way.once.copies) / sum(of_copies) if loop.copies else 1.0
+        cost += Cost(Counter({kind: round(max(1.0, times) * count) for kind, count in loop.kinds.items()}))
+    return cost

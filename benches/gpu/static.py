@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "kernels.json"
 LOOPS_ON = 90
 """The compute capability whose loops are read."""
 
-LIMITS = {"attention_bf16_d128_w4": 1330, "attention_bf16_d128_w1": 2130, "unembed_bf16_rows8": 360}
+LIMITS = {"attention_bf16_d128_w4": 1050, "attention_bf16_d128_w1": 1280, "unembed_bf16_rows8": 150}
 """The most issue slots of a trip through the loops that most calls run: prefill, decode, and a draw of few rows."""
 
 
@@ -67,15 +67,19 @@ def target(architecture: int) -> str:
     return f"sm_{architecture}{'a' if 90 <= architecture < 120 else ''}"
 
 
-def copies_of(name: str, threads: int) -> int | None:
-    """How many pieces of 16 bytes a thread copies in one trip: of a chunk's keys and values, of a slab of a tile."""
+def work_of(name: str, threads: int) -> tuple[int, int] | None:
+    """How many pieces of 16 bytes a thread copies in one trip, of a chunk's keys and values or of a slab of a tile, and
+    in how many products of tensor cores it takes part. None where a kernel has no such trip."""
     family, *words = name.split("_")
-    if family == "attention" and words[0] in ("bf16", "f16", "f32"):
-        size, width = 4 if words[0] == "f32" else 2, int(words[1][1:])
+    half = words[0] in ("bf16", "f16")
+    if family == "attention" and (half or words[0] == "f32"):
+        size, width = 2 if half else 4, int(words[1][1:])
         values = width // 2 if width > 128 else width
-        return 64 * (width + values) * size // 16 // threads
-    if family == "unembed" and words[-1].startswith("rows"):
-        return -(-(128 + int(words[-1][4:])) * 128 // (16 * threads)) if words[-1] != "rows" else None
+        return 64 * (width + values) * size // 16 // threads, 64 * (width + values) // 128 if half else 0
+    if family == "unembed" and words[-1].startswith("rows") and words[-1] != "rows":
+        rows = int(words[-1][4:])
+        products = (128 // 16) * (rows // 8) * (128 // 2 // 16) // (threads // 32)
+        return -(-(128 + rows) * 128 // (16 * threads)), products if half else 0
     return None
 
 
@@ -83,8 +87,8 @@ def trip_of(nvdisasm: str, name: str, threads: int) -> dict[str, int] | None:
     """The loop of a kernel; None where the kernel has none of its own."""
     cubin, _ = _core.cuda_compile(name, LOOPS_ON)
     code = disassembled(nvdisasm, cubin)
-    loop, copies = main_loop(code), copies_of(name, threads)
-    cost = cost_of_trip(code, copies) if copies is not None else None
+    loop, work = main_loop(code), work_of(name, threads)
+    cost = cost_of_trip(code, *work) if work is not None else None
     if loop is None or cost is None:
         return None
     return {
@@ -93,26 +97,27 @@ def trip_of(nvdisasm: str, name: str, threads: int) -> dict[str, int] | None:
     }  # fmt: skip
 
 
-def kernel_row(nvdisasm: str | None, kernel: tuple[str, int, int, int]) -> dict[str, Any]:
+def kernel_row(nvdisasm: str, kernel: tuple[str, int, int, int], architectures: list[int]) -> dict[str, Any]:
     name, threads, shared, stack = kernel
     needs, params = {}, 0
-    for architecture, machine in MULTIPROCESSORS.items():
+    for architecture in architectures:
+        machine = MULTIPROCESSORS[architecture]
         _, (registers, local, params, code) = _core.cuda_compile(name, architecture)
         blocks = machine.blocks_of(threads, registers, shared)
         needs[target(architecture)] = [registers, max(0, local - stack), code, blocks]
     return {
         "name": name, "threads": threads, "params_bytes": params, "stack_bytes": stack, "shared_bytes": shared,
         "registers, spilled bytes, code bytes, blocks of a multiprocessor": needs,
-        "trip": trip_of(nvdisasm, name, threads) if nvdisasm else None,
+        "trip": trip_of(nvdisasm, name, threads),
     }  # fmt: skip
 
 
-def table() -> dict[str, Any]:
+def table(architectures: list[int]) -> dict[str, Any]:
     nvdisasm = find_nvdisasm()
     if nvdisasm is None:
         raise SystemExit(f"static: no nvdisasm: {INSTALL}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda kernel: kernel_row(nvdisasm, kernel), _core.cuda_kernels()))
+        rows = list(pool.map(lambda kernel: kernel_row(nvdisasm, kernel, architectures), _core.cuda_kernels()))
     before = json.loads(RESULTS.read_text()).get("before", {}) if RESULTS.exists() else {}
     nvrtc = cuda_status()["nvrtc"]["version"]
     return {"nvrtc": nvrtc, "loops on": target(LOOPS_ON), "before": before, "kernels": rows}
@@ -146,7 +151,9 @@ def quick() -> dict[str, Cost]:
     found = {}
     for name in LIMITS:
         cubin, _ = _core.cuda_compile(name, LOOPS_ON)
-        cost = cost_of_trip(disassembled(nvdisasm, cubin), copies_of(name, threads[name]))
+        work = work_of(name, threads[name])
+        assert work is not None
+        cost = cost_of_trip(disassembled(nvdisasm, cubin), *work)
         assert cost is not None
         found[name] = cost
     return found
@@ -155,6 +162,8 @@ def quick() -> dict[str, Cost]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="some kernels, nothing written")
+    what = f"compute capabilities; those of the loops, {LOOPS_ON}, are always among them (default: all)"
+    parser.add_argument("--on", type=int, nargs="+", choices=MULTIPROCESSORS, default=[*MULTIPROCESSORS], help=what)
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write the table instead")
     chosen = parser.parse_args()
     if find_nvdisasm() is None:
@@ -166,7 +175,7 @@ def main() -> int:
             most = ", ".join(f"{count} {kind}" for kind, count in cost.kinds.most_common(8))
             print(f"{name:<30} {cost.instructions} issue slots, at most {LIMITS[name]}: {most}")
         return 0
-    found = table()
+    found = table(sorted({*chosen.on, LOOPS_ON}))
     for row in found["kernels"]:
         print(line(row, found["before"].get("issue slots", {})))
     chosen.out.write_text(text_of(found))

@@ -21,6 +21,7 @@ from farspan.verify import Verified, verify
 if TYPE_CHECKING:
     from farspan import positions, reference
     from farspan.embedded import load_embedded
+    from farspan.inside import Lens, Translators, lens
     from farspan.lab.measure import measure
     from farspan.model import Cache, Completion, Config, Transformer
     from farspan.reference import sampler as reference_sampler
@@ -34,7 +35,10 @@ _LAZY = {
     "Cache": "farspan.model",
     "Completion": "farspan.model",
     "Config": "farspan.model",
+    "Lens": "farspan.inside",
     "Transformer": "farspan.model",
+    "Translators": "farspan.inside",
+    "lens": "farspan.inside",
     "load_embedded": "farspan.embedded",
     "measure": "farspan.lab.measure",
     "positions": "farspan",
@@ -47,10 +51,10 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "DistanceBias", "DtypeError", "Error", "Rotary", "Sample", "Score", "Top", "Transformer", "Verified",
-    "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "linear", "linear_cross_entropy",
-    "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample", "score", "set_num_threads",
-    "top", "verify", "vocabulary_ranges",
+    "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top", "Transformer", "Translators",
+    "Verified", "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "lens", "linear",
+    "linear_cross_entropy", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
+    "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 

@@ -45,17 +45,17 @@ def test_a_trip_does_the_most_work_in_the_fewest_instructions() -> None:
     instructions = code(LOOP)
     found = main_loop(instructions)
     assert found == ([1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12], 1)
-    cost = cost_of_trip(instructions, None)
+    cost = cost_of_trip(instructions)
     assert cost is not None
     assert (cost.products, cost.copies) == (2, 1), "the copies are on the way, what lies behind the end is not"
     assert cost.instructions == 8
-    filled = cost_of_trip(instructions, 4)
+    filled = cost_of_trip(instructions, copies=4)
     assert filled is not None
     assert (filled.copies, filled.instructions) == (4, 8 + 3 * 2), "the loop within copies once a trip"
 
 
 def test_code_without_a_loop_has_no_trip() -> None:
-    assert cost_of_trip(code("MOV\n? BRA 3\nFADD\nEXIT"), None) is None
+    assert cost_of_trip(code("MOV\n? BRA 3\nFADD\nEXIT")) is None
     assert loops([0, 1, 2], {0: [1], 1: [2], 2: [1]}) == [[1, 2]]
     assert loops([0], {0: [0]}) == [[0]]
 
@@ -68,13 +68,21 @@ def test_blocks_are_bounded_by_the_scarcest() -> None:
     assert machine.blocks_of(threads=128, registers=32, shared_bytes=49 << 10) == 2
 
 
-def test_the_copies_of_a_trip_fill_its_tiles() -> None:
-    assert static.copies_of("attention_bf16_d128_w4", 128) == 16
-    assert static.copies_of("attention_f32_d256_w1_hooks", 32) == 64 * (256 + 128) * 4 // 16 // 32
-    assert static.copies_of("unembed_f32_rows64", 256) == 6
-    assert static.copies_of("unembed_bf16_rows8", 256) == 5
+def test_a_loop_of_products_is_walked_as_often_as_a_trip_has_products() -> None:
+    within = code("MOV\nHMMA\n? BRA 1\nLDGSTS\n? BRA 3\n? BRA 0\nEXIT")
+    cost = cost_of_trip(within, copies=3, products=5)
+    assert cost is not None
+    assert (cost.products, cost.copies, cost.instructions) == (5, 3, 5 * 2 + 3 * 2 + 2)
+
+
+def test_the_work_of_a_trip_fills_its_tiles() -> None:
+    assert static.work_of("attention_bf16_d128_w4", 128) == (16, 128)
+    assert static.work_of("attention_f16_d256_w4_hooks", 128) == (24, 192)
+    assert static.work_of("attention_f32_d256_w1_hooks", 32) == (64 * (256 + 128) * 4 // 16 // 32, 0)
+    assert static.work_of("unembed_f32_rows64", 256) == (6, 0)
+    assert static.work_of("unembed_bf16_rows8", 256) == (5, 4)
     for name in ("attention_prepare", "attention_combine_bf16_d128", "unembed_target_bf16", "unembed_merge_rows"):
-        assert static.copies_of(name, 128) is None, name
+        assert static.work_of(name, 128) is None, name
 
 
 @pytest.mark.skipif(find_nvdisasm() is None, reason=f"no nvdisasm here: {INSTALL}")

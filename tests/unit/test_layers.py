@@ -15,6 +15,7 @@ LAYERS = (
     ("cli",),
     ("integrations", "lab"),
     ("training",),
+    ("inside",),
     ("embedded",),
     ("model",),
     ("positions",),

@@ -141,14 +141,15 @@ class TensorOperations:
         return out
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
-        if self.backend == "fused" and arrays_serve(logits) and not logits.requires_grad:
-            routed = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
-            return torch.from_numpy(routed[0]), torch.from_numpy(routed[1])
         wide = logits.to(small_dtype(logits))
         experts = wide.detach().argsort(dim=-1, descending=True, stable=True)[:, :chosen]
         picked = wide.gather(-1, experts)
         total = (picked if sums_to_one else wide).logsumexp(-1, keepdim=True)
-        return (picked - total).exp().to(logits.dtype), experts
+        shares = (picked - total).exp().to(logits.dtype)
+        if self.backend == "fused" and arrays_serve(logits):  # the bits of arrays, and the slopes of what is above
+            exact, _ = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
+            return torch.from_numpy(exact) + (shares - shares.detach()), experts
+        return shares, experts
 
     def sorted_by_expert(self, experts: Tensor, count: int) -> tuple[Tensor, list[int]]:
         flat = experts.reshape(-1)

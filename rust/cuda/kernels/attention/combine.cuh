@@ -5,6 +5,7 @@
 #include "attention/merge.cuh"
 
 CONSTANT int COMBINE_ROWS = 4; // a warp for each
+CONSTANT int COMBINE_AHEAD = 4; // chunks that are read before the first of them is merged
 
 // Columns of a lane are 32 apart; DIM is the value dimension, rounded up.
 template <typename T, int DIM> DEVICE void attention_combine(const AttentionParams& params)
@@ -29,16 +30,33 @@ template <typename T, int DIM> DEVICE void attention_combine(const AttentionPara
     Visible visible = visible_to(p, sequence, query);
     float output[DIM / 32] = {};
     int chunks = (sequence.keys + CHUNK - 1) / CHUNK;
-    UNROLL_BY(4)
-    for (int chunk = next_chunk(visible, 0, chunks); chunk < chunks; chunk = next_chunk(visible, chunk + 1, chunks)) {
-        int64_t row = chunk * rows + index;
-        Factors factors = merge(state, reinterpret_cast<const State*>(results.partial_states)[row]);
-        const float* values = reinterpret_cast<const float*>(results.partial_values) + row * p.value_dim;
+    int next = next_chunk(visible, 0, chunks);
+    NO_UNROLL
+    while (next < chunks) {
+        State of_chunk[COMBINE_AHEAD];
+        float values[COMBINE_AHEAD][DIM / 32];
+        bool some[COMBINE_AHEAD];
         UNROLL
-        for (int i = 0; i < DIM / 32; ++i) {
-            int column = 32 * i + lane();
-            float value = column < p.value_dim ? values[column] : 0.0f;
-            output[i] = fma(output[i], factors.before, value * factors.chunk);
+        for (int ahead = 0; ahead < COMBINE_AHEAD; ++ahead) {
+            some[ahead] = next < chunks;
+            if (!some[ahead]) continue;
+            int64_t row = next * rows + index;
+            of_chunk[ahead] = reinterpret_cast<const State*>(results.partial_states)[row];
+            const float* from = reinterpret_cast<const float*>(results.partial_values) + row * p.value_dim;
+            UNROLL
+            for (int i = 0; i < DIM / 32; ++i) {
+                int column = 32 * i + lane();
+                values[ahead][i] = column < p.value_dim ? from[column] : 0.0f;
+            }
+            next = next_chunk(visible, next + 1, chunks);
+        }
+        UNROLL
+        for (int ahead = 0; ahead < COMBINE_AHEAD; ++ahead) {
+            if (!some[ahead]) continue;
+            Factors factors = merge(state, of_chunk[ahead]);
+            UNROLL
+            for (int i = 0; i < DIM / 32; ++i)
+                output[i] = fma(output[i], factors.before, values[ahead][i] * factors.chunk);
         }
     }
     float ending = ending_of(state);

@@ -105,15 +105,10 @@ private:
         int piece = thread % Shape::PIECES, column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
         int key = chunk * CHUNK + thread / Shape::PIECES;
         bool turn = HOOKS && turns != nullptr, copy = in_pieces && !turn;
-        if (!HOOKS && copy && is_even(p.pages)) {
-            const T* row = from + element_of(p, sequence, spacing, key);
-            UNROLL_BY(4)
-            for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
-                bool valid = key < sequence.keys && column < dim;
-                copy_async16(to + place<Shape::WIDTH>(i, piece), valid ? row + column : from, valid);
-                key += STEP;
-                row += STEP * spacing.time;
-            }
+        if (copy && is_even(p.pages) && chunk * CHUNK + CHUNK <= sequence.keys) {
+            bool valid = column < dim;
+            const T* first = valid ? from + element_of(p, sequence, spacing, key) + column : from;
+            copy_whole(to, first, valid ? STEP * spacing.time : 0, thread / Shape::PIECES, piece, valid);
             return;
         }
         NO_UNROLL
@@ -135,6 +130,21 @@ private:
                 store_piece(at, x.words);
             }
             key += STEP;
+        }
+    }
+
+    // A chunk of keys that all exist, evenly spaced. Pieces of rows that lie eight apart are permuted alike: where they
+    // go is worked out once.
+    METHOD void copy_whole(char* to, const T* from, int64_t stride, int row, int piece, bool valid)
+    {
+        constexpr int PERIOD = STEP < 8 ? 8 / STEP : 1;
+        char* at[PERIOD];
+        UNROLL
+        for (int i = 0; i < PERIOD; ++i) at[i] = to + place<Shape::WIDTH>(row + i * STEP, piece);
+        UNROLL
+        for (int i = 0; i < CHUNK / STEP; ++i) {
+            copy_async16(at[i % PERIOD] + i / PERIOD * PERIOD * STEP * Shape::WIDTH, from, valid);
+            from += stride;
         }
     }
 

@@ -100,11 +100,6 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         char* queries = shared_memory() + Tiles::BYTES;
         bool has_border = HOOKS && p.border != INFINITE;
         char* scratch = queries + QUERY * (has_border ? 2 : 1) + warp() * Operands::SCRATCH;
-        NO_UNROLL
-        for (int side = 0; side < (has_border ? 2 : 1); ++side)
-            load_queries(queries + side * QUERY, side == 0 ? p.queries.turns : p.queries.far_turns);
-        queries += warp_row * Shape::WIDTH;
-
         int g = lane() / 4;
         RowView views[2] = {view_of<HOOKS>(p, sequence, row(warp_row + g)),
                             view_of<HOOKS>(p, sequence, row(warp_row + g + 8))};
@@ -117,7 +112,11 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         int last = first + plan.chunks_per_block < chunks ? first + plan.chunks_per_block : chunks;
         Source<T> from = source();
         Tiles ring{p, plan, sequence, from};
-        ring.begin(reach.any, first, last);
+        ring.begin(reach.any, first, last); // the tiles are on their way while the queries are read
+        NO_UNROLL
+        for (int side = 0; side < (has_border ? 2 : 1); ++side)
+            load_queries(queries + side * QUERY, side == 0 ? p.queries.turns : p.queries.far_turns);
+        queries += warp_row * Shape::WIDTH;
 
         Output output = {};
         State states[2] = {first_state(sink_of(p, views[0].row.head)), first_state(sink_of(p, views[1].row.head))};

@@ -57,6 +57,31 @@ DEVICE void copy_slab(char* slab, int column, int dim, bool aligned, const char*
     }
 }
 
+// The same of whole slabs of rows that all exist and begin at multiples of 16 bytes: a thread copies the same chunk of
+// every STEP-th row, and knows where from the first slab on.
+template <int COUNT> struct WholeSlabs {
+    static constexpr int STEP = THREADS / CHUNKS;
+    const char* first; // of the thread, in the first slab
+    int64_t stride;
+
+    METHOD WholeSlabs(const char* rows, int64_t stride)
+        : first(rows + thread_index() / CHUNKS * stride + thread_index() % CHUNKS * 16), stride(stride)
+    {
+    }
+
+    METHOD void copy(char* slab, int index) const
+    {
+        char* to = chunk_of(slab, thread_index() / CHUNKS, thread_index() % CHUNKS);
+        const char* from = first + index * SLAB_BYTES;
+        UNROLL
+        for (int row = 0; row < COUNT; row += STEP) {
+            if (COUNT % STEP == 0 || thread_index() / CHUNKS + row < COUNT) copy_async16(to, from, true);
+            to += STEP * SLAB_BYTES;
+            from += STEP * stride;
+        }
+    }
+};
+
 // How the warps of a block share a tile: 16 tokens by 8 rows is the unit of an accumulator.
 template <int ROWS>
 struct Share {
@@ -202,26 +227,38 @@ DEVICE void tile_products(const UnembedParams& p, uint32_t tile_start, int first
         int row = first_row + i;
         return row < p.rows ? p.hidden.first + source_row(p, row) * p.hidden.stride : nullptr;
     };
+    bool weight_aligned = p.flags & WEIGHT_ALIGNED, hidden_aligned = p.flags & HIDDEN_ALIGNED;
+    bool every_token = weight_aligned && exists(p, tile_start) && exists(p, tile_start + TOKENS - 1);
+    bool every_row = hidden_aligned && p.row_map == nullptr && p.repeat == 1 && first_row + ROWS <= p.rows;
+    const WholeSlabs<TOKENS> weights(p.weight.first + int64_t(int(tile_start - p.first_token)) * p.weight.stride,
+                                     p.weight.stride);
+    const WholeSlabs<ROWS> hiddens(p.hidden.first + int64_t(p.first_row + first_row) * p.hidden.stride,
+                                   p.hidden.stride);
+    int whole_slabs = p.dim / columns, next_stage = 0;
     auto copy = [&](int slab) {
         if (slab < slabs) {
-            char* stage = memory + slab % stages * stage_bytes;
-            bool weight_aligned = p.flags & WEIGHT_ALIGNED, hidden_aligned = p.flags & HIDDEN_ALIGNED;
-            copy_slab<T, TOKENS>(stage, slab * columns, p.dim, weight_aligned, p.weight.first, weight_row);
-            copy_slab<T, ROWS>(stage + TOKENS * SLAB_BYTES, slab * columns, p.dim, hidden_aligned, p.hidden.first,
-                               hidden_row);
+            char* stage = memory + next_stage * stage_bytes;
+            if (every_token && slab < whole_slabs) weights.copy(stage, slab);
+            else copy_slab<T, TOKENS>(stage, slab * columns, p.dim, weight_aligned, p.weight.first, weight_row);
+            stage += TOKENS * SLAB_BYTES;
+            if (every_row && slab < whole_slabs) hiddens.copy(stage, slab);
+            else copy_slab<T, ROWS>(stage, slab * columns, p.dim, hidden_aligned, p.hidden.first, hidden_row);
         }
+        next_stage = next_stage + 1 == stages ? 0 : next_stage + 1;
         copy_commit();
     };
 
     Products<ROWS> products = {};
     for (int slab = 0; slab < stages - 1; ++slab) copy(slab);
+    int this_stage = 0;
     NO_UNROLL
     for (int slab = 0; slab < slabs; ++slab) {
         copy_wait<stages - 2>();
         barrier();
         // The stage that the barrier has shown to be read by all.
         copy(slab + stages - 1);
-        const char* stage = memory + slab % stages * stage_bytes;
+        const char* stage = memory + this_stage * stage_bytes;
+        this_stage = this_stage + 1 == stages ? 0 : this_stage + 1;
         multiply<T, ROWS>(products, stage, stage + TOKENS * SLAB_BYTES);
     }
     copy_wait<0>();

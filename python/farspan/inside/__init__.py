@@ -1,0 +1,8 @@
+"""What a model makes of a text on the way from layer to layer: `farspan.lens`."""
+
+from __future__ import annotations
+
+from farspan.inside.reading import Lens, lens
+from farspan.inside.translators import Translators
+
+__all__ = ["Lens", "Translators", "lens"]

@@ -1,0 +1,198 @@
+"""`farspan.lens`: what each layer's residual stream would say, if it were the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farspan._backend import arrays
+from farspan._backend.settings import MAX_TOP
+from farspan._errors import ArgumentError, DtypeError, message
+from farspan.inside.final import FinalDistributions
+from farspan.inside.translators import Translators
+from farspan.model import Transformer
+from farspan.model.arguments import check_ids, integers
+from farspan.model.decoder import as_ids
+from farspan.unembed import score
+from farspan.unembed import top as likeliest
+
+ROWS = 1024
+"""Positions that are read together: so many rows of normalised states are in memory beside the model's own pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """What `farspan.lens` read at each layer and position. The layer 0 is the embedding."""
+
+    entropy: Tensor
+    """float32 `[layers + 1, batch, time]`, nats: how undecided the layer is."""
+    kl: Tensor
+    """float32, nats: the divergence of the final distribution from the layer's, 0 for the last layer."""
+    logprob: Tensor
+    """float32, nats, of the target; NaN where there is none."""
+    rank: Tensor
+    """int64: how many tokens have a larger logit than the target, or an equal one and a lower id; -1 without target."""
+    top_token: Tensor
+    """int64 `[layers + 1, batch, time, top]`: the most likely tokens, ties by the lowest id."""
+    top_logprob: Tensor
+    """float32, nats, of those."""
+    layers: tuple[int, ...]
+    """The layers that were read."""
+    positions: tuple[int, ...]
+    """The positions that were read."""
+
+    def __repr__(self) -> str:
+        layers, batch, time, top = self.top_token.shape
+        return f"Lens(layers={layers}, batch={batch}, time={time}, top={top})"
+
+
+@torch.no_grad()
+def lens(
+    model: Transformer,
+    ids: Any,
+    *,
+    top: int = 5,
+    targets: Any = None,
+    translators: Translators | None = None,
+    layers: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
+) -> Lens:
+    """What a model would predict if it stopped after each of its layers, without logits in memory.
+
+        logits = unembed(model.final_norm(h))                                # of layer l's state h
+        logits = unembed(model.final_norm(h + A[l] @ h + b[l]))              # with translators; never the last layer
+
+    The model reads the ids twice: first for the final distributions, then layer by layer, and each layer is read while
+    its states are there. So the memory does not grow with the number of layers.
+
+    Args:
+        model: a `farspan.Transformer`.
+        ids: `[batch, time]`.
+        top: how many of the most likely tokens to report.
+        targets: `[batch, time]` ids. None: the next token, and none for the last position.
+        translators: a `farspan.Translators`, such as `farspan.train_lens` gives. None: the logit lens.
+        layers: which layers to read, 0 (the embedding) to the number of layers; negative ones count from the end.
+        positions: which positions to read, likewise.
+
+    Returns:
+        A `Lens`. The last layer has the bits of `farspan.score` and `farspan.top` of `model(ids)`, and a sequence has
+        the same bits in every batch.
+
+    Raises:
+        ArgumentError, DtypeError: shapes that do not fit, ids or targets outside the vocabulary, or a top past it.
+
+    Sources: the logit lens, nostalgebraist 2020; the tuned lens, Belrose et al. 2023.
+    """
+    require_model(model)
+    depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
+    ids = as_ids(ids, 2)
+    if not ids.numel():
+        raise ArgumentError(message("ids", "at least one token", f"shape {list(ids.shape)}"))
+    check_ids(ids, vocab)
+    if arrays.count("top", top) > vocab:
+        raise ArgumentError(message("top", f"0 to {vocab}, the number of tokens", top))
+    if translators is not None:
+        if not isinstance(translators, Translators):
+            raise DtypeError(message("translators", "farspan.Translators or None", type(translators).__name__))
+        translators.require_fit(model)
+    read = _indices("layers", layers, depth + 1)
+    if len(set(read)) < len(read):
+        raise ArgumentError(message("layers", "each layer once", list(read)))
+    places = _indices("positions", positions, ids.shape[1])
+    batch, time = len(ids), len(places)
+    wanted = _targets(targets, ids, vocab)[:, places].reshape(-1).to(model.device)
+    reader = _Reader(model, _rows(model(ids), places), wanted, top, len(read))
+
+    def look(at: int, stream: Tensor) -> None:
+        if at in read:
+            translate = None if translators is None or at == depth else translators
+            reader.read(read.index(at), at, _rows(stream, places), translate)
+
+    model(ids, tap=look)
+    fields = {name: x.view(len(read), batch, time, *x.shape[2:]) for name, x in reader.fields.items()}
+    return Lens(**fields, layers=read, positions=places)
+
+
+class _Reader:
+    """Reads rows of layers into the fields of a `Lens`, in chunks."""
+
+    def __init__(self, model: Transformer, last: Tensor, targets: Tensor, top: int, layers: int) -> None:
+        self._model, self._targets, self._top = model, targets, top
+        self._weight, self._settings = model.unembedding.detach(), model.logit_settings
+        self._chunks = [slice(start, start + ROWS) for start in range(0, len(last), ROWS)]
+        self._final = [FinalDistributions(last[chunk], self._weight, self._settings) for chunk in self._chunks]
+        shape = (layers, len(last))
+        with last.device:
+            self.fields = {name: torch.empty(shape, dtype=torch.float32) for name in ("entropy", "kl", "logprob")}
+            self.fields["rank"] = torch.empty(shape, dtype=torch.int64)
+            self.fields["top_token"] = torch.empty(*shape, top, dtype=torch.int64)
+            self.fields["top_logprob"] = torch.empty(*shape, top, dtype=torch.float32)
+
+    def read(self, index: int, depth: int, rows: Tensor, translators: Translators | None) -> None:
+        for chunk, final in zip(self._chunks, self._final, strict=True):
+            states = rows[chunk] if translators is None else translators.translate(depth, rows[chunk])
+            for name, found in self._read_chunk(states, self._targets[chunk], final).items():
+                self.fields[name][index, chunk] = found
+
+    def _read_chunk(self, states: Tensor, targets: Tensor, final: FinalDistributions) -> dict[str, Tensor]:
+        hidden = self._model.final_norm(states)
+        listed = self._top if self._top <= MAX_TOP else 0
+        without = targets < 0
+        said = score(hidden, self._weight, targets.clamp(min=0), top=listed, **self._settings)
+        found = {
+            "entropy": said.entropy,
+            "kl": final.divergence(hidden, said.lse),
+            "logprob": said.logprob.masked_fill(without, torch.nan),
+            "rank": said.rank.masked_fill(without, -1),
+        }
+        if listed:
+            return found | {"top_token": said.top_token, "top_logprob": said.top_logprob}
+        if self._top:
+            longest = likeliest(hidden, self._weight, self._top, **self._settings)
+            return found | {"top_token": longest.token, "top_logprob": longest.logit - longest.lse[:, None]}
+        return found
+
+
+def require_model(model: Any) -> None:
+    """DtypeError: this is no model of farspan."""
+    if not isinstance(model, Transformer):
+        raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
+
+
+def _rows(x: Tensor, places: tuple[int, ...]) -> Tensor:
+    """`[batch, time, dim]` -> `[batch * positions, dim]`, without a copy where all positions are read."""
+    kept = x if len(places) == x.shape[1] and places == tuple(range(len(places))) else x[:, places]
+    return kept.reshape(-1, x.shape[-1])
+
+
+def _indices(name: str, given: Iterable[int] | None, size: int) -> tuple[int, ...]:
+    if given is None:
+        return tuple(range(size))
+    found = integers(name, given)
+    for index in found:
+        if not -size <= index < size:
+            raise ArgumentError(message(name, f"indices from 0 to {size - 1}, or from the end", index))
+    return tuple(index % size for index in found)
+
+
+def _targets(targets: Any, ids: Tensor, vocab: int) -> Tensor:
+    """int64, of the shape of the ids, -1 where there is none."""
+    if targets is None:
+        return torch.cat((ids[:, 1:], torch.full_like(ids[:, :1], -1)), 1)
+    found = torch.as_tensor(targets)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DtypeError(message("targets", "integers, one for each id", found.dtype))
+    if found.shape != ids.shape:
+        raise ArgumentError(message("targets", f"shape {list(ids.shape)}, that of ids", list(found.shape)))
+    if ((found < 0) | (found >= vocab)).any():
+        wrong = found[(found < 0) | (found >= vocab)]
+        raise ArgumentError(message("targets", f"ids of the vocabulary, 0 to {vocab - 1}", int(wrong[0])))
+    return found.to(device=ids.device, dtype=torch.int64)
+
+
+for _public in (Lens, lens):
+    _public.__module__ = "farspan"
