@@ -1,4 +1,4 @@
-"""`farspan.linear_cross_entropy` and `farspan.divergence` with their gradients, beside programs that build the logits."""
+"""`farspan.linear_cross_entropy` and `divergence` with their gradients, beside programs that build the logits."""
 
 from __future__ import annotations
 
