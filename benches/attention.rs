@@ -1,11 +1,11 @@
-//! Fused attention, forward: prefill and decode, each element type. `FARSPAN_CPU` chooses the instruction set.
+//! Fused attention: prefill and decode, the backward pass of a prefill, each element type. `FARSPAN_CPU` chooses the instruction set.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::{DTYPES, Tensor};
 use farspan_core::attention::{Rules, Shape, dense_sequences};
-use farspan_cpu::View;
-use farspan_cpu::attention::{Attention, attention};
-use ndarray::Array2;
+use farspan_cpu::attention::{Attention, Backward, Gradients, attention, attention_backward};
+use farspan_cpu::{View, ViewMut};
+use ndarray::{Array2, Array3};
 use std::time::Duration;
 
 /// `[batch, heads, time, dim]` of the queries and of the keys and values.
@@ -42,6 +42,63 @@ fn decode(criterion: &mut Criterion) {
         let sizes = Sizes { query: [1, 32, 1, dim], key: [1, 8, 8192, dim], causal: true, page_size: None };
         bench(criterion, &format!("decode/D{dim}"), &sizes);
         bench(criterion, &format!("decode in pages of 16/D{dim}"), &Sizes { page_size: Some(16), ..sizes });
+    }
+}
+
+fn backward(criterion: &mut Criterion) {
+    for dim in [64, 128] {
+        for (name, causal) in [("full", false), ("causal", true)] {
+            let shape = [1, 8, 1024, dim];
+            bench_backward(criterion, &format!("backward/D{dim}/{name}"), shape, causal);
+        }
+    }
+}
+
+fn bench_backward(criterion: &mut Criterion, name: &str, sizes: [usize; 4], causal: bool) {
+    let mut group = criterion.benchmark_group(format!("attention/{name}"));
+    // Five products where the forward pass has two.
+    group.throughput(Throughput::Elements(
+        Sizes { query: sizes, key: sizes, causal, page_size: None }.operations() / 2 * 5,
+    ));
+    let shape = Shape::new(sizes, sizes, sizes).expect("a valid shape");
+    let sequences = dense_sequences(&shape, None).expect("valid lengths");
+    let [batch, heads, queries, dim] = sizes;
+    for dtype in DTYPES {
+        let [query, key, value, upstream] = [0, 1, 2, 3].map(|seed| Tensor::random(dtype, &sizes, seed));
+        let mut output = Tensor::random(dtype, &sizes, 4);
+        let mut lse = Array3::<f32>::zeros((batch, heads, queries));
+        let problem = Attention {
+            query: query.input(),
+            key: key.input(),
+            value: value.input(),
+            block_table: None,
+            sequences: &sequences,
+            rules: Rules { causal, ..Rules::plain(dim) },
+            query_scale: None,
+            key_bias: None,
+            distance_bias: None,
+            sink: None,
+            query_positions: None,
+            key_positions: None,
+            rotary: None,
+        };
+        let view = ViewMut::new("lse", &mut lse.view_mut()).expect("three dimensions");
+        attention(&problem, output.output(), Some(view)).expect("a valid problem");
+        let mut found = [5, 6, 7].map(|seed| Tensor::random(dtype, &sizes, seed));
+        group.bench_function(dtype.name(), |bencher| {
+            bencher.iter(|| {
+                let [query, key, value] = found.each_mut().map(|gradient| Some(gradient.output()));
+                let call = Backward {
+                    problem,
+                    output: output.input(),
+                    lse: View::new("lse", &lse.view()).expect("three dimensions"),
+                    output_gradient: upstream.input(),
+                    lse_gradient: None,
+                };
+                attention_backward(&call, Gradients { query, key, value, ..Gradients::default() })
+                    .expect("a valid call");
+            });
+        });
     }
 }
 
@@ -93,5 +150,5 @@ fn quick() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = quick(); targets = prefill, decode }
+criterion_group! { name = benches; config = quick(); targets = prefill, decode, backward }
 criterion_main!(benches);

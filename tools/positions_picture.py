@@ -28,7 +28,9 @@ SEEN = {
     "SelfExtend(8, 128)": positions.SelfExtend(8, 128),
     "ReRoPE(128)": positions.ReRoPE(128),
     f"Streaming({SINKS}, {TRAINED - SINKS})": positions.Streaming(SINKS, TRAINED - SINKS),
+    f"RandomPositions({2 * READ})": positions.RandomPositions(2 * READ),
 }
+STREAMING = 3
 SLOWED = {
     "RoPE": positions.RoPE(),
     f"LinearInterpolation({FACTOR:g})": positions.LinearInterpolation(FACTOR),
@@ -37,10 +39,17 @@ SLOWED = {
     f"YaRN({FACTOR:g}, {TRAINED})": positions.YaRN(FACTOR, TRAINED),
     f"Llama3({FACTOR:g}, 1, 4, {TRAINED})": positions.Llama3(FACTOR, 1, 4, TRAINED),
     "LongRoPE, factors 1 .. 4": positions.LongRoPE((1.0,) * (DIM // 2), LONG_FACTORS, TRAINED, READ),
+    "PRoPE(0.75): slower ones not at all": positions.PRoPE(0.75),
+    f"ClippedRoPE({TRAINED}): likewise": positions.ClippedRoPE(TRAINED),
 }
-OTHERS = (positions.ALiBi(), positions.NoPE(), positions.LogN(TRAINED))
-COLOURS = ("#222222", "#0077BB", "#CC3311", "#009988", "#EE7733", "#AA3377", "#DDAA33")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+BIASES = {
+    "ALiBi": positions.ALiBi(),
+    "Sandwich": positions.Sandwich(),
+    "Hard-ALiBi": positions.HardALiBi(),
+}
+OTHERS = (*BIASES.values(), positions.NoPE(), positions.LogN(TRAINED))
+COLOURS = ("#222222", "#0077BB", "#CC3311", "#009988", "#EE7733", "#AA3377", "#DDAA33", "#33BBEE", "#882255")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "--")
 
 
 def seen_distance(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +59,8 @@ def seen_distance(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     distance = READ - 1 - key
     rotary = hooks["rotary"]
     seen = distance.astype(float)
+    if "key_positions" in hooks:
+        seen = hooks["query_positions"][-1] - hooks["key_positions"].astype(float)
     if rotary.border is not None:
         far = float(np.ravel(rotary.far_query_positions)[0]) - np.asarray(rotary.far_key_positions, float)
         seen = np.where(distance >= rotary.border, far, seen)
@@ -62,7 +73,7 @@ def slow_down(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """For each pair of dimensions: the plain wavelength in tokens, and how many times slower the scheme turns it."""
     span = Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM)
     plain, own = (s.hooks(span)["rotary"].inv_freq.astype(float) for s in (positions.RoPE(), scheme))
-    return 2 * np.pi / plain, plain / own
+    return 2 * np.pi / plain, np.where(own > 0, plain / np.where(own > 0, own, 1), np.nan)
 
 
 def draw(path: Path) -> None:
@@ -103,13 +114,13 @@ def _trained(axes: Any, at: float, horizontal: bool = False) -> None:
 
 def _draw_seen(axes: Any) -> None:
     _lines(axes, {name: seen_distance(scheme) for name, scheme in SEEN.items()})
-    distance, seen = seen_distance(list(SEEN.values())[-1])
-    axes.plot(distance[:SINKS], seen[:SINKS], ".", color=COLOURS[len(SEEN) - 1], markersize=6)
+    colour, (distance, seen) = COLOURS[STREAMING], seen_distance(list(SEEN.values())[STREAMING])
+    axes.plot(distance[:SINKS], seen[:SINKS], ".", color=colour, markersize=6)
     _trained(axes, TRAINED, horizontal=True)
     _title(axes, "Regions: far keys look nearer", "true distance of the key", "distance it is rotated by")
     small = {"fontsize": 7.5, "textcoords": "offset points", "ha": "right"}
     what = f"Streaming's {SINKS} sinks; it hides the keys between"
-    axes.annotate(what, (READ, seen[0]), (4, 17), color=COLOURS[len(SEEN) - 1], **small)
+    axes.annotate(what, (READ, seen[0]), (4, 17), color=colour, **small)
     axes.annotate("longest distance in training", (READ, TRAINED), (4, 4), color="#666666", **small)
 
 
@@ -117,7 +128,7 @@ def _draw_slowed(axes: Any) -> None:
     _lines(axes, {name: slow_down(scheme) for name, scheme in SLOWED.items()})
     _trained(axes, TRAINED)
     axes.set_xscale("log")
-    axes.set_xlim(left=0.08)  # room for the legend
+    axes.set_xlim(left=0.03)  # room for the legend
     axes.set_xticks([10, 100, 1000, 10_000])
     axes.minorticks_off()
     _title(
@@ -126,18 +137,22 @@ def _draw_slowed(axes: Any) -> None:
 
 
 def _draw_bias(axes: Any) -> None:
-    alibi, nope, _ = OTHERS
-    hooks = alibi.hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM))
-    table = hooks["distance_bias"].table[:, :READ]
-    lines = {f"ALiBi, head {h + 1} of {HEADS}": (np.arange(READ), table[h]) for h in (0, 2, 4, 7)}
-    assert nope.hooks(Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM)) == {}
+    span, lowest = Span(time=1, lengths=(READ,), heads=HEADS, head_dim=DIM), -40
+    lines = {}
+    for (name, scheme), heads in zip(BIASES.items(), ((0, 4), (0, 7), (3,)), strict=True):
+        table = scheme.hooks(span)["distance_bias"].table
+        distance = np.arange(READ).clip(max=table.shape[1] - 1)
+        for h in heads:
+            lines[f"{name}, head {h + 1} of {HEADS}"] = np.arange(READ), table[h, distance].clip(min=lowest)
     _lines(axes, lines | {"NoPE: nothing at all": (np.arange(READ), np.zeros(READ))})
-    axes.set_ylim(-40, 2)
+    axes.set_ylim(lowest, 2)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(0, READ)
     _title(axes, "Biases: far keys weigh less", "distance of the key", "added to the score")
 
 
 def _draw_scale(axes: Any) -> None:
-    hooks = OTHERS[2].hooks(Span(time=READ, lengths=(READ,), heads=HEADS, head_dim=DIM))
+    hooks = OTHERS[-1].hooks(Span(time=READ, lengths=(READ,), heads=HEADS, head_dim=DIM))
     lines = {"RoPE": (np.arange(READ), np.ones(READ)), f"LogN({TRAINED})": (np.arange(READ), hooks["query_scale"])}
     _lines(axes, lines)
     _trained(axes, TRAINED)

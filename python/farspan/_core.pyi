@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import CrossEntropy, ScoreRead
 from farspan._backend.settings import Draws, Rules, Settings, Shard
 
@@ -23,9 +23,23 @@ def attention(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_backward(
+    dtype: str,
+    gradients: Gradients,
+    query: _Array,
+    key: _Array,
+    value: _Array,
+    output: _Array,
+    output_gradient: _Array,
+    above: Above,
+    hooks: Hooks,
+    /,
+) -> None: ...
 
 HOOKS: tuple[str, ...]
-"""The fields of Hooks that are read."""
+ABOVE: tuple[str, ...]
+GRADIENTS: tuple[str, ...]
+"""The fields of Hooks, Above and Gradients that are read."""
 
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...
@@ -85,6 +99,8 @@ def cuda_warning() -> str | None: ...
 def cuda_cache() -> tuple[str, int, int]: ...
 def cuda_clear_cache() -> int: ...
 def cuda_warm(architecture: int, threads: int, /) -> tuple[int, int]: ...
+def cuda_kernels() -> list[tuple[str, int, int, int]]: ...
+def cuda_compile(name: str, architecture: int, /) -> tuple[bytes, list[int]]: ...
 
 _Described: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
 """address, shape, strides in elements"""
@@ -93,6 +109,7 @@ _DeviceProblem: TypeAlias = tuple[str, _Described, _Described, Rules]
 
 class Emulator:
     def __new__(cls, path: str, seed: int = 0, /) -> Emulator: ...
+    def launched(self) -> list[str]: ...
 
 def cuda_attention(
     memory: Any,

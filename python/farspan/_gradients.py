@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.operations import Operation
 from farspan._errors import BackendError, message
 
@@ -30,6 +31,8 @@ class Gradient:
     nothing depends on a result): the gradient of each argument that asks. All by name."""
     results: tuple[str, ...] = ()
     """The results that `compute` reads."""
+    unless: str = ""
+    """An argument beside which no other has a gradient."""
     unread: Callable[[frozenset[str]], tuple[str, ...]] = lambda asking: ()
     """The arguments that `compute` does not read, given those that ask; they are not kept until the backward pass."""
     cpu_only: bool = False
@@ -54,6 +57,21 @@ def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
         ones = torch.ones(1, rows.shape[0], dtype=torch.float32, device=rows.device)
         found["bias"] = linear(ones, rows.t().contiguous()).reshape(-1)
     return found
+
+
+def _attention(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    """The backward pass, which computes the weights again from the LSE."""
+    gradient, of_lse = upstream["output"], upstream["lse"]
+    if gradient is None:
+        gradient = torch.zeros_like(call["output"])
+    elif gradient.stride(-1) != 1:
+        gradient = gradient.contiguous()
+    large = (call["query"], call["key"], call["value"], call["output"], gradient)
+    asked = ",".join(name for name in Gradients._fields if name in asking)
+    above = Above(call["lse"], None if of_lse is None else of_lse.contiguous(), asked)
+    hooks = [call[name] for name in Hooks._fields]
+    found = torch.ops.farspan.attention_backward(*large, *above, *hooks)
+    return dict(zip(Gradients._fields, found, strict=True))
 
 
 def _backward(operation: str, call: Named, asking: frozenset[str], **read: Any) -> Named:
@@ -85,6 +103,13 @@ def _divergence(call: Named, asking: frozenset[str], upstream: Named) -> Named:
 _OF_UNEMBEDDING = ("hidden", "weight", "bias")
 
 GRADIENTS = {
+    "attention": Gradient(
+        of=Gradients._fields,
+        compute=_attention,
+        results=("output", "lse"),
+        unless="block_table",
+        cpu_only=True,
+    ),
     "linear": Gradient(
         of=("x", "weight", "bias"),
         compute=_linear,
@@ -115,18 +140,21 @@ def argument_names(operator: Any) -> list[str]:
 def refuse(operation: Operation, names: Sequence[str], arguments: Sequence[Any]) -> None:
     """Raise for the first argument that asks for a gradient which the operation does not have."""
     gradient = GRADIENTS.get(operation.name)
-    for name, given in zip(names, arguments, strict=False):
+    call = dict(zip(names, arguments, strict=False))
+    of = gradient.of if gradient and call.get(gradient.unless) is None else ()
+    for name, given in call.items():
         if not (isinstance(given, Tensor) and given.requires_grad):
             continue
         if gradient and gradient.cpu_only and given.is_cuda:
             expected = f"no gradient on a GPU: farspan.{operation.name} has one on the CPU"
             raise BackendError(message(name, f"{expected} (farspan.reference.{operation.name})", "a tensor on a GPU"))
-        if not (gradient and name in gradient.of):
+        if name not in of:
             if operation.gradient_of:
                 expected = f"no second derivative: farspan.{operation.gradient_of} has a first one only"
                 instead = f"farspan.reference.{operation.gradient_of}"
             else:
-                expected = f"no gradient: farspan.{operation.name} has none " + ("for it" if gradient else "yet")
+                why = "yet" if gradient is None else "for it" if of else f"beside a {gradient.unless}"
+                expected = f"no gradient: farspan.{operation.name} has none {why}"
                 instead = f"torch.no_grad() or farspan.reference.{operation.name}"
             raise BackendError(message(name, f"{expected} ({instead})", "a tensor that requires one"))
 
@@ -154,7 +182,8 @@ def register(operation: Operation, library: torch.library.Library) -> None:
 
     def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         call = ctx.plain | dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))
-        found = gradient.compute(call, asking(ctx), dict(zip(operation.results, upstream, strict=True)))
-        return tuple(found.get(name) for name in names)
+        asks = asking(ctx)
+        found = gradient.compute(call, asks, dict(zip(operation.results, upstream, strict=True)))
+        return tuple(found[name] if name in asks else None for name in names)
 
     torch.library.register_autograd(operator._schema.name, backward, setup_context=remember, lib=library)

@@ -137,11 +137,13 @@ def attention(
         With `return_lse` also the natural logarithm of the denominators, float32, `[batch, q_heads, q_time]` (ragged
         `[q_heads, total]`). A row that sees nothing gives 0 and -inf. A masked key has no influence, even if it is NaN.
         Each row has the same bits in prefill and decode, in any batch, at any thread count, on every instruction set.
+        Tensors on the CPU have gradients through both results: of query, key, value, sink, key_bias, query_scale and
+        the table of distance_bias, unless there is a block_table. Those of a sequence have the same bits likewise.
 
     Raises:
         ArgumentError: shapes that do not fit, or a value out of its range.
         DtypeError: an element type or a kind of object that the argument cannot have.
-        BackendError: a tensor that no backend of this build serves, or one that needs a gradient.
+        BackendError: a tensor that no backend of this build serves, or one that needs a gradient that there is not.
 
     Sources: streaming softmax, Milakov & Gimelshein 2018 and Dao et al. 2022; grouped heads, Ainslie et al. 2023; sinks
     kept in a window, Xiao et al. 2023; keys in pages, Kwon et al. 2023; soft-capped scores, Gemma 2 2024.

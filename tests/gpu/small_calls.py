@@ -15,10 +15,16 @@ def main() -> None:
         for dim in (40, 128, 200):
             for queries in (1, 37):
                 attention(dtype, dim, queries)
+                report(f"attention of {dtype}, {dim} dimensions, {queries} queries")
         for rows in (1, 9, 70):
             unembedding(dtype, rows)
-    torch.cuda.synchronize()
+            report(f"unembedding of {dtype}, {rows} rows")
     print("every kernel ran")
+
+
+def report(what: str) -> None:
+    torch.cuda.synchronize()
+    print(f"ran: {what}")
 
 
 def attention(dtype: torch.dtype, dim: int, queries: int) -> None:

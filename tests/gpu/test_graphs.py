@@ -1,4 +1,4 @@
-"""`generate` with CUDA graphs: the bits of `generate` without, and nothing left behind."""
+"""CUDA graphs, of operations and of `generate`: the bits of calls without, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -40,6 +40,36 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def numbers(completions: list[Completion]) -> Any:
     return [(c.tokens, c.logprobs, c.top_tokens, c.top_logprobs) for c in completions]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
+def test_a_captured_step_draws_fresh_noise() -> None:
+    """Attention and a draw in a graph: positions and lengths are read when it is replayed."""
+    query, weight = random(2, 4, 1, 64), random(5000, 256, seed=3)
+    key, value = (random(2, 2, 640, 64, seed=seed) for seed in (1, 2))
+    lengths, position = torch.tensor([5, 600]).cuda(), torch.tensor([5, 600]).cuda()
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = farspan.attention(query, key, value, causal=True, key_lengths=lengths)
+        return mixed, farspan.sample(mixed.flatten(1), weight, seed=1, position=position).token
+
+    step()  # what is compiled and loaded now is not captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mixed, token = step()
+    tokens = []
+    for _ in range(5):
+        lengths += 1
+        position += 1
+        graph.replay()
+        expected, drawn = step()
+        assert torch.equal(mixed, expected)
+        assert torch.equal(token, drawn)
+        tokens.append(token.tolist())
+    assert len({tuple(x) for x in tokens}) > 1, "the noise changes with the position"
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -107,9 +137,24 @@ def test_a_capture_that_fails_leaves_the_device_as_it_was() -> None:
         recorder.record(lambda: x.sum().item())
     assert torch.cuda.current_stream() == stream
     assert x.sum().item() == 3
+    # Memory that another stream has used is given out again, which an allocator that believes in a capture puts off.
+    side, large = torch.cuda.Stream(), torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
+    large.record_stream(side)
+    address = large.data_ptr()
+    del large
+    torch.cuda.synchronize()
+    assert torch.empty(64 << 20, dtype=torch.uint8, device="cuda").data_ptr() == address
     replay = recorder.record(lambda: 2 * x)
     x += 1
     assert replay().tolist() == [2, 4, 6]
+
+
+def test_a_model_in_a_graph_of_the_callers_is_refused() -> None:
+    model, tokens, graph = small_model().to("cuda"), ids(1, 5).cuda(), torch.cuda.CUDAGraph()
+    expected = model(tokens)
+    with torch.cuda.graph(graph), pytest.raises(farspan.BackendError, match=r"^model: expected a call that no CUDA"):
+        model(tokens)
+    assert torch.equal(model(tokens), expected)
 
 
 def test_unknown_ids_are_refused_and_the_device_goes_on() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.family_models import CASES, settings_for
 from support.models import SHAPE, ids, small_model, transformers_model
 
 import farspan
@@ -23,6 +24,10 @@ CLASSES = {
     "llama": "Llama", "mistral": "Mistral", "ministral": "Ministral", "qwen2": "Qwen2", "qwen3": "Qwen3",
     "smollm3": "SmolLM3",
 }  # fmt: skip
+OTHERS = {family: case.config.removesuffix("Config") for family, case in CASES.items()}
+"""Those that are no Llama with other defaults; `test_family_models.py` compares their numbers."""
+WHOLE = {"gemma3": "gemma3_text", "mistral3": "ministral3"}
+"""Models that see too, and the families of their text."""
 BASE = {name: SHAPE[name] for name in SHAPE if name != "max_position_embeddings"}
 
 # Settings of transformers that the numbers of a model do not depend on, or that all its configurations share.
@@ -33,18 +38,27 @@ APART = {
 OLD_NAMES = {"torch_dtype", "rope_theta", "rope_scaling", "original_max_position_embeddings", "partial_rotary_factor"}
 
 
+NOT_FIELDS = {
+    "gemma3_text": {"sliding_window_pattern", "rope_local_base_freq"}, "gpt_neox": {"rotary_pct", "rotary_emb_base"},
+    "qwen3_moe": {"num_local_experts"}, "gpt_oss": {"num_experts"},
+}  # fmt: skip
+"""What transformers takes under another name, or once had."""
+
+
 def settings_of(family: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": family, **BASE, **changes}
 
 
 def test_every_family_is_compared() -> None:
-    assert CLASSES.keys() == FAMILIES.keys()
+    assert CLASSES.keys() | OTHERS.keys() | WHOLE.keys() == FAMILIES.keys()
+    for whole, text in WHOLE.items():
+        assert issubclass(type(FAMILIES[whole]), type(FAMILIES[text]))
 
 
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("family", CLASSES | OTHERS)
 def test_defaults_are_those_of_transformers(family: str) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    theirs = getattr(transformers, f"{CLASSES[family]}Config")
+    theirs = getattr(transformers, f"{(CLASSES | OTHERS)[family]}Config")
     fields = {field.name: field.default for field in dataclasses.fields(theirs)}
     keys = FAMILIES[family].keys
     assert fields.keys() - keys.keys() - APART == set(), "settings that nobody reads"
@@ -52,10 +66,14 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
         if name in fields and setting.default is not REQUIRED:
             default = setting.kind.check(name, fields[name])
             assert setting.default == default, f"{family}: {name}"
-    assert FAMILIES[family].rope_theta == theirs.default_theta
+    theta = FAMILIES[family].rope_theta
+    if isinstance(theirs.default_theta, dict):
+        assert {"global": theta, "local": FAMILIES[family].local_theta} == theirs.default_theta
+    else:
+        assert theta == theirs.default_theta
     # What transformers has no field for is taken from wherever a folder has it.
     extra = keys.keys() - fields.keys() - OLD_NAMES
-    assert extra <= {"layer_types", "head_dim"}, "settings that transformers does not know"
+    assert extra <= {"layer_types", "head_dim"} | NOT_FIELDS.get(family, set()), "settings that nobody knows"
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -211,31 +229,42 @@ def refused_or_usable(settings: dict[str, Any], *names: str) -> bool:
         heads = config.dim_per_head * config.num_attention_heads
         sizes = (config.num_hidden_layers, config.vocab_size, config.hidden_size, config.intermediate_size, heads)
         if max(sizes) < 1000:
-            hidden = Transformer(dataclasses.replace(config, dtype="float32"))(ids(1, 9) % config.vocab_size)
+            text = ids(1, min(9, config.longest or 9)) % config.vocab_size
+            hidden = Transformer(dataclasses.replace(config, dtype="float32"))(text)
             assert hidden.isfinite().all(), settings
         return False
     assert re.search("|".join(names), said), f"{settings} says {said}"
     return True
 
 
-@pytest.mark.parametrize("family", CLASSES)
+BESIDE = (
+    "rope", "num_key_value_heads", "hidden_size", "head_dim", "n_embd", "layer_types", "partial_rotary_factor",
+    "num_experts_per_tok",
+)  # fmt: skip
+"""Settings that others have to fit."""
+HARMLESS = {"num_key_value_heads=None", "attention_dropout=None", "final_logit_softcapping=1", "hidden_size=1"}
+
+
+@pytest.mark.parametrize("family", CLASSES | OTHERS)
 def test_every_setting_refuses_what_transformers_refuses(family: str) -> None:
     """Values of other types: CheckpointError by the setting's name, or accepted by the strict class as well."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    theirs = getattr(transformers, f"{CLASSES[family]}Config")
+    theirs = getattr(transformers, f"{(CLASSES | OTHERS)[family]}Config")
     fields = {field.name: field.default for field in dataclasses.fields(theirs)}
     lenient = []
     for name in [*FAMILIES[family].keys, "architectures", "model_type"]:
         for value in WRONG:
-            settings = settings_of(family, **{name: copy.deepcopy(value)})
-            if refused_or_usable(settings, name, "rope", "num_key_value_heads", "hidden_size", "head_dim"):
+            sound = settings_of(family) if family in CLASSES else {"model_type": family, **settings_for(family)}
+            settings = {**sound, name: copy.deepcopy(value)}
+            if refused_or_usable(settings, name, *BESIDE):
                 continue
             try:
                 theirs(**{key: copy.deepcopy(x) for key, x in settings.items() if key != "model_type"})
             except Exception:
-                if name in fields and not (isinstance(fields[name], float) and type(value) is int):
+                unread = name.startswith("mamba_") or name == "time_step_limit"  # of layers that are not there
+                if name in fields and not (unread or (isinstance(fields[name], float) and type(value) is int)):
                     lenient.append(f"{name}={value!r}")
-    assert set(lenient) <= {"num_key_value_heads=None", "attention_dropout=None"}, "harmless: other versions take them"
+    assert set(lenient) <= HARMLESS, "other versions take the others, and hidden_size is free where heads have a width"
 
 
 @pytest.mark.parametrize("kind", ROPE_SETTINGS)
@@ -284,7 +313,8 @@ def test_every_setting_of_our_own_form_of_a_wrong_type() -> None:
     assert sound["model_type"] == "farspan"
     for name in sound:
         for value in WRONG:
-            refused_or_usable({**sound, name: copy.deepcopy(value)}, name, "num_key_value_heads", "windows")
+            broken = {**sound, name: copy.deepcopy(value)}
+            refused_or_usable(broken, name, "num_key_value_heads", "windows", "num_experts")
         refused = refused_or_usable({**sound, name: "wrong"}, name, "model_type")
         assert refused, name
     with pytest.raises(farspan.CheckpointError, match="depth"):

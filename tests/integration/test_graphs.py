@@ -19,7 +19,7 @@ from farspan import ops
 from farspan import positions as P
 from farspan._backend.operations import OPERATIONS
 from farspan.attention import hook_arguments
-from farspan.model import Completion, Transformer, operations, passes, staging
+from farspan.model import Cache, Completion, Transformer, operations, passes, staging
 from farspan.model.generation import graphs
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.steps import Steps
@@ -104,6 +104,7 @@ def with_as_without(
 SCHEMES = [
     P.RoPE(), P.DynamicNTK(2, 12), P.LongRoPE((1.0,) * 6, (2.0,) * 6, 17, 64), P.YaRN(4, 16), P.NoPE(), P.ALiBi(),
     P.LogN(4), P.LogN(8, P.ALiBi()), P.SelfExtend(2, 8), P.ReRoPE(6), P.Streaming(2, 8), P.Streaming(1, 6, P.NoPE()),
+    P.HardALiBi(), P.Sandwich(), P.RandomPositions(99),
 ]  # fmt: skip
 
 
@@ -375,12 +376,75 @@ def test_unknown_ids_are_refused_before_the_device_sees_them(asserting: None, wr
         model.generate([[wrong]], draft="prompt-lookup", max_new_tokens=2)
 
 
-def test_ids_in_a_captured_pass_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That would wait for the device, which no capture may."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+# Captures of the caller's, and captures that fail.
 
-    from farspan.model.decoder import check_before_device
 
+def test_a_model_in_a_graph_of_the_callers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written or waited for."""
+    model = tiny_model()
+    cache = model.new_cache(1)
+    monkeypatch.setattr(Transformer, "device", property(lambda model: torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with FakeTensorMode():
-        check_before_device(torch.empty(3, dtype=torch.int64, device="cuda"), VOCAB)
+    expected = r"^model: expected a call that no CUDA graph captures; generate captures its own, .* stream that is cap"
+    for call in (
+        lambda: model(torch.tensor([[1, 2]])), lambda: model([[1, VOCAB]], cache), lambda: model.generate([[1, 2]]),
+    ):  # fmt: skip
+        with pytest.raises(farspan.BackendError, match=expected):
+            call()
+    assert cache.counts == (0,)
+
+
+def test_a_capture_that_fails_halfway_leaves_no_trace_in_the_text(
+    made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first layer has written its keys, before the cache counts them."""
+    model = tiny_model(num_hidden_layers=2)
+    written: list[int] = []
+    write = Cache.write
+
+    def one_layer(cache: Cache, layer: int, *arguments: Any) -> None:
+        if layer == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        written.append(layer)
+        write(cache, layer, *arguments)
+
+    def record(self: ReplayedPython, work: Any) -> Any:
+        with monkeypatch.context() as halfway:
+            halfway.setattr(Cache, "write", one_layer)
+            work()
+
+    monkeypatch.setattr(ReplayedPython, "record", record)
+    cache = model.new_cache(3, capacity=64)
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs: operation not permitted"):
+        found = model.generate(PROMPTS, max_new_tokens=9, temperature=0.8, cache=cache)
+    assert written == [0]
+    assert cache.counts == tuple(len(prompt) + 8 for prompt in PROMPTS)
+    assert numbers(found) == numbers(model.generate(PROMPTS, max_new_tokens=9, temperature=0.8, graphs=False))
+
+
+def test_torchs_allocator_is_told_of_a_capture_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's word that a capture is no longer valid keeps torch from ending it."""
+    ended: list[Any] = []
+
+    @contextmanager
+    def capture(graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    @contextmanager
+    def entered(*given: Any) -> Iterator[None]:
+        yield
+
+    cuda = {
+        "CUDAGraph": object, "graph": capture, "graph_pool_handle": lambda: (0, 7), "device": entered,
+        "stream": entered, "current_stream": object,
+    }  # fmt: skip
+    for name, stand_in in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(graphs, "_capturing_stream", lambda device: object())
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *given: ended.append(given), raising=False)
+    with pytest.raises(RuntimeError, match="previous error"):
+        graphs.CudaGraphs(torch.device("cuda", 1)).record(lambda: None)
+    assert ended == [(1, (0, 7))]

@@ -14,10 +14,12 @@ from torch.library import opcheck
 import farspan
 import farspan.ops
 from farspan import reference
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Hooks
+from farspan._backend.operations import OPERATIONS
 
 torch.manual_seed(0)
 QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
+UPWARD = torch.randn(2, 4, 5, 24), torch.randn(2, 4, 5, 24)
 HIDDEN, WEIGHT, BIAS = torch.randn(3, 2, 16), torch.randn(40, 16), torch.randn(40)
 EVERY_HOOK = Hooks(
     causal=True, left=6, right=0, keep_first=2, scale=0.3, softcap=20.0, sink=torch.randn(4),
@@ -50,6 +52,14 @@ CALLS = {
     "linear": ("linear", (HIDDEN, WEIGHT, BIAS)),
     "linear, float16 by bfloat16": ("linear", (HIDDEN.half(), WEIGHT.bfloat16())),
     "linear, a permuted input": ("linear", (torch.randn(2, 3, 16).transpose(0, 1), WEIGHT)),
+    "attention backward": (
+        "attention_backward",
+        (QUERY, KEY, VALUE, *UPWARD, *Above(torch.randn(2, 4, 5), None, "query,key,value")),
+    ),
+    "attention backward, every hook": (
+        "attention_backward",
+        (QUERY, KEY, VALUE, *UPWARD, *Above(torch.randn(2, 4, 5), torch.ones(2, 4, 5), "value,sink"), *EVERY_HOOK),
+    ),
     "greedy": ("greedy", (HIDDEN, WEIGHT)),
     "greedy, every rule": ("greedy", (HIDDEN, WEIGHT, 0.5, 10.0, BIAS, 37)),
     "sample": ("sample", (HIDDEN, WEIGHT, *DRAWS)),
@@ -199,12 +209,9 @@ def test_compile_without_a_graph_break(backend: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 NEEDING = {
-    "attention, query": lambda x: farspan.attention(x(QUERY), KEY, VALUE),
-    "attention, value": lambda x: farspan.attention(QUERY, KEY, x(VALUE)),
-    "attention, key_bias": lambda x: farspan.attention(QUERY, KEY, VALUE, key_bias=x(torch.zeros(9))),
-    "attention, table": lambda x: farspan.attention(
-        QUERY, KEY, VALUE, distance_bias=farspan.DistanceBias(x(torch.zeros(1, 3)))
-    ),
+    "attention, query_positions": lambda x: farspan.attention(QUERY, KEY, VALUE, query_positions=x(torch.ones(5))),
+    "attention, inv_freq": lambda x: farspan.attention(QUERY, KEY, VALUE, rotary=farspan.Rotary(x(torch.ones(2)))),
+    "attention, key": lambda x: farspan.attention(QUERY, x(KEY), VALUE, block_table=torch.tensor([[0], [1]])),
     "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
     "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
     "linear_cross_entropy, class_weight": lambda x: farspan.linear_cross_entropy(
@@ -244,6 +251,31 @@ def test_a_compiled_gradient_is_the_eager_one() -> None:
         found.append(torch.autograd.grad(function(*given).square().sum(), given))
     for eager, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+
+
+def test_compiled_gradients_of_attention_are_the_eager_ones() -> None:
+    def call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sink: torch.Tensor) -> torch.Tensor:
+        output, lse = farspan.attention(query, key, value, causal=True, sink=sink, return_lse=True)
+        return output.square().sum() + lse.sum()
+
+    torch._dynamo.reset()
+    found = []
+    for function in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
+        given = [x.clone().requires_grad_() for x in (QUERY, KEY, VALUE, torch.zeros(QUERY.shape[1]))]
+        found.append(torch.autograd.grad(function(*given), given))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+
+
+def test_a_second_derivative_of_attention_is_refused() -> None:
+    query = QUERY.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match="query: expected no second derivative"):
+        torch.autograd.grad(farspan.attention(query, KEY, VALUE).sum(), query, create_graph=True)
+
+
+def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
+    with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
+        farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
 
 
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:

@@ -26,6 +26,7 @@ SCHEMES: dict[str, Scheme] = {
     "RoPE": P.RoPE(), "DynamicNTK": P.DynamicNTK(2.0, 4), "YaRN": P.YaRN(4.0, 4), "ALiBi": P.ALiBi(), "NoPE": P.NoPE(),
     "LongRoPE": P.LongRoPE((1.0,) * 6, (2.0,) * 6, 4, 16), "LogN": P.LogN(3), "SelfExtend": P.SelfExtend(2, 3),
     "ReRoPE": P.ReRoPE(4), "Streaming": P.Streaming(1, 4),
+    "HardALiBi": P.HardALiBi(), "Sandwich": P.Sandwich(), "RandomPositions": P.RandomPositions(40),
 }  # fmt: skip
 
 

@@ -21,6 +21,8 @@ SCHEMES: dict[str, P.Scheme] = {
     "DynamicNTK": P.DynamicNTK(2, ORIGINAL), "YaRN": P.YaRN(3, ORIGINAL), "Llama3": P.Llama3(4, 1, 4, ORIGINAL),
     "LongRoPE": P.LongRoPE([1.0] * 6, RAMP, ORIGINAL, 60), "ALiBi": P.ALiBi(), "NoPE": P.NoPE(),
     "LogN": P.LogN(ORIGINAL), "SelfExtend": P.SelfExtend(4, 8), "ReRoPE": P.ReRoPE(10), "Streaming": P.Streaming(4, 16),
+    "PRoPE": P.PRoPE(0.5), "ClippedRoPE": P.ClippedRoPE(ORIGINAL), "HardALiBi": P.HardALiBi(), "Sandwich": P.Sandwich(),
+    "RandomPositions": P.RandomPositions(200, inner=P.DynamicNTK(2, ORIGINAL)),
     "LogN of Streaming of YaRN": P.LogN(ORIGINAL, inner=P.Streaming(2, 9, inner=P.YaRN(2, ORIGINAL))),
     "Streaming of DynamicNTK": P.Streaming(4, 16, inner=P.DynamicNTK(2, ORIGINAL)),
 }  # fmt: skip

@@ -6,23 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.arrays import as_float64, as_numpy
-from support.attention_cases import Case, attention_cases
+from support.attention_cases import Case, attention_cases, largest_score
 
 from farspan import _core
 from farspan.testing import allowed_error, assert_close, assert_same_bits
 
 KINDS = st.sampled_from(["torch", "numpy"])
-
-
-def largest_score(case: Case) -> float:
-    """A bound of every score that comes before the softmax."""
-    query, key = (x.double().nan_to_num().norm(dim=-1).amax().item() if x.numel() else 0.0 for x in case.arrays[:2])
-    scale = abs(case.hooks.get("scale", case.arrays[0].shape[-1] ** -0.5))
-    stretch = (
-        case.hooks["query_scale"].abs().amax().item() if case.hooks.get("query_scale", torch.ones(0)).numel() else 1.0
-    )
-    magnitude = case.hooks.get("rotary", {}).get("magnitude", 1.0)
-    return min(query * key * scale * stretch * magnitude**2, case.hooks.get("softcap", float("inf"))) + 8.0
 
 
 @given(case=attention_cases(), kind=KINDS)

@@ -46,8 +46,9 @@ class Case:
 
 
 @st.composite
-def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) -> Case:
-    """A problem whose numbers come from one drawn seed, so that hypothesis shrinks the structure."""
+def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES), pages: bool = True) -> Case:
+    """A problem whose numbers come from one drawn seed, so that hypothesis shrinks the structure. `pages` allows keys
+    in pages."""
     make = torch.Generator().manual_seed(draw(st.integers(0, 2**32), label="numbers"))
 
     def normal(*shape: int) -> torch.Tensor:
@@ -71,7 +72,7 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
     hooks: dict[str, Any] = {"causal": draw(st.booleans(), label="causal")}
 
     ragged = sometimes("ragged")
-    page_size = draw(PAGE_SIZES, label="page_size") if sometimes("paged") else None
+    page_size = draw(PAGE_SIZES, label="page_size") if pages and sometimes("paged") else None
     if ragged:
         counts = draw(
             st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=4), label="counts"
@@ -157,6 +158,17 @@ def attention_cases(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPES)) ->
         layout = draw(st.sampled_from([x for x in LAYOUTS if x != "expanded"]), label="layout of pages")
         case.arrays[1:] = [lay_out(x, layout) for x in case.arrays[1:]]
     return case
+
+
+def largest_score(case: Case) -> float:
+    """A bound of every score that comes before the softmax."""
+    query, key = (x.double().nan_to_num().norm(dim=-1).amax().item() if x.numel() else 0.0 for x in case.arrays[:2])
+    scale = abs(case.hooks.get("scale", case.arrays[0].shape[-1] ** -0.5))
+    stretch = (
+        case.hooks["query_scale"].abs().amax().item() if case.hooks.get("query_scale", torch.ones(0)).numel() else 1.0
+    )
+    magnitude = case.hooks.get("rotary", {}).get("magnitude", 1.0)
+    return min(query * key * scale * stretch * magnitude**2, case.hooks.get("softcap", float("inf"))) + 8.0
 
 
 def _put_into_pages(case: Case, page_size: int, order: torch.Tensor) -> None:

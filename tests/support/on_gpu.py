@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,23 @@ def reason() -> str | None:
     return found
 
 
+PIECE = 16
+"""Bytes that kernels read at a time where an array is aligned to as many."""
+
+
+def laid_out(x: np.ndarray, device: str) -> torch.Tensor:
+    """The array on a device as it lies here: its gaps, its repeated rows, and its place between aligned addresses."""
+    if not x.size:
+        return torch.from_numpy(x.copy()).to(device)
+    extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) + x.itemsize
+    skew = x.ctypes.data % PIECE
+    flat = np.zeros(skew + extent, np.uint8)
+    ctypes.memmove(flat.ctypes.data + skew, x.ctypes.data, extent)
+    placed = torch.from_numpy(flat).to(device)[skew:].view(torch.from_numpy(np.empty(0, x.dtype)).dtype)
+    strides = [stride // x.itemsize for stride in x.strides]
+    return placed.as_strided(x.shape, strides, placed.storage_offset())
+
+
 def _there(x: Any, dtype: str) -> Any:
     """An array on the GPU; half types come as their bits."""
     if isinstance(x, (Draws, Rules)):
@@ -35,7 +53,7 @@ def _there(x: Any, dtype: str) -> Any:
         return tuple(_there(y, dtype) for y in x)
     if not isinstance(x, np.ndarray):
         return x
-    tensor = torch.from_numpy(x).cuda()
+    tensor = laid_out(x, "cuda")
     return tensor.view(HALVES[dtype]) if x.dtype == np.uint16 else tensor
 
 

@@ -9,7 +9,7 @@ import torch
 
 import farspan
 from farspan import _core, ops, reference
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.schema import array_fields, map_arrays, schema
 from farspan.attention import hook_arguments
 
@@ -18,6 +18,13 @@ QUERY = np.zeros((1, 1, 2, 4), np.float32)
 
 def test_rust_reads_every_hook_and_no_other() -> None:
     assert Hooks._fields == _core.HOOKS
+    assert array_fields(Above) == _core.ABOVE
+    assert Gradients._fields == _core.GRADIENTS
+
+
+def test_what_has_a_gradient_is_an_argument() -> None:
+    arguments = {"query", "key", "value", *array_fields(Hooks)}
+    assert set(Gradients._fields) <= arguments
 
 
 def test_the_operators_arguments_are_the_hooks() -> None:

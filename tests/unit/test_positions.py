@@ -73,6 +73,11 @@ FORMULAS: dict[str, tuple[P.Scheme, int, np.ndarray]] = {
     "Llama3, short": (P.Llama3(4, 1, 4, 64), 100, llama3(4, 1, 4, 64)),
     "LongRoPE, short": (P.LongRoPE([2.0] * 8, RAMP, 100, 800), 100, THETA / 2),
     "LongRoPE, long": (P.LongRoPE([2.0] * 8, RAMP, 100, 800), 101, THETA / RAMP),
+    "PRoPE": (P.PRoPE(0.75), 100, np.array([*THETA[:6], 0, 0])),
+    "PRoPE of all": (P.PRoPE(1), 100, THETA),
+    "PRoPE of a base": (P.PRoPE(0.4, base=5e5), 100, np.array([*(5e5 ** (-2 * D / DIM))[:3], 0, 0, 0, 0, 0])),
+    "ClippedRoPE": (P.ClippedRoPE(100), 100, np.array([theta if 2 * math.pi / theta < 100 else 0 for theta in THETA])),
+    "ClippedRoPE, 4 turns": (P.ClippedRoPE(30, 4), 100, np.array([THETA[0], 0, 0, 0, 0, 0, 0, 0])),
 }
 
 
@@ -95,6 +100,7 @@ HUGGING_FACE: dict[str, tuple[P.Scheme, dict[str, Any]]] = {
     "linear": (P.LinearInterpolation(4), {"factor": 4.0}),
     "dynamic": (P.DynamicNTK(2, 128), {"factor": 2.0}),
     "yarn": (P.YaRN(8, 64), {"factor": 8.0, "original_max_position_embeddings": 64}),
+    "proportional": (P.PRoPE(0.7), {"partial_rotary_factor": 0.7}),
     "llama3": (P.Llama3(8, 1, 4, 64), {
         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}),
     "longrope": (P.LongRoPE([1.5] * 8, RAMP, 64, 128), {
@@ -188,6 +194,72 @@ def test_alibi(heads: int, slopes: list[float]) -> None:
     np.testing.assert_allclose(bias.table[:, :1000], -np.outer(slopes, np.arange(1000)), rtol=1e-7)
 
 
+@pytest.mark.parametrize(("heads", "masked"), [(4, None), (5, None), (4, 4), (4, 0), (3, 1)])
+def test_hard_alibi(heads: int, masked: int | None) -> None:
+    bias = P.HardALiBi(masked).hooks(span(3, 50, heads=heads))["distance_bias"]
+    masked = heads // 2 if masked is None else masked
+    for head in range(heads):
+        for distance in range(50):
+            added = bias.table[head, min(distance, bias.table.shape[1] - 1)]
+            assert added == (-math.inf if head < masked and distance > head else 0.0)
+    with pytest.raises(farspan.ArgumentError, match="masked: expected at most the 4 heads of the model, given 5"):
+        P.HardALiBi(5).hooks(span(1, 9))
+
+
+def test_hard_alibi_hides_keys_whatever_they_hold(backend: str) -> None:
+    """Long enough for chunks of keys of which a head sees none; what is hidden may even be too large for a float."""
+    hooks = P.HardALiBi().hooks(span(300, 300))
+    random = np.random.default_rng(0)
+    query, key, value = (random.standard_normal((1, 4, 300, DIM), np.float32) for _ in range(3))
+    found = farspan.attention(query, key, value, causal=True, **hooks)
+    np.testing.assert_allclose(found[0, 0], value[0, 0], rtol=1e-6)
+    scores = np.float64(query[0, 1]) @ np.float64(key[0, 1]).T / math.sqrt(DIM)
+    for i in (1, 150, 299):
+        weights = np.exp(scores[i, i - 1 : i + 1])
+        np.testing.assert_allclose(found[0, 1, i], weights / weights.sum() @ value[0, 1, i - 1 : i + 1], rtol=1e-4)
+    plain = farspan.attention(query, key, value, causal=True)
+    np.testing.assert_allclose(found[0, 2:], plain[0, 2:], rtol=1e-5, atol=1e-6)
+
+
+def test_sandwich() -> None:
+    """The product of sinusoidal embeddings, whose frequencies begin at the second, as published."""
+    dim, heads = 32, 4
+    position = np.arange(200)[:, None] / 10000.0 ** (2 * np.arange(1, dim // 2 + 1) / dim)
+    embedding = np.hstack([np.sin(position), np.cos(position)])
+    product = (embedding @ embedding.T)[199, ::-1] - dim / 2
+    bias = P.Sandwich(dim).hooks(span(3, 200, heads=heads))["distance_bias"]
+    assert bias.minimum == 0
+    truth = np.outer([1 / (h * 8 / heads) for h in range(1, heads + 1)], product)
+    np.testing.assert_allclose(bias.table[:, :200], truth, rtol=1e-5, atol=1e-5)
+
+
+def test_random_positions() -> None:
+    scheme = P.RandomPositions(64, seed=3)
+    hooks = scheme.hooks(span(5, 20))
+    keys, queries = hooks["key_positions"], hooks["query_positions"]
+    assert keys.shape == (20,)
+    assert (np.diff(keys) > 0).all()
+    assert 0 <= keys[0] < keys[-1] < 64
+    np.testing.assert_array_equal(queries, keys[-5:])
+    np.testing.assert_array_equal(hooks["rotary"].inv_freq, P.RoPE().hooks(span(1, 9))["rotary"].inv_freq)
+    assert (P.RandomPositions(64, seed=4).hooks(span(5, 20))["key_positions"] != keys).any()
+    several = scheme.hooks(span(2, 20, 7))
+    for row, length in enumerate((20, 7)):
+        alone = scheme.hooks(span(2, length))
+        np.testing.assert_array_equal(several["key_positions"][row, :length], alone["key_positions"])
+        np.testing.assert_array_equal(several["query_positions"][row], alone["query_positions"])
+    np.testing.assert_array_equal(scheme.hooks(span(1, 64))["key_positions"], np.arange(64))
+    with pytest.raises(farspan.ArgumentError, match="limit: expected at least the 65 tokens of a sequence, given 64"):
+        scheme.hooks(span(1, 65))
+
+
+def test_random_positions_are_drawn_evenly() -> None:
+    counts = np.zeros(16)
+    for seed in range(2000):
+        counts[P.RandomPositions(16, seed=seed).hooks(span(1, 4))["key_positions"]] += 1
+    assert counts == pytest.approx(np.full(16, 500), abs=5 * math.sqrt(500))
+
+
 def test_log_n() -> None:
     hooks = P.LogN(16).hooks(span(30, 40))
     truth = [max(1.0, math.log(i + 1) / math.log(16)) for i in range(10, 40)]
@@ -208,6 +280,7 @@ def test_nope() -> None:
 ALL: list[P.Scheme] = [
     P.RoPE(), P.LinearInterpolation(2), P.NTK(2), P.DynamicNTK(2, 9), P.YaRN(2, 9), P.Llama3(8, 1, 4, 9),
     P.LongRoPE(RAMP, RAMP, 9, 18), P.ALiBi(), P.NoPE(), P.LogN(9), P.SelfExtend(2, 4), P.ReRoPE(4), P.Streaming(1, 4),
+    P.PRoPE(0.5), P.ClippedRoPE(9, 2.0), P.HardALiBi(2), P.Sandwich(64), P.RandomPositions(99, 1, P.NTK(2)),
 ]  # fmt: skip
 
 
@@ -250,6 +323,11 @@ def test_a_scaling_takes_the_base_of_the_model() -> None:
         (lambda: P.Streaming(-1, 4), "sinks"), (lambda: P.Streaming(1, 0), "window"),
         (lambda: P.Streaming(True, 4), "sinks"),
         (lambda: P.Streaming(1, 4, inner=P.ALiBi()), "inner"),
+        (lambda: P.PRoPE(1.5), "share"), (lambda: P.PRoPE(-1), "share"), (lambda: P.PRoPE(0.5, base=0), "base"),
+        (lambda: P.ClippedRoPE(0), "original_length"), (lambda: P.ClippedRoPE(9, -1), "turns"),
+        (lambda: P.ClippedRoPE(9, base=0), "base"), (lambda: P.HardALiBi(-1), "masked"),
+        (lambda: P.Sandwich(0), "dim"), (lambda: P.Sandwich(7), "dim"), (lambda: P.RandomPositions(0), "limit"),
+        (lambda: P.RandomPositions(9, -1), "seed"), (lambda: P.RandomPositions(9, 0, P.ALiBi()), "inner"),
         (lambda: P.scheme_from_dict({"scheme": "Rope"}), "scheme"), (lambda: P.scheme_from_dict(3), "scheme"),
         (lambda: P.scheme_from_dict({"scheme": "RoPE", "angle": 3}), "angle"),
     ],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from farspan.model import recorded
+from farspan.model.activations import Activation
 from farspan.testing import assert_same_bits
 
 X, WEIGHT = (torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))) for shape in ((3, 5, 24), (24,)))
@@ -21,7 +22,10 @@ def exact_norm(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, EPS)
 
 
-ACTIVATIONS = [(name, gated) for name in ("silu", "relu", "gelu_pytorch_tanh") for gated in (False, True)]
+ACTIVATIONS = [
+    *(Activation(name, gated) for name in ("silu", "relu", "gelu_pytorch_tanh", "gelu") for gated in (False, True)),
+    Activation("clamped_swiglu", True, alpha=1.3, limit=0.7),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -51,16 +55,18 @@ def test_a_norm_gives_only_the_gradients_that_are_asked_for() -> None:
     assert alone is not None
 
 
-@pytest.mark.parametrize(("name", "gated"), ACTIVATIONS)
-def test_an_activation_has_those_bits_and_gradients(name: str, gated: bool) -> None:
-    rows, upstream = X.flatten(0, 1), UPSTREAM.flatten(0, 1)[:, : 12 if gated else 24]
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_an_activation_has_those_bits_and_gradients(activation: Activation) -> None:
+    rows, upstream = X.flatten(0, 1), UPSTREAM.flatten(0, 1)[:, : 12 if activation.gated else 24]
     x = rows.clone().requires_grad_()
-    found = recorded.activate(x, name, gated)
+    found = recorded.activate(x, activation)
     with torch.no_grad():
-        assert_same_bits(found.detach().numpy(), recorded.activate(x, name, gated).numpy(), "recorded")
+        assert_same_bits(found.detach().numpy(), recorded.activate(x, activation).numpy(), "recorded")
     found.backward(upstream)
     truth = rows.double().requires_grad_()
-    recorded.activate_by_torch(truth.chunk(2, -1) if gated else (truth,), name).backward(upstream.double())
+    exact = activation.of_parts(activation.parts(truth))
+    torch.testing.assert_close(found.detach().double(), exact.detach(), rtol=1e-5, atol=1e-6)
+    exact.backward(upstream.double())
     torch.testing.assert_close(x.grad.double(), truth.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -76,7 +82,7 @@ def test_gradients_of_many_equal_tokens_are_added_up_in_float32() -> None:
 
 RECORDED: dict[str, Callable[[Tensor], Tensor]] = {
     "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS),
-    "an activation": lambda x: recorded.activate(x, "silu", True),
+    "an activation": lambda x: recorded.activate(x, Activation("silu", True)),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from farspan import _core
 from farspan._backend import results
 from farspan._backend.arrays import rank
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 from farspan._backend.threads import follow_torch
@@ -56,6 +56,26 @@ def attention(dtype: str, query: Array, key: Array, value: Array, hooks: Hooks) 
     output, lse = allocate("query", results.attention(dtype, query, key, value, hooks))
     _core.attention(dtype, output, lse, query, key, value, hooks)
     return output, lse
+
+
+def attention_backward(
+    dtype: str,
+    query: Array,
+    key: Array,
+    value: Array,
+    output: Array,
+    output_gradient: Array,
+    above: Above,
+    hooks: Hooks,
+) -> tuple[Array, ...]:
+    """The gradients of `Gradients`, empty where nobody asks."""
+    follow_torch()
+    found = results.attention_backward(dtype, query, key, value, output, output_gradient, above, hooks)
+    out = tuple([np.zeros(shape, _KINDS[kind]) for shape, kind in found.values()])
+    asking = above.asking.split(",")
+    gradients = Gradients(*[x if name in asking else None for name, x in zip(found, out, strict=True)])
+    _core.attention_backward(dtype, gradients, query, key, value, output, output_gradient, above, hooks)
+    return out
 
 
 def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Array:

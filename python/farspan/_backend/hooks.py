@@ -52,3 +52,25 @@ class Hooks(NamedTuple):
     def paged(self) -> bool:
         """Whether key and value are `[pages, heads, page_size, dim]`."""
         return self.block_table is not None
+
+
+class Above(NamedTuple):
+    """What the backward pass takes beside the large arrays: the LSE that the call gave, and what is asked for."""
+
+    lse: Array
+    lse_gradient: Array | None
+    """Gradient of the LSE; None: nothing depends on it."""
+    asking: str
+    """The names of the arguments that ask for a gradient, between commas: of those of `Gradients`."""
+
+
+class Gradients(NamedTuple):
+    """The arguments that have gradients, by the names that the operators have for them."""
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    sink: Array | None = None
+    key_bias: Array | None = None
+    query_scale: Array | None = None
+    distance_table: Array | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from farspan._backend import results
 from farspan._backend.arrays import dtype_name
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.schema import schema
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
@@ -57,6 +57,7 @@ class Operation:
         return tuple([dtype_name(x) for x in large]) if self.mixed else dtype_name(large[0])
 
 
+_ATTENTION = ("query", "key", "value")
 _UNEMBEDDING = ("hidden", "weight")
 _SIDES = ("hidden", "weight", "target_hidden", "target_weight")
 _GRADIENTS = ("hidden", "weight", "bias")
@@ -64,7 +65,14 @@ _GRADIENTS = ("hidden", "weight", "bias")
 OPERATIONS = {
     operation.name: operation
     for operation in (
-        Operation("attention", ("query", "key", "value"), (Hooks,), ("output", "lse")),
+        Operation("attention", _ATTENTION, (Hooks,), ("output", "lse")),
+        Operation(
+            "attention_backward",
+            (*_ATTENTION, "output", "output_gradient"),
+            (Above, Hooks),
+            tuple(f"{name}_gradient" for name in Gradients._fields),
+            gradient_of="attention",
+        ),
         Operation("linear", ("x", "weight"), (Bias,), ("output",), mixed=True),
         Operation("greedy", _UNEMBEDDING, (Rules,), tuple(results.SAMPLE)),
         Operation("sample", _UNEMBEDDING, (Draws, Rules, Settings), tuple(results.SAMPLE)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend.arrays import rank
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
 
@@ -50,6 +50,15 @@ def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
     of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
     rank("key", key, of_keys)
     rank("value", value, of_keys)
+
+
+def attention_backward(
+    dtype: str, query: Any, key: Any, value: Any, output: Any, output_gradient: Any, above: Above, hooks: Hooks
+) -> Results:
+    arguments: dict[str, Any] = hooks._asdict() | {"query": query, "key": key, "value": value}
+    asking = above.asking.split(",")
+    shapes = {name: tuple(arguments[name].shape) if name in asking else (0,) for name in Gradients._fields}
+    return {name: (shape, dtype if name in ("query", "key", "value") else "float32") for name, shape in shapes.items()}
 
 
 def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:

@@ -9,6 +9,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from farspan._errors import Error
 from farspan.cli.options import add_json
 from farspan.cli.output import print_json
 from farspan.lab.machine import processor_name
@@ -28,11 +29,13 @@ OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "compute every operation, on a GPU with every kernel, and compare with the definitions; needs torch"
+    parser.add_argument("--check", action="store_true", help=what)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    print_info(as_json=options.json)
+    print_info(as_json=options.json, check=options.check)
 
 
 def info() -> dict[str, Any]:
@@ -51,12 +54,23 @@ def info() -> dict[str, Any]:
     }
 
 
-def print_info(*, as_json: bool) -> None:
-    """Print what `info` gives, as JSON or in lines for people."""
+def print_info(*, as_json: bool, check: bool = False) -> None:
+    """Print what `info` gives, as JSON or in lines for people, and whether the operations here are right."""
     known = info()
+    if check:
+        from farspan.cli.check import check_everything
+
+        known["check"] = check_everything()
     if as_json:
         print_json(known)
-        return
+    else:
+        _print_lines(known)
+    wrong = [text for found in known["check"]["devices"].values() for text in found["wrong"]] if check else []
+    if wrong:
+        raise Error(f"check: {len(wrong)} results are wrong; the first is {wrong[0]}")
+
+
+def _print_lines(known: dict[str, Any]) -> None:
     print(f"farspan {known['farspan']}, Python {known['python']}, {known['platform']}, numpy {known['numpy']}")
     found = [f"{name} {number}" for name, number in known["packages"].items() if number]
     print("packages: " + (", ".join(found) or "none of the optional ones"))
@@ -75,6 +89,20 @@ def print_info(*, as_json: bool) -> None:
     print("other backends:")
     for name, reason in _other_backends(known["cuda"]).items():
         print(f"  {name:<10}{reason}")
+    if "check" in known:
+        _print_check(known["check"])
+
+
+def _print_check(check: dict[str, Any]) -> None:
+    print("check:")
+    for device, found in check["devices"].items():
+        share = f"the largest error is {found['largest_share_of_allowed']:.0%} of what is allowed"
+        verdict = f"{len(found['wrong'])} are wrong" if found["wrong"] else "all are right"
+        print(f"  {device:<10}{found['comparisons']} results compared, {verdict}; {share}")
+        for text in found["wrong"]:
+            print(f"    {text}")
+    if check["cuda"] is not None:
+        print(f"  {'cuda':<10}off, and not checked: {check['cuda']}")
 
 
 def _backends() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from farspan._errors import ArgumentError, message
 from farspan.model import Config
+from farspan.positions import RoPE
 
 KeysAndValues = list[tuple[Tensor, Tensor]]
 
@@ -22,7 +23,7 @@ class EagerLlama:
     """Weights under their Hugging Face names and the shape of a Llama with plain RoPE."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: Config, max_length: int = 4096) -> None:
-        if config.rope_theta is None or config.qk_norm or config.attention_bias or config.mlp_bias:
+        if config.rope_theta is None or not _is_plain(config, config.rope_theta):
             raise ArgumentError(message("config", "a plain Llama", config))
         self.weights, self.config, self.dim = weights, config, config.dim_per_head
         self.unembedding = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
@@ -82,6 +83,19 @@ class EagerLlama:
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weights[f"model.{name}.weight"], self.config.norm_eps)
+
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "norm_eps", "tie_word_embeddings", "rope_theta",
+    "bos_token_id", "eos_token_ids", "dtype",
+)  # fmt: skip
+
+
+def _is_plain(config: Config, base: float) -> bool:
+    """Whether a model of this shape differs from any Llama by its sizes alone."""
+    sizes = {name: getattr(config, name) for name in SIZES}
+    return config == Config(**sizes, positions=(RoPE(base),))
 
 
 def weights_of(named: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -192,7 +192,7 @@ def _batches(tokens: Tensor, start: Tensor, ends: Tensor, length: int) -> Iterat
 def _losses(model: Transformer, windows: Tensor, scored: int) -> Tensor:
     """Nats `[batch, scored]` of the last `scored` tokens; logits are never built."""
     hidden = model(windows[:, :-1])[:, -scored:]
-    return -score(hidden, model.unembedding, windows[:, -scored:]).logprob.cpu()
+    return -score(hidden, model.unembedding, windows[:, -scored:], **model.logit_settings).logprob.cpu()
 
 
 def _point(name: str, length: int, shortest: int, losses: Tensor) -> Point:

@@ -92,7 +92,8 @@ def draw_windows(text: Tensor, batch: int, context: int, generator: torch.Genera
 
 def mean_loss(model: nn.Module, unembedding: Tensor, windows: Tensor) -> Tensor:
     """Nats per token of predicting each token of the windows from those before it."""
-    return -reference.score(model(windows[:, :-1]), unembedding, windows[:, 1:]).logprob.mean()
+    settings = getattr(model, "logit_settings", {})
+    return -reference.score(model(windows[:, :-1]), unembedding, windows[:, 1:], **settings).logprob.mean()
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import safetensors
 from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
-from farspan.model.families import Names, names_of
+from farspan.model.families import Family, Names, family_named
+from farspan.model.families.layouts import Place, as_it_is, stacked
 from farspan.model.files import read_json, replaced
 from farspan.model.kinds import shown
 from farspan.model.safetensors import StoredTensor
@@ -32,37 +33,56 @@ INDEX = "model.safetensors.index.json"
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def named_tensors(model: Decoder, names: Names | None = None) -> dict[str, Tensor]:
-    """The model's parameters under the names of the files it is written to, or under these; the parts of a stacked
-    projection are views of it."""
-    names = names or names_of(model.config.to_dict()["model_type"])
-    return {name: tensor.detach() for name, tensor in _named(model, names)}
+def named_tensors(model: Decoder, family: Family | None = None) -> dict[str, Tensor]:
+    """The model's parameters as the files have them that it is written to, or those of this family: views of its
+    memory wherever layouts agree."""
+    family = family or family_named(model.config.to_dict()["model_type"])
+    return {name: place.view.detach().reshape(place.shape) for name, place in _places(model, family)}
 
 
-def _named(model: Decoder, names: Names) -> Iterator[tuple[str, Tensor]]:
-    whole = {"embedding": names.embedding, "head": names.head}
-    stacks = _stacks(model.config)
+def _places(model: Decoder, family: Family) -> Iterator[tuple[str, Place]]:
+    names = family.names
+    whole = {"embedding": names.embedding, "head": names.head, "places": names.places}
     for path, parameter in model.named_parameters():
         if path in whole:
-            yield whole[path], parameter
-            continue
-        module, kind = path.rsplit(".", 1)
-        if module == "norm":
-            yield f"{names.norm}.{kind}", parameter
-            continue
-        _, layer, part = module.split(".", 2)
-        stored = names.modules[part]
-        sizes = stacks.get(part, [len(parameter)])
-        if len(stored) > len(sizes):  # an MLP without a gate has the second of the two names
-            stored = stored[-len(sizes) :]
-        for name, rows in zip(stored, parameter.split(sizes) if len(stored) > 1 else [parameter], strict=True):
-            yield f"{names.layer.format(layer)}{name}.{kind}", rows
+            yield whole[path], as_it_is(parameter)
+        elif path.startswith("norm."):
+            yield f"{names.norm}.{path.removeprefix('norm.')}", as_it_is(parameter)
+        else:
+            _, layer, part = path.split(".", 2)
+            for name, place in _places_in_layer(part, parameter, names, model.config):
+                yield names.layer.format(layer) + name, place
+
+
+def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
+    module, kind = path.rsplit(".", 1)
+    layout = names.layouts.get(module)
+    if path in names.tensors:
+        yield names.tensors[path], layout(parameter, config) if layout else as_it_is(parameter)
+        return
+    stored = [f"{name}.{kind}" for name in names.modules[module]]
+    if layout is not None:
+        yield stored[0], layout(parameter, config)
+        return
+    sizes = _stacks(config).get(module, [len(parameter)])
+    if len(stored) > len(sizes):  # an MLP without a gate has the second of the two names
+        stored = stored[-len(sizes) :]
+    if "{}" not in stored[0]:
+        yield from stacked(parameter, stored, sizes)
+        return
+    for expert, own in enumerate(parameter):
+        yield from stacked(own, [name.format(expert) for name in stored], sizes)
 
 
 def _stacks(config: Config) -> dict[str, list[int]]:
     """How many rows each projection has in the modules that stack several."""
     wide, narrow = config.num_attention_heads * config.dim_per_head, config.kv_heads * config.dim_per_head
-    return {"attention.qkv": [wide, narrow, narrow], "mlp.up": [config.intermediate_size] * (1 + config.gated_mlp)}
+    halves = 1 + config.gated_mlp
+    return {
+        "attention.qkv": [wide, narrow, narrow],
+        "mlp.up": [config.intermediate_size] * halves,
+        "mlp.expert_up": [config.moe_intermediate_size or 0] * halves,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -77,14 +97,15 @@ class Checkpoint:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         settings = read_settings(folder)
         self.config = Config.from_dict(settings)
-        self.names = names_of(settings["model_type"])
-        self._stored = self._open(Path(folder))
+        self.family = family_named(settings["model_type"])
+        self.names = self.family.names
+        self._stored = self._renamed(self._open(Path(folder)))
         self._drop_angles()
         self._settle_tie()
 
     def check(self, model: Decoder) -> None:
         """CheckpointError unless the tensors are exactly the model's, by name and shape."""
-        slots = named_tensors(model, self.names)
+        slots = dict(_places(model, self.family))
         missing = [name for name in slots if name not in self._stored]
         if missing:
             raise CheckpointError(message("weights", f"a tensor {missing[0]}", _others(missing, "none")))
@@ -92,13 +113,13 @@ class Checkpoint:
         if extra:
             raise CheckpointError(message("weights", "only the model's tensors", extra[0] + _others(extra, "")))
         for name, slot in slots.items():
-            self._stored[name].require(tuple(slot.shape), "as config.json says")
+            self._stored[name].require(slot.shape, "as config.json says")
 
     @torch.no_grad()
     def load(self, model: Decoder) -> None:
         """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
-        for name, slot in named_tensors(model, self.names).items():
-            slot.copy_(self._stored[name].read())
+        for name, (view, _) in _places(model, self.family):
+            view.copy_(self._stored[name].read().reshape(view.shape))
 
     # ---- files
 
@@ -124,10 +145,25 @@ class Checkpoint:
                 raise CheckpointError(message(name, f"in {folder / file}, where {INDEX} places it", "not there"))
         return tensors
 
+    def _renamed(self, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+        """The tensors of the model by the names of the family."""
+        tensors: dict[str, StoredTensor] = {}
+        for name, tensor in found.items():
+            known = self.family.renamed(name)
+            if known in tensors:
+                raise CheckpointError(message(name, "one tensor for each name", f"{tensors[known].name} as well"))
+            if known is not None:
+                tensors[known] = tensor
+        return tensors
+
     def _spare(self, name: str) -> bool:
-        """Whether a model may do without a tensor of this name: a table of angles, or either of two that are tied."""
-        tied = self.config.tie_word_embeddings and name in (self.names.embedding, self.names.head)
-        return tied or self._layer_of_angles(name) is not None
+        """Whether a model may do without a tensor of this name: a table of angles, either of two that are tied, or
+        what is no part of it."""
+        known = self.family.renamed(name)
+        if known is None:
+            return True
+        tied = self.config.tie_word_embeddings and known in (self.names.embedding, self.names.head)
+        return tied or self._layer_of_angles(known) is not None
 
     # ---- tables of angles
 
@@ -146,7 +182,7 @@ class Checkpoint:
             if layer is None:
                 continue
             tensor = self._stored.pop(name)
-            tensor.require((self.config.dim_per_head // 2,), "a number for each pair of a head's dims")
+            tensor.require((self.config.rotary_dim // 2,), "a number for each pair of a head's dims that turn")
             if not _follows(tensor.read(), self.config, layer):
                 warnings.warn(
                     f"{name} in {tensor.path} differs from what config.json says of the rotation: config.json holds",
@@ -201,9 +237,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _follows(stored: Tensor, config: Config, layer: int) -> bool:
     """Whether inverse frequencies are those of the layer, before or after any scaling, in a low precision."""
     scheme, base = config.positions[layer], (config.rope_bases or ())[layer] or config.rope_theta
-    tables = [] if base is None else [rope_frequencies(base, config.dim_per_head)]
+    tables = [] if base is None else [rope_frequencies(base, config.rotary_dim)]
     if isinstance(scheme, RotaryScheme):
-        tables.append(scheme.inverse_frequencies(config.dim_per_head, 0))
+        tables.append(scheme.inverse_frequencies(config.rotary_dim, 0))
     numbers = stored.double().numpy()
     return any(np.allclose(numbers, table, rtol=0.01, atol=1e-7) for table in tables)
 
@@ -218,7 +254,7 @@ def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     widest = functools.reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
     settings = dataclasses.replace(model.config, dtype=str(widest).removeprefix("torch.")).to_dict()
-    tensors = named_tensors(model, names_of(settings["model_type"]))
+    tensors = named_tensors(model, family_named(settings["model_type"]))
     folder.mkdir(parents=True, exist_ok=True)
     with replaced(folder / "config.json") as config, replaced(folder / ONE_FILE) as weights:
         config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

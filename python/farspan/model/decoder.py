@@ -17,7 +17,9 @@ from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan.model.arguments import check_ids, counted_lengths, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
-from farspan.model.layers import Block, Linear, Norm, Part, hooks_everywhere, is_instrumented
+from farspan.model.experts import ExpertLinear, MixtureOfExperts
+from farspan.model.layers import Attention, Block, Norm, Part, hooks_everywhere, is_instrumented
+from farspan.model.linear import Linear
 from farspan.model.operations import (
     FUNCTIONS,
     ArrayOperations,
@@ -38,7 +40,7 @@ Tap = Callable[[int, Any], Any]
 class Decoder(nn.Module):
     """The modules of `farspan.Transformer`, which says what the arguments mean, and its pass."""
 
-    embedding, layers, norm, head = Part(), Part(), Part(), Part()
+    embedding, places, layers, norm, head = Part(), Part(), Part(), Part(), Part()
 
     def __init__(
         self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
@@ -60,8 +62,10 @@ class Decoder(nn.Module):
         self._config, self.backend = config, backend
         with torch.device(device):
             self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-            self.layers = nn.ModuleList(Block(config, backend) for _ in range(config.num_hidden_layers))
-            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
+            if config.learned_positions:
+                self.places = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
+            self.layers = nn.ModuleList(Block(config, layer, backend) for layer in range(config.num_hidden_layers))
+            self.norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend, config.norm_adds_one)
             if not config.tie_word_embeddings:
                 self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.to(dtype).requires_grad_(backend == "reference")
@@ -72,15 +76,20 @@ class Decoder(nn.Module):
         back = INITIAL_DEVIATION / (2 * self.config.num_hidden_layers) ** 0.5
         for module in self.modules():
             if isinstance(module, Norm):
-                module.weight.fill_(1)
-            elif isinstance(module, Linear):
+                module.weight.fill_(1 - module.adds_one)
+            elif isinstance(module, (Linear, ExpertLinear)):
                 module.weight.normal_(std=INITIAL_DEVIATION)
-            if isinstance(module, (Norm, Linear)) and module.bias is not None:
+            elif isinstance(module, Attention) and module.sink is not None:
+                module.sink.normal_(std=INITIAL_DEVIATION)
+            if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
-            for narrowed in (block.attention.out, block.mlp.down):
+            down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
+            for narrowed in (block.attention.out, down):
                 narrowed.weight.normal_(std=back)
         self.embedding.normal_(std=INITIAL_DEVIATION)
+        if self.config.learned_positions:
+            self.places.normal_(std=INITIAL_DEVIATION)
         if not self.config.tie_word_embeddings:
             self.head.normal_(std=INITIAL_DEVIATION)
 
@@ -100,6 +109,12 @@ class Decoder(nn.Module):
     def unembedding(self) -> Tensor:
         """`[vocab, dim]`: the embedding itself where the two are tied."""
         return self.embedding if self.config.tie_word_embeddings else self.head
+
+    @property
+    def logit_settings(self) -> dict[str, Any]:
+        """Arguments of `farspan.sample`, `score` and `top` beside the unembedding, for models whose logits are scaled
+        or soft-capped; else none."""
+        return self.config.logit_settings
 
     @property
     def dtype(self) -> torch.dtype:
@@ -173,6 +188,7 @@ class Decoder(nn.Module):
         ids = as_ids(ids, 2 if lengths is None else 1)
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
+        check_not_capturing(self.device)
         if cache is not None:
             if lengths is not None:
                 raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
@@ -208,7 +224,7 @@ class Decoder(nn.Module):
         """What `run` gives. Keys and values are written, but the cache does not yet count them. `tap` is shown what
         flows from layer to layer, `[tokens, dim]`, as the numbers are."""
         try:
-            x: Any = operations.embed(tokens, self.embedding)
+            x: Any = self._embedded(tokens, plan, operations)
         except IndexError:
             raise unknown_id(tokens, self.config.vocab_size) from None
         if tap is not None:
@@ -222,12 +238,21 @@ class Decoder(nn.Module):
                 tap(index + 1, x)
         return operations.norm(x, self.norm)
 
+    def _embedded(self, tokens: Any, plan: PassPlan, operations: Operations) -> Any:
+        """What enters the first layer. A multiplier is rounded as the embedding is: that is how models with one were
+        trained."""
+        x = operations.embed(tokens, self.embedding)
+        multiplier = self.config.embedding_multiplier
+        if multiplier != 1:
+            x = x * torch.tensor(multiplier, dtype=self.dtype).item()
+        return x if plan.places is None else x + operations.embed(plan.places, self.places)
+
     def extra_repr(self) -> str:
         c = self.config
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         heads = ("num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings")
         lines = [", ".join(f"{name}={getattr(c, name)}" for name in names) for names in (sizes, heads)]
-        for kind, (scheme, window) in enumerate(c.attention_kinds):
+        for kind, (scheme, window, _) in enumerate(c.attention_kinds):
             layers = [str(layer) for layer, own in enumerate(c.kind_of_layer) if own == kind]
             which = "all layers" if len(c.attention_kinds) == 1 else f"layers {', '.join(layers)}"
             lines.append(f"{which}: {scheme}" + (f", window {window}" if window is not None else ""))
@@ -236,7 +261,7 @@ class Decoder(nn.Module):
 
     def logits(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
-        return reference.logits(self(ids), self.unembedding)
+        return reference.logits(self(ids), self.unembedding, **self.logit_settings)
 
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -258,11 +283,18 @@ def torch_device(device: torch.device | str) -> torch.device:
 
 
 def check_before_device(ids: Tensor, vocab: int) -> None:
-    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for, and
-    are not checked where that is forbidden."""
-    capturing = ids.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not (capturing or ids.is_meta or torch.compiler.is_compiling()):
+    """A GPU that looks up an unknown id ends all work of the process. Ids that lie there already are waited for."""
+    if not (ids.is_meta or torch.compiler.is_compiling()):
         check_ids(ids, vocab)
+
+
+def check_not_capturing(device: torch.device) -> None:
+    """A pass sends numbers that the host works out, and the cache's lengths are Python's: a graph that a caller
+    captured would replay the first ones for good."""
+    if device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_current_stream_capturing():
+        return
+    expected = "a call that no CUDA graph captures; generate captures its own, and operations can be captured"
+    raise BackendError(message("model", expected, "a stream that is capturing"))
 
 
 def as_ids(ids: Any, axes: int) -> Tensor:

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from farspan.model.activations import Activation
 from farspan.model.config import Config
-from farspan.model.operations import FUNCTIONS, Operations, activation_dtype, norm
+from farspan.model.experts import ExpertLinear, MixtureOfExperts
+from farspan.model.linear import Linear
+from farspan.model.operations import Operations, norm, small_dtype
 from farspan.model.passes import PassPlan
 
 
@@ -35,37 +38,23 @@ class Part:
         raise AttributeError(f"{owner.__name__} has no {name}")
 
 
-class Linear(nn.Linear):
-    """`x @ weight.T + bias` in the dtype of x, whatever that of the weight; several projections of the same input are
-    stacked into one weight. An `nn.Linear`, so that adapters and hooks of other libraries find it."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool, backend: str) -> None:
-        super().__init__(inputs, outputs, bias)
-        self.backend = backend
-
-    def reset_parameters(self) -> None:
-        """Nothing: the model fills all its parameters, or loads them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(activation_dtype(x.dtype))
-        out: Tensor = FUNCTIONS[self.backend].linear(x, self.weight, bias)
-        return out
-
-
 class Norm(nn.Module):
-    """RMSNorm (`kind` "rms") or LayerNorm ("layer") over the last dim."""
+    """RMSNorm (`kind` "rms") or LayerNorm ("layer") over the last dim. `adds_one`: the weight is the gain less one."""
 
-    def __init__(self, kind: str, width: int, eps: float, backend: str) -> None:
+    def __init__(self, kind: str, width: int, eps: float, backend: str, adds_one: bool = False) -> None:
         super().__init__()
-        self.kind, self.eps, self.backend = kind, eps, backend
+        self.kind, self.eps, self.backend, self.adds_one = kind, eps, backend, adds_one
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm(x, self.weight, self.bias, self.eps, self.backend)
+        if not self.adds_one:
+            return norm(x, self.weight, self.bias, self.eps, self.backend)
+        wide = small_dtype(x)  # half precision has no 1.001
+        return norm(x.to(wide), 1 + self.weight.to(wide), self.bias, self.eps, self.backend).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, {len(self.weight)}, eps={self.eps}"
+        return f"{self.kind}, {len(self.weight)}, eps={self.eps}" + ", adds_one=True" * self.adds_one
 
 
 class Attention(nn.Module):
@@ -79,35 +68,46 @@ class Attention(nn.Module):
         stacked = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = Linear(config.hidden_size, stacked, config.attention_bias, backend)
         self.out = Linear(self.heads * self.head_dim, config.hidden_size, config.attention_output_bias, backend)
-        per_head = ("rms", self.head_dim, config.norm_eps, backend)
-        self.q_norm = Norm(*per_head) if config.qk_norm else None
-        self.k_norm = Norm(*per_head) if config.qk_norm else None
+        self.whole_norm = config.qk_norm_width == "all"
+
+        def own_norm(heads: int) -> Norm | None:
+            width = self.head_dim * (heads if self.whole_norm else 1)
+            return Norm("rms", width, config.norm_eps, backend, config.norm_adds_one) if config.qk_norm else None
+
+        self.q_norm, self.k_norm = own_norm(self.heads), own_norm(self.kv_heads)
+        self.sink = nn.Parameter(torch.empty(self.heads)) if config.attention_sinks else None
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
         heads = operations.linear(x, self.qkv).reshape(len(x), -1, self.head_dim)
         if self.q_norm is not None:
-            query = operations.norm(heads[:, :keys], self.q_norm)
-            key = operations.norm(heads[:, keys:values], self.k_norm)
+            query = self._normed(heads[:, :keys], self.q_norm, operations)
+            key = self._normed(heads[:, keys:values], self.k_norm, operations)
             heads = operations.concatenate([query, key, heads[:, values:]], 1)
         if plan.cache is not None:
             plan.cache.write(layer, heads[:, keys:], plan.slots)
         outputs = []
         for call in plan.calls:
-            own = heads[call.tokens]
+            own, hooks = heads[call.tokens], call.hooks[layer]
             if call.span is None:
-                mixed = operations.attention(own[:, :keys], own[:, keys:values], own[:, values:], call.hooks[layer])
+                query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
+                mixed = operations.attention(query, key, value, hooks, self.sink)
             else:
                 own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
                 if plan.cache is None:
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-                mixed = operations.attention(own[:, :keys], key, value, call.hooks[layer]).swapaxes(1, 2)
+                mixed = operations.attention(own[:, :keys], key, value, hooks, self.sink).swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
+
+    def _normed(self, heads: Any, own_norm: Norm | None, operations: Operations) -> Any:
+        """`[tokens, heads, dim]`, normalised head by head or over all of a token's heads."""
+        rows = heads.reshape(len(heads), -1) if self.whole_norm else heads
+        return operations.norm(rows, own_norm).reshape(heads.shape)
 
 
 class MLP(nn.Module):
@@ -117,35 +117,53 @@ class MLP(nn.Module):
 
     def __init__(self, config: Config, backend: str) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated_mlp, config.hidden_act
-        stacked = config.intermediate_size * (1 + self.gated)
+        self.activation = Activation.of(config)
+        stacked = config.intermediate_size * (1 + self.activation.gated)
         self.up = Linear(config.hidden_size, stacked, config.mlp_bias, backend)
         self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias, backend)
 
     def forward(self, x: Any, operations: Operations) -> Any:
-        inner = operations.activate(operations.linear(x, self.up), self.activation, self.gated)
-        return operations.linear(inner, self.down)
+        return operations.linear(operations.activate(operations.linear(x, self.up), self.activation), self.down)
 
 
 class Block(nn.Module):
-    """One decoder layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """One decoder layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`; or with norms behind the two as well, or
+    there alone; or both of the same x."""
 
-    attention_norm, attention, mlp_norm, mlp = Part(), Part(), Part(), Part()
+    attention_norm, attention, attention_post_norm = Part(), Part(), Part()
+    mlp_norm, mlp, mlp_post_norm = Part(), Part(), Part()
 
-    def __init__(self, config: Config, backend: str) -> None:
+    def __init__(self, config: Config, layer: int, backend: str) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
+
+        def own_norm(place: str) -> Norm | None:
+            if config.norm_place not in (place, "both"):
+                return None
+            return Norm(config.norm, config.hidden_size, config.norm_eps, backend, config.norm_adds_one)
+
+        self.parallel, self.multiplier = config.parallel_residual, config.residual_multiplier
+        self.attention_norm, self.attention_post_norm = own_norm("before"), own_norm("after")
         self.attention = Attention(config, backend)
-        self.mlp_norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend)
-        self.mlp = MLP(config, backend)
+        self.mlp_norm, self.mlp_post_norm = own_norm("before"), own_norm("after")
+        has_experts = bool(config.expert_layers and config.expert_layers[layer])
+        self.mlp = MixtureOfExperts(config, backend) if has_experts else MLP(config, backend)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
-        call, norm = operations.call, operations.norm
-        x = x + call(self.attention, norm(x, self.attention_norm), layer, plan, operations)
-        return x + call(self.mlp, norm(x, self.mlp_norm), operations)
+        call = operations.call
+        mixed = call(self.attention, _normed(x, self.attention_norm, operations), layer, plan, operations)
+        after = x + self._scaled(_normed(mixed, self.attention_post_norm, operations))
+        seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
+        return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
+
+    def _scaled(self, x: Any) -> Any:
+        return x if self.multiplier == 1 else x * self.multiplier
 
 
-OWN = {Linear, Norm, Attention, MLP, Block, nn.ModuleList}
+def _normed(x: Any, layer: Norm | None, operations: Operations) -> Any:
+    return x if layer is None else operations.norm(x, layer)
+
+
+OWN = {Linear, Norm, Attention, MLP, Block, ExpertLinear, MixtureOfExperts, nn.ModuleList}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -25,7 +25,7 @@ def loss(
     hidden = model(ids, lengths=lengths, recompute=recompute)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
-    logits = reference.logits(hidden, model.unembedding).flatten(0, -2)
+    logits = reference.logits(hidden, model.unembedding, **model.logit_settings).flatten(0, -2)
     wanted = wanted.to(hidden.device)
     found = F.cross_entropy(logits, wanted.flatten(), ignore_index=ignore_index, reduction=reduction)
     return found.view(wanted.shape) if reduction == "none" else found

@@ -8,6 +8,7 @@ everything is what the weights are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -23,10 +24,12 @@ from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
 from farspan.model import recorded
+from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
+NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
 FUSED = SimpleNamespace(attention=attention, linear=linear, greedy=greedy, sample=sample)
 """The package's own functions, under the names that `farspan.reference` has for them."""
@@ -49,7 +52,7 @@ class Operations(Protocol):
         """The plan as `attention` and the cache read it."""
 
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
-        """A row of the embedding for each of `tokens`, an array or a tensor on any device."""
+        """A row of the embedding for each of `tokens`, an array or a tensor on any device: of words, or of places."""
 
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         """What a part of a layer does."""
@@ -60,11 +63,23 @@ class Operations(Protocol):
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
 
-    def activate(self, x: Any, activation: str, gated: bool) -> Any:
-        """`act(x)`; of `[gate, up]` in one row, where gated, `act(gate) * up`."""
+    def activate(self, x: Any, activation: Activation) -> Any:
+        """What an `Activation` makes of rows."""
 
-    def attention(self, query: Any, key: Any, value: Any, hooks: Any) -> Any:
-        """Attention with the hooks that the plan has for a layer."""
+    def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None) -> Any:
+        """Attention with the hooks that the plan has for a layer, and the layer's own sink."""
+
+    def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
+        """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
+
+    def sorted_by_expert(self, experts: Any, count: int) -> tuple[Any, list[int]]:
+        """The order of all choices `[tokens * chosen]` by expert and then by token, and how many each expert has."""
+
+    def of_expert(self, x: Any, layer: Any, expert: int) -> Any:
+        """`x @ weight.T + bias` of one expert of an `ExpertLinear`."""
+
+    def summed(self, parts: Any, tokens: Any, count: int, chosen: int) -> Any:
+        """`[count, width]`: for each token the sum of its `chosen` rows of `parts`, in the order in which they lie."""
 
     def contiguous(self, x: Any) -> Any:
         """The same numbers, one behind the other in memory."""
@@ -75,8 +90,10 @@ class Operations(Protocol):
     def as_tensor(self, x: Any) -> Tensor:
         """Numbers of this kind as a tensor."""
 
-    def draw(self, hidden: Any, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
-        """A `farspan.Sample`: greedy without draws."""
+    def draw(
+        self, hidden: Any, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, Any] = NO_RULES
+    ) -> Any:
+        """A `farspan.Sample`: greedy without draws. `rules`: what the logits are beside the unembedding."""
 
 
 class TensorOperations:
@@ -107,14 +124,40 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
-    def activate(self, x: Tensor, activation: str, gated: bool) -> Tensor:
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
-            return recorded.activate(x, activation, gated)
-        return recorded.activate_by_torch(x.chunk(2, dim=-1) if gated else (x,), activation)
-
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any]) -> Tensor:
-        out: Tensor = self.functions.attention(query, key, value, **hooks)
+            return recorded.activate(x, activation)
+        out: Tensor = activation.of_parts(activation.parts(x))
         return out
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None
+    ) -> Tensor:
+        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
+        out: Tensor = self.functions.attention(query, key, value, **given)
+        return out
+
+    def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
+        if self.backend == "fused" and arrays_serve(logits) and not logits.requires_grad:
+            routed = ArrayOperations.route(logits.detach().numpy(), chosen, sums_to_one)
+            return torch.from_numpy(routed[0]), torch.from_numpy(routed[1])
+        wide = logits.to(small_dtype(logits))
+        experts = wide.detach().argsort(dim=-1, descending=True, stable=True)[:, :chosen]
+        picked = wide.gather(-1, experts)
+        total = (picked if sums_to_one else wide).logsumexp(-1, keepdim=True)
+        return (picked - total).exp().to(logits.dtype), experts
+
+    def sorted_by_expert(self, experts: Tensor, count: int) -> tuple[Tensor, list[int]]:
+        flat = experts.reshape(-1)
+        return flat.argsort(stable=True), torch.bincount(flat, minlength=count).tolist()
+
+    def of_expert(self, x: Tensor, layer: Any, expert: int) -> Tensor:
+        out: Tensor = layer(x, expert)
+        return out
+
+    def summed(self, parts: Tensor, tokens: Tensor, count: int, chosen: int) -> Tensor:
+        back = tokens.argsort(stable=True)
+        return _in_turn(parts[back].reshape(count, chosen, -1))
 
     def contiguous(self, x: Tensor) -> Tensor:
         return x.contiguous()
@@ -125,11 +168,13 @@ class TensorOperations:
     def as_tensor(self, x: Tensor) -> Tensor:
         return x
 
-    def draw(self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
+    def draw(
+        self, hidden: Tensor, unembedding: Tensor, draws: dict[str, Any] | None, rules: Mapping[str, Any] = NO_RULES
+    ) -> Any:
         hidden = hidden.to(unembedding.dtype)
         if draws is None:
-            return self.functions.greedy(hidden, unembedding)
-        return self.functions.sample(hidden, unembedding, **draws)
+            return self.functions.greedy(hidden, unembedding, **rules)
+        return self.functions.sample(hidden, unembedding, **draws, **rules)
 
 
 class DeviceOperations(TensorOperations):
@@ -145,8 +190,9 @@ class DeviceOperations(TensorOperations):
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any) -> Tensor:
-        out: Tensor = self._attention(query, key, value, *hooks)[0]
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None) -> Tensor:
+        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
+        out: Tensor = self._attention(query, key, value, *given)[0]
         return out
 
 
@@ -172,7 +218,7 @@ class ArrayOperations:
 
     def __init__(self) -> None:
         threads.follow_torch()
-        self._weights: dict[nn.Module, tuple[Any, ...]] = {}
+        self._weights: dict[Any, tuple[Any, ...]] = {}  # by module, or parameter
         self._hooks: tuple[Any, Hooks] = (None, Hooks())
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
@@ -195,7 +241,8 @@ class ArrayOperations:
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (_numbers(layer.weight), _numbers(layer.bias))
+            gain = _numbers(layer.weight)
+            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
         weight, bias = found
         if bias is None:
             return cpu.rms_norm(x, weight, layer.eps)
@@ -203,13 +250,46 @@ class ArrayOperations:
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
 
-    def activate(self, x: np.ndarray, activation: str, gated: bool) -> np.ndarray:
-        return cpu.activate(x, activation, gated)
+    def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
+        out: np.ndarray = activation.of_array(x)
+        return out
 
-    def attention(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any]) -> np.ndarray:
+    def attention(
+        self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None
+    ) -> np.ndarray:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        return cpu.attention("float32", query, key, value, self._hooks[1])[0]
+        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
+        return cpu.attention("float32", query, key, value, given)[0]
+
+    def _sink(self, sink: Tensor) -> np.ndarray:
+        found = self._weights.get(sink)
+        if found is None:
+            found = self._weights[sink] = (_numbers(sink),)
+        return found[0]
+
+    @staticmethod
+    def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
+        experts = np.argsort(-logits, axis=-1, kind="stable")[:, :chosen]  # equal logits: the lowest index
+        raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares = np.take_along_axis(raised, experts, axis=-1)
+        total = (shares if sums_to_one else raised).sum(axis=-1, keepdims=True)
+        return shares / total, experts
+
+    def sorted_by_expert(self, experts: np.ndarray, count: int) -> tuple[np.ndarray, list[int]]:
+        flat = experts.reshape(-1)
+        return np.argsort(flat, kind="stable"), np.bincount(flat, minlength=count).tolist()
+
+    def of_expert(self, x: np.ndarray, layer: Any, expert: int) -> np.ndarray:
+        found = self._weights.get(layer)
+        if found is None:
+            found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
+        dtype, weight, bias = found
+        return cpu.linear_rows(x, dtype, weight[expert], None if bias is None else bias[expert])
+
+    def summed(self, parts: np.ndarray, tokens: np.ndarray, count: int, chosen: int) -> np.ndarray:
+        back = np.argsort(tokens, kind="stable")
+        return _in_turn(parts[back].reshape(count, chosen, -1))
 
     def contiguous(self, x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x)
@@ -220,14 +300,31 @@ class ArrayOperations:
     def as_tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x)
 
-    def draw(self, hidden: np.ndarray, unembedding: Tensor, draws: dict[str, Any] | None) -> Any:
+    def draw(
+        self, hidden: np.ndarray, unembedding: Tensor, draws: dict[str, Any] | None,
+        rules: Mapping[str, Any] = NO_RULES,
+    ) -> Any:  # fmt: skip
         rows: Any = hidden
         weight: Any = unembedding.detach()
         if weight.dtype in HALVES:
             rows = torch.from_numpy(hidden).to(weight.dtype)
         else:
             weight = weight.numpy()
-        return greedy(rows, weight) if draws is None else sample(rows, weight, **draws)
+        return greedy(rows, weight, **rules) if draws is None else sample(rows, weight, **draws, **rules)
+
+
+def _in_turn(parts: Any) -> Any:
+    """`parts` `[tokens, chosen, width]` summed over the second axis, one after the other: no sum runs otherwise for
+    other shapes."""
+    total = parts[:, 0]
+    for turn in range(1, parts.shape[1]):
+        total = total + parts[:, turn]
+    return total
+
+
+def small_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of sinks, shares and biases beside x: float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _memory(parameter: Any) -> tuple[str, np.ndarray]:

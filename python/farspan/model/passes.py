@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from farspan._errors import ArgumentError, message
 from farspan.model.cache import Cache
 from farspan.positions import Span
 from farspan.positions.ragged import joined
 
 if TYPE_CHECKING:
-    from farspan.model.config import Config
+    from farspan.model.config import AttentionKind, Config
 
 LEAST_BUCKET = 256
 
@@ -39,6 +40,8 @@ class PassPlan:
     cache: Cache | None
     slots: Any
     """Where in the cache the new keys and values go."""
+    places: Any
+    """Index of each new token in its sequence, where the model has learned positions; else None."""
     lengths: tuple[int, ...]
     """How many tokens each sequence has afterwards."""
 
@@ -59,6 +62,7 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
     """
     held = (0,) * len(new) if cache is None else cache.counts
     lengths = tuple(old + more for old, more in zip(held, new, strict=True))
+    check_length(config, lengths)
     if cache is not None:
         cache.reserve(lengths)
     calls, row, token = [], 0, 0
@@ -68,33 +72,46 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
         row, token = rows.stop, tokens.stop
         if time:
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
-            span = Span(time, lengths[rows], config.num_attention_heads, config.dim_per_head, slots)
+            span = Span(time, lengths[rows], config.num_attention_heads, config.rotary_dim, slots)
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
+    places = None
+    if config.learned_positions:
+        places = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     if cache is None:
-        return PassPlan(calls, None, np.empty(0, np.int64), lengths)
+        return PassPlan(calls, None, np.empty(0, np.int64), places, lengths)
     rows_of, positions = np.arange(len(new)), np.array(held, np.int64)
     if any(more != 1 for more in new):
         rows_of = np.repeat(rows_of, new)
         positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    return PassPlan(calls, cache, cache.slots(rows_of, positions), lengths)
+    return PassPlan(calls, cache, cache.slots(rows_of, positions), places, lengths)
+
+
+def check_length(config: Config, lengths: Sequence[int], name: str = "ids") -> None:
+    """ArgumentError where a sequence is longer than the positions that the model has learned."""
+    longest = max(lengths, default=0)
+    if config.longest is not None and longest > config.longest:
+        expected = f"sequences of at most {config.longest} tokens, for which the model has learned positions"
+        raise ArgumentError(message(name, expected, f"{longest} tokens"))
 
 
 def plan_documents(config: Config, lengths: Sequence[int]) -> PassPlan:
     """A pass over whole sequences without a cache, packed: one ragged call, unless the position schemes need several.
     Its rows have the bits that they have in a pass of one sequence."""
+    check_length(config, lengths)
     offsets = np.cumsum([0, *lengths])
-    spans = {time: Span(time, (time,), config.num_attention_heads, config.dim_per_head) for time in set(lengths)}
-    common = {"causal": True, "query_offsets": offsets, "key_offsets": offsets}
+    spans = {time: Span(time, (time,), config.num_attention_heads, config.rotary_dim) for time in set(lengths)}
+    common = _of_all_kinds(config) | {"query_offsets": offsets, "key_offsets": offsets}
     kinds = []
-    for scheme, window in config.attention_kinds:
-        by_length = {time: _narrowed(scheme.hooks(span), window) for time, span in spans.items()}
+    for kind in config.attention_kinds:
+        by_length = {time: _of_kind(kind, span, _query_factors(config, span)) for time, span in spans.items()}
         hooks = joined([by_length[time] for time in lengths], [spans[time] for time in lengths])
         if hooks is None:
             return plan_pass(config, lengths, None)
         kinds.append(common | hooks)
     hooks_of_layers = [kinds[kind] for kind in config.kind_of_layer]
     call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, hooks_of_layers)
-    return PassPlan([call], None, np.empty(0, np.int64), tuple(lengths))
+    places = np.concatenate([np.arange(time) for time in lengths]) if config.learned_positions else None
+    return PassPlan([call], None, np.empty(0, np.int64), places, tuple(lengths))
 
 
 def bucket(length: int, capacity: int) -> int:
@@ -106,7 +123,7 @@ def bucket(length: int, capacity: int) -> int:
 def steady_tokens(config: Config, length: int, most: int) -> int:
     """How many of `most` further tokens of a sequence can be read in one pass and get the bits of single steps: all,
     unless a position scheme turns by other frequencies as the sequence grows."""
-    for scheme, _ in config.attention_kinds:
+    for scheme in {kind.scheme for kind in config.attention_kinds}:
         switch = scheme.switch(length)
         while scheme.switch(length + most) != switch:  # frequencies never change back as a sequence grows
             most -= 1
@@ -115,11 +132,35 @@ def steady_tokens(config: Config, length: int, most: int) -> int:
 
 def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:
     """Keyword arguments of attention for each layer; what layers share is computed once."""
-    common: dict[str, Any] = {"causal": True}
+    common = _of_all_kinds(config)
     if span.slots is not None or not span.uniform:
         common["key_lengths"] = np.array(span.lengths)
-    hooks = [common | _narrowed(scheme.hooks(span), window) for scheme, window in config.attention_kinds]
+    factors = _query_factors(config, span)
+    hooks = [common | _of_kind(kind, span, factors) for kind in config.attention_kinds]
     return [hooks[kind] for kind in config.kind_of_layer]
+
+
+def _of_all_kinds(config: Config) -> dict[str, Any]:
+    cap = config.attn_logit_softcapping
+    return {"causal": True} if cap is None else {"causal": True, "softcap": cap}
+
+
+def _of_kind(kind: AttentionKind, span: Span, factors: np.ndarray | None) -> dict[str, Any]:
+    hooks = _narrowed(kind.scheme.hooks(span), kind.window)
+    if kind.scale is not None:
+        hooks = hooks | {"scale": kind.scale}
+    if factors is not None:
+        hooks = hooks | {"query_scale": factors * hooks.get("query_scale", np.float32(1))}
+    return hooks
+
+
+def _query_factors(config: Config, span: Span) -> np.ndarray | None:
+    """By how much each query is scaled for its place, for `query_scale`."""
+    if config.query_scale_beta is None:
+        return None
+    steps = np.log1p(span.query_order // config.query_scale_length)
+    factors = (1 + config.query_scale_beta * steps).astype(np.float32)
+    return factors[:, None, :] if factors.ndim == 2 else factors
 
 
 def _narrowed(hooks: dict[str, Any], window: int | None) -> dict[str, Any]:

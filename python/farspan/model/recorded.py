@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from farspan._backend import cpu
+from farspan.model.activations import Activation
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -23,23 +24,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _normed(x, weight, eps)
 
 
-def activate(x: Tensor, activation: str, gated: bool) -> Tensor:
-    """`act(x)` of float32 rows on the CPU; of `[gate, up]` in one row, where gated, `act(gate) * up`."""
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """What an activation makes of float32 rows on the CPU."""
     if torch.is_grad_enabled() and x.requires_grad:
-        recorded: Tensor = _Activation.apply(x, activation, gated)
+        recorded: Tensor = _Activation.apply(x, activation)
         return recorded
-    return _activated(x, activation, gated)
-
-
-def activate_by_torch(parts: tuple[Tensor, ...], activation: str) -> Tensor:
-    """The same of `(gate, up)` or `(x,)`, in any dtype on any device."""
-    if activation == "silu":
-        found = F.silu(parts[0])
-    elif activation == "relu":
-        found = F.relu(parts[0])
-    else:
-        found = F.gelu(parts[0], approximate="tanh")
-    return found if len(parts) == 1 else found * parts[1]
+    return _activated(x, activation)
 
 
 def widened_rows(tokens: Tensor, embedding: Tensor) -> Tensor:
@@ -55,8 +45,8 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.from_numpy(cpu.rms_norm(x.detach().numpy(), weight.detach().float().numpy(), eps))
 
 
-def _activated(x: Tensor, activation: str, gated: bool) -> Tensor:
-    return torch.from_numpy(cpu.activate(x.detach().numpy(), activation, gated))
+def _activated(x: Tensor, activation: Activation) -> Tensor:
+    return torch.from_numpy(activation.of_array(x.detach().numpy()))
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -87,22 +77,22 @@ class _RmsNorm(torch.autograd.Function):
 
 class _Activation(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, activation: str, gated: bool) -> Tensor:
-        return _activated(x, activation, gated)
+    def forward(x: Tensor, activation: Activation) -> Tensor:
+        return _activated(x, activation)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
-        ctx.activation, ctx.gated = inputs[1:]
+        ctx.activation = inputs[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        parts = tuple(part.detach().requires_grad_() for part in (x.chunk(2, -1) if ctx.gated else (x,)))
+        parts = tuple(part.detach().requires_grad_() for part in ctx.activation.parts(x))
         with torch.enable_grad():
-            output = activate_by_torch(parts, ctx.activation)
-        return torch.cat(torch.autograd.grad(output, parts, gradient), -1), None, None
+            output = ctx.activation.of_parts(parts)
+        return torch.cat(torch.autograd.grad(output, parts, gradient), -1), None
 
 
 class _WidenedRows(torch.autograd.Function):

@@ -89,9 +89,9 @@ class _Block:
     def send(self, arrays: list[np.ndarray]) -> None:
         if self._sent and all(new is old for new, old in zip(arrays, self._sent, strict=True)):
             return
-        # torch reuses pinned memory when the copy is over; a graph of the caller's would go on copying from it.
-        pinned = self._memory.is_cuda and not torch.cuda.is_current_stream_capturing()
-        packed = torch.empty(self._memory.shape, dtype=torch.uint8, pin_memory=pinned)
+        # Pinned: else the copy would wait. torch keeps the memory until the copy is over. No graph may record the copy,
+        # for the graph would go on copying from there; `check_not_capturing` sees to that.
+        packed = torch.empty(self._memory.shape, dtype=torch.uint8, pin_memory=self._memory.is_cuda)
         numbers = packed.numpy()
         for start, array in zip(self._starts, arrays, strict=True):
             numbers[start : start + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
@@ -104,24 +104,24 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
-    """The tree of all that a plan is beside its cache: slots, and of each call its shape and the hooks of each kind of
-    layer as `torch.ops.farspan.attention` takes them."""
+    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape and the hooks of each
+    kind of layer as `torch.ops.farspan.attention` takes them."""
     calls = []
     for call in plan.calls:
         per_call = () if call.span is None else (call.span.time, call.span.keys)
         shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, *per_call)
         calls.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())))
-    return plan.slots, tuple(calls)
+    return plan.slots, plan.places, tuple(calls)
 
 
 def with_tensors(plan: PassPlan, tree: tuple[Any, ...]) -> PassPlan:
     """The plan on what a `Staged` made of its tree."""
-    slots, calls = tree
+    slots, places, calls = tree
     ready = []
     for call, (_, kinds) in zip(plan.calls, calls, strict=True):
         found = dict(zip(_kinds(call.hooks), kinds, strict=True))
         ready.append(dataclasses.replace(call, hooks=[found[id(hooks)] for hooks in call.hooks]))
-    return dataclasses.replace(plan, calls=ready, slots=slots)
+    return dataclasses.replace(plan, calls=ready, slots=slots, places=places)
 
 
 def _kinds(hooks: list[Any]) -> dict[int, Any]:

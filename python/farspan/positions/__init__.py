@@ -10,16 +10,19 @@ import dataclasses
 from typing import Any
 
 from farspan._errors import ArgumentError, message
-from farspan.positions.biases import ALiBi, LogN, NoPE
+from farspan.positions.biases import ALiBi, HardALiBi, LogN, NoPE, Sandwich
 from farspan.positions.frequencies import (
     NTK,
+    ClippedRoPE,
     DynamicNTK,
     LinearInterpolation,
     Llama3,
     LongRoPE,
+    PRoPE,
     RoPE,
     YaRN,
 )
+from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
 from farspan.positions.scheme import Scheme, Span
 from farspan.positions.table import TABLE
@@ -27,8 +30,9 @@ from farspan.positions.table import TABLE
 SCHEMES: tuple[type[Scheme], ...] = tuple(entry.scheme for entry in TABLE if entry.scheme)
 
 __all__ = [
-    "NTK", "SCHEMES", "ALiBi", "DynamicNTK", "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "ReRoPE",
-    "RoPE", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
+    "NTK", "SCHEMES", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "LinearInterpolation", "Llama3", "LogN",
+    "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "RoPE", "Sandwich", "Scheme", "SelfExtend", "Span",
+    "Streaming", "YaRN", "scheme_from_dict",
 ]  # fmt: skip
 
 

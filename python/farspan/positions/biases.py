@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from farspan._errors import ArgumentError, message
 from farspan.attention import DistanceBias
 from farspan.positions.frequencies import PLAIN
 from farspan.positions.scheme import Hooks, Scheme, Span, require_number, require_scheme
@@ -30,8 +31,12 @@ class ALiBi(Scheme):
     """
 
     def hooks(self, span: Span) -> Hooks:
-        room = 1 << max(span.keys - 1, 63).bit_length()  # a table serves until the length doubles
-        return {"distance_bias": _alibi_bias(span.heads, room)}
+        return {"distance_bias": _alibi_bias(span.heads, _room(span))}
+
+
+def _room(span: Span) -> int:
+    """How many distances a table has: it serves until the length doubles."""
+    return 1 << max(span.keys - 1, 63).bit_length()
 
 
 @functools.lru_cache(maxsize=16)
@@ -46,6 +51,55 @@ def alibi_slopes(heads: int) -> list[float]:
     slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
     between = [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * power, 2)]
     return slopes + between[: heads - power]
+
+
+@dataclasses.dataclass(frozen=True)
+class HardALiBi(Scheme):
+    """Hard-ALiBi (arXiv 2402.01032): the first `masked` heads see 1, 2, 3, ... tokens, the query's own included. The
+    others see all, without positions. None: half of the heads."""
+
+    masked: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.masked is not None:
+            require_number("masked", self.masked, at_least=0, integer=True)
+
+    def hooks(self, span: Span) -> Hooks:
+        masked = span.heads // 2 if self.masked is None else self.masked
+        if masked > span.heads:
+            raise ArgumentError(message("masked", f"at most the {span.heads} heads of the model", masked))
+        return {"distance_bias": _hard_alibi_bias(span.heads, masked)}
+
+
+@functools.lru_cache(maxsize=16)
+def _hard_alibi_bias(heads: int, masked: int) -> DistanceBias:
+    seen = np.arange(1, heads + 1)[:, None]
+    hidden = (np.arange(masked + 1) >= seen) & (seen <= masked)  # the last column stands for all longer distances
+    return DistanceBias(np.where(hidden, -np.inf, 0.0).astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandwich(Scheme):
+    """Sandwich (arXiv 2212.10356): to the score of head h = 1 .. H it adds `H / (8 h)` times the sum over
+    i = 1 .. dim / 2 of `cos(distance / 10000 ** (2 i / dim)) - 1`. The cosines are the product of two sinusoidal
+    position embeddings of `dim` dims. The sum falls about as the logarithm of the distance."""
+
+    dim: int = 128
+
+    def __post_init__(self) -> None:
+        require_number("dim", self.dim, at_least=2, integer=True)
+        if self.dim % 2:
+            raise ArgumentError(message("dim", "an even number", self.dim))
+
+    def hooks(self, span: Span) -> Hooks:
+        return {"distance_bias": _sandwich_bias(self.dim, span.heads, _room(span))}
+
+
+@functools.lru_cache(maxsize=16)
+def _sandwich_bias(dim: int, heads: int, length: int) -> DistanceBias:
+    frequencies = 10000.0 ** (-2 * np.arange(1, dim // 2 + 1) / dim)
+    product = np.cos(np.outer(np.arange(length), frequencies)).sum(axis=1) - dim / 2
+    return DistanceBias(np.outer(heads / (8 * np.arange(1, heads + 1)), product).astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)

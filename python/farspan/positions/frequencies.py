@@ -115,6 +115,42 @@ class LinearInterpolation(ScaledRoPE):
         return self.plain(dim) / self.factor
 
 
+@dataclasses.dataclass(frozen=True)
+class PRoPE(ScaledRoPE):
+    """p-RoPE (arXiv 2410.06205; transformers' `proportional`): the fastest `share` of the pairs turn as in RoPE, and
+    the others not at all. Exponents are those of the whole head."""
+
+    share: float = 0.75
+
+    def __post_init__(self) -> None:
+        require_number("share", self.share, at_least=0)
+        if self.share > 1:
+            raise ArgumentError(message("share", "a number from 0 to 1", repr(self.share)))
+        super().__post_init__()
+
+    def inverse_frequencies(self, dim: int, length: int) -> np.ndarray:
+        return np.where(np.arange(dim // 2) < int(self.share * dim) // 2, self.plain(dim), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedRoPE(ScaledRoPE):
+    """RoPE without its slowest pairs: those that make less than `turns` turns in `original_length` tokens do not turn
+    at all. At longer distances they would reach angles that training never showed. (The truncated basis of arXiv
+    2308.10882, without its middle step.)"""
+
+    original_length: int
+    turns: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_number("original_length", self.original_length, at_least=1, integer=True)
+        require_number("turns", self.turns, at_least=0)
+        super().__post_init__()
+
+    def inverse_frequencies(self, dim: int, length: int) -> np.ndarray:
+        plain = self.plain(dim)
+        return np.where(plain * self.original_length >= self.turns * 2 * math.pi, plain, 0.0)
+
+
 def _ntk_frequencies(base: float, stretch: float, dim: int) -> np.ndarray:
     """The base whose slowest pair is `stretch` times slower and whose fastest (one pair alone is that) is unchanged."""
     if dim == 2:

@@ -39,7 +39,7 @@ class RegionScheme(Scheme):
         return {"rotary": rotary}
 
 
-def _require_rotation(scheme: object, or_none: bool = False) -> None:
+def require_rotation(scheme: object, or_none: bool = False) -> None:
     if not isinstance(scheme, (RotaryScheme, NoPE) if or_none else RotaryScheme):
         expected = "RoPE or a scaling of it" + ", or NoPE" * or_none
         raise ArgumentError(message("inner", expected, repr(scheme)))
@@ -58,7 +58,7 @@ class SelfExtend(RegionScheme):
     def __post_init__(self) -> None:
         require_number("group", self.group, at_least=1, integer=True)
         require_number("window", self.window, at_least=1, integer=True)
-        _require_rotation(self.inner)
+        require_rotation(self.inner)
 
     def hooks(self, span: Span) -> Hooks:
         query = span.query_order // self.group + (self.window - self.window // self.group)
@@ -74,7 +74,7 @@ class ReRoPE(RegionScheme):
 
     def __post_init__(self) -> None:
         require_number("window", self.window, at_least=1, integer=True)
-        _require_rotation(self.inner)
+        require_rotation(self.inner)
 
     def hooks(self, span: Span) -> Hooks:
         query = np.full_like(span.query_order, self.window)
@@ -96,7 +96,7 @@ class Streaming(RegionScheme):
     def __post_init__(self) -> None:
         require_number("sinks", self.sinks, at_least=0, integer=True)
         require_number("window", self.window, at_least=1, integer=True)
-        _require_rotation(self.inner, or_none=True)
+        require_rotation(self.inner, or_none=True)
 
     def hooks(self, span: Span) -> Hooks:
         visible: Hooks = {"window": self.window, "keep_first": self.sinks}

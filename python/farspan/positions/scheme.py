@@ -22,6 +22,7 @@ class Span:
     lengths: tuple[int, ...]
     heads: int
     head_dim: int
+    """How many dims of a head turn."""
     slots: int | None = None
     """How many keys attention is given where those are more than there are tokens: it is told the lengths as well."""
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from farspan.positions.biases import ALiBi, LogN, NoPE
+from farspan.positions.biases import ALiBi, HardALiBi, LogN, NoPE, Sandwich
 from farspan.positions.frequencies import (
     NTK,
+    ClippedRoPE,
     DynamicNTK,
     LinearInterpolation,
     Llama3,
     LongRoPE,
+    PRoPE,
     RoPE,
     YaRN,
 )
+from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
 from farspan.positions.scheme import Scheme
 
@@ -95,6 +98,15 @@ TABLE: tuple[Entry, ...] = (
         lambda r: Llama3(r.factor, 1.0, 4.0, r.trained),
     ),
     Entry(LongRoPE, "longrope", "LongRoPE", "factors that were searched for one model", "#332288", "8", None),
+    Entry(PRoPE, "p-rope", "p-RoPE", "three quarters of the pairs, the fastest", "#AAAA00", "H", lambda r: PRoPE()),
+    Entry(
+        ClippedRoPE, "clipped-rope", "clipped RoPE", "without the pairs that training never saw turn once", "#EE3377",
+        "1", lambda r: ClippedRoPE(r.trained),
+    ),
+    Entry(
+        RandomPositions, "random-rope", "random positions, RoPE", "positions drawn from twice as many", "#000080", "2",
+        lambda r: RandomPositions(2 * max(r.longest, r.trained), inner=RoPE(None)),
+    ),
     Entry(
         LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
         lambda r: LogN(r.trained, inner=RoPE(None)), aliases=("log-n",),
@@ -109,5 +121,13 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry(Streaming, "streaming", "Streaming", "four first keys and a window", "#6633AA", "*", _streaming),
     Entry(ALiBi, "alibi", "ALiBi", "a bias that falls with the distance", "#117733", "<", lambda r: ALiBi()),
+    Entry(
+        HardALiBi, "hard-alibi", "Hard-ALiBi", "half of the heads see 1, 2, 3, ... tokens", "#8DA600", "3",
+        lambda r: HardALiBi(),
+    ),
+    Entry(
+        Sandwich, "sandwich", "Sandwich", "a bias that falls with the logarithm of the distance", "#805D00", "4",
+        lambda r: Sandwich(),
+    ),
     Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE()),
 )  # fmt: skip

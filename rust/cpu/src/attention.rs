@@ -11,6 +11,7 @@
 mod arrays;
 mod block;
 mod context;
+mod gradient;
 mod output;
 mod packing;
 mod stream;
@@ -23,6 +24,7 @@ use farspan_core::attention::problem;
 
 pub use crate::arch::attention::Input;
 pub use arrays::Views;
+pub use gradient::{Backward, Gradients, attention_backward};
 
 /// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension
 /// contiguous.

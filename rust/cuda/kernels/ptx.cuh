@@ -128,6 +128,7 @@ DEVICE void warp_barrier() { __syncwarp(); }
 template <typename V> DEVICE V shuffle_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 template <typename V> DEVICE V shuffle(V value, int from) { return __shfl_sync(~0u, value, from); }
 DEVICE uint32_t ballot(bool said) { return __ballot_sync(~0u, said); }
+DEVICE int count_bits(uint32_t x) { return __popc(x); }
 
 // A number whose origin the compiler does not know: what follows from it is computed here, and not kept in registers
 // through a loop around it.
@@ -146,6 +147,8 @@ DEVICE char* shared_memory()
     return memory;
 }
 DEVICE uint32_t shared_address(const void* pointer) { return __cvta_generic_to_shared(pointer); }
+// A number in global memory that nobody writes while the kernel runs. The emulator counts these reads.
+template <typename V> DEVICE V load_global(const V* pointer) { return __ldg(pointer); }
 template <typename V> DEVICE V load_shared(const V* pointer) { return *pointer; }
 template <typename V> DEVICE void store_shared(V* pointer, V value) { *pointer = value; }
 

@@ -53,19 +53,20 @@ pub unsafe fn attention(
     if call.work.rows() == 0 {
         return Ok(());
     }
+    let grid = call.grid()?;
     for (of_queries, batch, axis) in [(true, shape.batch, shape.query_time), (false, shape.key_batch, shape.key_time)] {
         let params = call.prepare_params(&layout, of_queries);
         let numbers = axis * call.problem.half().max(1);
         let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
+        let blocks = in_a_row(if of_queries { "query" } else { "key" }, blocks, "blocks of positions")?;
         if (params.prepared.positions != 0 || params.prepared.turns != 0) && blocks > 0 {
             // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-            unsafe { device.launch(&prepare(), [blocks as u32, 1, 1], 0, params.bytes())? };
+            unsafe { device.launch(&prepare(), [blocks, 1, 1], 0, params.bytes())? };
         }
     }
     let params = call.params(&layout, &output, lse.as_ref());
-    let Plan { width, warps, tiles, parts, splits, shared_bytes, .. } = call.plan;
+    let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
     let kernel = walk(problem.query.dtype, width, warps, call.has_hooks());
-    let grid = [tiles as u32, (shape.key_heads * parts) as u32, splits as u32];
     // SAFETY: as above.
     unsafe { device.launch(&kernel, grid, shared_bytes as u32, params.bytes())? };
     if splits > 1 {
@@ -74,6 +75,14 @@ pub unsafe fn attention(
         unsafe { device.launch(&combine(problem.query.dtype, width), grid, 0, params.bytes())? };
     }
     Ok(())
+}
+
+/// So many blocks along the one axis of a grid that has room for them. Kernels count in 32 bits.
+fn in_a_row(argument: &'static str, blocks: usize, what: &str) -> Result<u32> {
+    match i32::try_from(blocks) {
+        Ok(blocks) => Ok(blocks as u32),
+        Err(_) => Err(Error::argument(argument, format!("at most {} {what}", i32::MAX), blocks)),
+    }
 }
 
 /// Of what lies in the workspace.
@@ -111,6 +120,15 @@ impl<'a> Call<'a> {
             far: border(problem).is_some(),
         };
         Call { problem, shape, work, plan: work.plan(limits) }
+    }
+
+    /// Of the walk: the tiles of all key heads, one head after the other, by the chunks' splits.
+    fn grid(&self) -> Result<[u32; 3]> {
+        let Plan { tiles, parts, splits, .. } = self.plan;
+        let heads = self.shape.key_heads;
+        let blocks = tiles.saturating_mul(heads).saturating_mul(parts);
+        let what = format!("blocks of rows, of {heads} key heads");
+        Ok([in_a_row("query", blocks, &what)?, splits as u32, 1])
     }
 
     /// Whether scores know more than a scale and a mask.
@@ -209,7 +227,7 @@ impl<'a> Call<'a> {
                 chunks_per_block: self.plan.chunks_per_block as i32,
                 parts: self.plan.parts as i32,
                 in_pieces: [query, key, value].map(|matrix| i32::from(is_in_pieces(matrix))),
-                padding: 0,
+                tiles: self.plan.tiles as i32,
             },
             results: ResultParams {
                 output: matrix_at(output),

@@ -108,7 +108,7 @@ fn key(program: &Program, target: &str, (major, minor): (i32, i32)) -> Key {
     let version = format!("NVRTC {major}.{minor}");
     let own = [env!("CARGO_PKG_VERSION"), &version, target, &program.text];
     let headers = program.headers.iter().flat_map(|&(name, text)| [name, text]);
-    Key::of(own.into_iter().chain(nvrtc::OPTIONS).chain(headers))
+    Key::of(own.into_iter().chain(nvrtc::options()).chain(headers))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a kernel is called and where it runs.
 
-use farspan_core::Result;
+use farspan_core::{Error, Result};
 
 /// What a device offers to one kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,21 @@ pub struct Variant {
     /// Bytes of a thread's arrays that loops index, which therefore lie in its local memory. What a compiled kernel has
     /// beyond them is registers that did not fit.
     pub stack_bytes: u32,
+    /// Bytes of dynamic shared memory of a usual launch, where they decide how many blocks fit; 0 elsewhere.
+    pub shared_bytes: u32,
+}
+
+/// The most blocks along each axis of a grid, on every GPU.
+pub const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65535, 65535];
+
+/// Refuses a grid that no GPU takes.
+pub fn check_grid(variant: &Variant, grid: [u32; 3]) -> Result<()> {
+    if grid.iter().zip(MOST_BLOCKS).all(|(blocks, most)| *blocks <= most) {
+        return Ok(());
+    }
+    let [[x, y, z], [most_x, most_y, most_z]] = [grid, MOST_BLOCKS];
+    let expected = format!("at most {most_x} x {most_y} x {most_z} blocks of {}", variant.name);
+    Err(Error::backend("kernel", expected, format!("{x} x {y} x {z}")))
 }
 
 /// Where kernels run: a GPU through its driver, or the emulator.

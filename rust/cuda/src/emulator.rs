@@ -4,8 +4,10 @@ use crate::device::{Device, Limits, Variant};
 use crate::fault::loader;
 use farspan_core::{Error, Result};
 use libloading::Library;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 type Launch = unsafe extern "C" fn(
     kernel: *const c_char,
@@ -25,8 +27,10 @@ const ERROR_BYTES: usize = 2048;
 /// Runs the same kernel text on the CPU, one fiber per thread, and reports what a GPU would do wrong in silence.
 pub struct Emulator {
     launch: Launch,
+    counted_reads: unsafe extern "C" fn() -> u64,
     limits: Limits,
     seed: u64,
+    launched: Mutex<BTreeSet<String>>,
     _library: Library,
 }
 
@@ -39,8 +43,21 @@ impl Emulator {
         let library = unsafe { Library::new(path) }.map_err(fault)?;
         // SAFETY: the symbol has this signature in the emulator's source.
         let launch = *unsafe { library.get::<Launch>(c"farspan_emulated_launch") }.map_err(fault)?;
+        // SAFETY: as above.
+        let counted_reads = *unsafe { library.get(c"farspan_emulated_counted_reads") }.map_err(fault)?;
         let limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 80 };
-        Ok(Emulator { launch, limits, seed: 0, _library: library })
+        Ok(Emulator { launch, counted_reads, limits, seed: 0, launched: Mutex::default(), _library: library })
+    }
+
+    /// How many lengths, offsets and entries of block tables all threads of this thread's last launch have read.
+    pub fn counted_reads(&self) -> u64 {
+        // SAFETY: the function has no requirements, and its library is open.
+        unsafe { (self.counted_reads)() }
+    }
+
+    /// The names of the kernels that ran here.
+    pub fn launched(&self) -> Vec<String> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The same emulator with another order of its threads.
@@ -63,6 +80,7 @@ impl Device for Emulator {
         if grid.contains(&0) {
             return Ok(());
         }
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(variant.name.clone());
         let name = CString::new(variant.name.as_str())
             .map_err(|error| Error::backend("kernel", "a name in C", &error).because(error))?;
         let mut error = [0u8; ERROR_BYTES];

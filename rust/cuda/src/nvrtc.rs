@@ -46,6 +46,16 @@ functions! {
 /// where a product and a sum are one operation: their bits shall not depend on the compiler's taste.
 pub const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
 
+/// Beside these where `FARSPAN_CUDA_LINEINFO` is set: machine code that names the lines of the kernels' text, for
+/// compute-sanitizer and profilers. The instructions are the same.
+const LINE_INFO: &str = "--generate-line-info";
+
+/// What a kernel is compiled with now.
+pub fn options() -> Vec<&'static str> {
+    let with_lines = std::env::var_os("FARSPAN_CUDA_LINEINFO").is_some_and(|set| !set.is_empty() && set != "0");
+    OPTIONS.into_iter().chain(with_lines.then_some(LINE_INFO)).collect()
+}
+
 /// The compiler's target for a device of this compute capability. From 9.0 to 11.x it is the exact architecture, whose
 /// instructions no later one has.
 pub fn target(architecture: u32) -> String {
@@ -97,7 +107,7 @@ impl Nvrtc {
     pub fn compile(&self, name: &str, program: &Program, target: &str) -> Result<Vec<u8>> {
         let compilation = Compilation::new(&self.functions, name, program)?;
         let mut options = vec![c_string(&format!("--gpu-architecture={target}"))];
-        options.extend(OPTIONS.map(c_string));
+        options.extend(self::options().into_iter().map(c_string));
         let pointers = pointers(&options);
         // SAFETY: the program is alive, and so are the options behind the pointers, as many as told.
         let status = unsafe {

@@ -117,6 +117,18 @@ fn a_compiler_of_another_version_makes_another_entry() {
 }
 
 #[test]
+fn kernels_that_name_their_lines_are_other_entries() {
+    in_process("kernels_that_name_their_lines_are_other_entries", Path::new("/nowhere"), &[], || {
+        let folder = Folder::new();
+        for (set, fresh) in [("", true), ("1", true), ("0", false), ("1", false)] {
+            // SAFETY: no other thread of this process reads the environment now.
+            unsafe { std::env::set_var("FARSPAN_CUDA_LINEINFO", set) };
+            assert_eq!(compiler(&folder).compile(&variant(), 90).unwrap().fresh, fresh, "{set:?}");
+        }
+    });
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_a_warning() {
     let folder = Folder::new();
     let file = folder.join("file");

@@ -1,5 +1,7 @@
 //! Every kernel compiles for every architecture and keeps its registers, with no GPU present.
 
+mod support;
+
 use farspan_cuda::cache::Cache;
 use farspan_cuda::compiler::Compiler;
 use farspan_cuda::nvrtc::Nvrtc;
@@ -7,6 +9,7 @@ use farspan_cuda::survey::{ARCHITECTURES, survey};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
+use support::in_process;
 
 /// NVRTC where `FARSPAN_NVRTC` says; the tests' runner sets it. What was compiled before is in `FARSPAN_CACHE_DIR`, or,
 /// where that is not set, among cargo's own files.
@@ -54,11 +57,25 @@ fn what_the_compiler_refuses_is_an_error_with_its_words() {
 }
 
 #[test]
+fn lines_of_the_text_are_in_the_machine_code_where_they_are_asked_for() {
+    let name = "lines_of_the_text_are_in_the_machine_code_where_they_are_asked_for";
+    in_process(name, Path::new("/nowhere"), &[("FARSPAN_CUDA_LINEINFO", "1")], || {
+        let Some(compiler) = compiler() else { return };
+        let probe = &farspan_cuda::probe::variants()[0];
+        let names_lines = || compiler.compile(probe, 90).unwrap().cubin.windows(9).any(|text| text == b"probe.cuh");
+        assert!(names_lines());
+        // SAFETY: no other thread of this process reads the environment now.
+        unsafe { std::env::remove_var("FARSPAN_CUDA_LINEINFO") };
+        assert!(!names_lines());
+    });
+}
+
+#[test]
 fn the_committed_table_has_every_kernel() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/results/kernels.json");
     let table = std::fs::read_to_string(&path).unwrap();
     let names = table.lines().filter_map(|line| line.strip_prefix("{\"name\": \"")?.split('"').next());
     let kernels = farspan_cuda::variants();
     let expected: Vec<_> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
-    assert_eq!(names.collect::<Vec<_>>(), expected, "rust/cuda/examples/kernel_table.rs makes it anew");
+    assert_eq!(names.collect::<Vec<_>>(), expected, "benches/gpu/static.py makes it anew");
 }

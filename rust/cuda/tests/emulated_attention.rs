@@ -5,9 +5,10 @@ mod attention_call;
 
 use attention_call::{Emulated, Layout, Setting, run, try_run};
 use farspan_core::Dtype;
-use farspan_core::attention::{Sequence, dense_sequences};
+use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences};
+use farspan_cuda::emulator::Emulator;
 use farspan_testing::attention::suite::causal;
-use farspan_testing::attention::{Case, Hooks, assert_bits};
+use farspan_testing::attention::{Case, Hooks, assert_bits, judge, of_seed};
 use farspan_testing::{DTYPES, attention_suite};
 
 attention_suite!(emulated = Some(Emulated));
@@ -63,6 +64,47 @@ fn lengths_and_offsets_out_of_range_are_held_to_the_arrays() {
             parts.map(|(query_start, key_start)| Sequence { query_start, key_start, ..sequence }).to_vec();
         run(&ragged, setting);
     }
+}
+
+/// What each of 4096 sequences says of itself is read by the blocks that it concerns, and not by all of them.
+#[test]
+fn a_block_finds_its_sequence_among_many_in_a_few_steps() {
+    const SEQUENCES: usize = 4096;
+    let mut case = causal(40, 80, 16, Hooks::default(), Dtype::Bf16);
+    let longer = |index: usize| usize::from(index.is_multiple_of(100) && index < 4000);
+    let before = |index: usize| (0..index).map(longer).sum::<usize>();
+    let sequence = |index| Sequence {
+        batch: 0,
+        query_start: before(index),
+        queries: longer(index),
+        key_batch: 0,
+        key_start: 2 * before(index),
+        keys: 2 * longer(index),
+    };
+    case.oracle.sequences = (0..SEQUENCES).map(sequence).collect();
+    judge::tensor_cores(&case, &run(&case, Setting::default()));
+    // Of the walk: tiles of 64 rows, which are the queries of two heads, and one more for each sequence.
+    let blocks = case.oracle.shape.key_heads * (SEQUENCES + 2);
+    let reads = Emulator::open(&farspan_cuda_emulator::library()).unwrap().counted_reads();
+    let most = 8 * blocks as u64 * 128;
+    assert!(0 < reads && reads <= most, "{reads} reads, at most {most} of {blocks} blocks");
+}
+
+#[test]
+fn more_heads_than_a_grid_has_places_along_its_second_axis() {
+    let shape = Shape {
+        batch: 1,
+        query_heads: 70_000,
+        key_heads: 70_000,
+        query_time: 1,
+        key_batch: 1,
+        key_time: 2,
+        head_dim: 8,
+        value_dim: 8,
+    };
+    let sequences = dense_sequences(&shape, None).unwrap();
+    let case = of_seed(7, shape, sequences, Rules::plain(8), Hooks::default(), Dtype::Bf16);
+    judge::tensor_cores(&case, &run(&case, Setting::default()));
 }
 
 #[test]

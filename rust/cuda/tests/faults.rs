@@ -139,6 +139,9 @@ fn the_driver_gets_what_the_caller_said() {
         let expected = [&loaded[..], &[launched("7x8x9", 102400), launched("1x1x1", 16)]].concat();
         assert_eq!(notes(), expected, "an empty grid is no launch, and a kernel is loaded once");
         // SAFETY: as above.
+        let wide = unsafe { gpu.launch(&f16, [1, 65536, 1], 0, &params) };
+        assert_says(wide, &["2147483647 x 65535 x 65535 blocks of probe_f16", "given 1 x 65536 x 1"]);
+        // SAFETY: as above.
         let wrong = unsafe { gpu.launch(&bf16, [1, 1, 1], 0, &params[..20]) };
         assert_says(wrong, &["the 24 bytes of probe_bf16's parameters", "given 20"]);
     });

@@ -1,5 +1,6 @@
 //! `_core.attention`.
 
+pub(crate) mod backward;
 pub(crate) mod hooks;
 pub(crate) mod problem;
 

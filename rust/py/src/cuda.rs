@@ -8,9 +8,11 @@ pub(crate) mod unembed;
 use crate::failure::{Outcome, detached};
 use farspan_core::{Error, Result};
 use farspan_cuda::cache::Cache;
+use farspan_cuda::cubin::{Resources, resources};
 use farspan_cuda::survey::survey;
-use farspan_cuda::{Compiler, status};
+use farspan_cuda::{Compiler, Variant, status, variants};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::path::Path;
 
 type Version = (i32, i32);
@@ -60,6 +62,30 @@ pub(crate) fn cuda_cache() -> PyResult<(String, usize, u64)> {
 #[pyfunction]
 pub(crate) fn cuda_clear_cache() -> PyResult<usize> {
     Ok(Cache::usual().clear()?)
+}
+
+/// Every kernel: its name, the threads of a block, the bytes of shared memory of a usual launch, and the bytes of a
+/// thread's arrays that lie in local memory on purpose.
+#[pyfunction]
+pub(crate) fn cuda_kernels() -> Vec<(String, u32, u32, u32)> {
+    let facts = |kernel: Variant| (kernel.name, kernel.threads, kernel.shared_bytes, kernel.stack_bytes);
+    variants().into_iter().map(facts).collect()
+}
+
+/// The machine code of a kernel for a compute capability, and what the compiler says that it needs: registers, bytes of
+/// local memory, of parameters and of instructions.
+#[pyfunction]
+#[pyo3(signature = (name, architecture, /))]
+pub(crate) fn cuda_compile(py: Python<'_>, name: &str, architecture: u32) -> Outcome<(Py<PyBytes>, [u32; 4])> {
+    let (cubin, resources) = detached(py, || {
+        let known = variants().into_iter().find(|kernel| kernel.name == name);
+        let kernel = known.ok_or_else(|| Error::argument("name", "a kernel that cuda_kernels names", name))?;
+        let cubin = Compiler::shared()?.compile(&kernel, architecture)?.cubin;
+        let resources = resources(&cubin).ok_or_else(|| Error::backend("NVRTC", "machine code of one kernel", name))?;
+        Ok((cubin, resources))
+    })?;
+    let Resources { registers, stack_bytes, params_bytes, code_bytes, .. } = resources;
+    Ok((PyBytes::new(py, &cubin).unbind(), [registers, stack_bytes, params_bytes, code_bytes]))
 }
 
 /// Compiles every kernel for a compute capability; how many had to be compiled, and how many were there.

@@ -24,6 +24,9 @@ use pyo3::types::PyTuple;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
     module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
+    module.add_function(wrap_pyfunction!(attention::backward::attention_backward, module)?)?;
+    module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
+    module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
@@ -61,5 +64,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cuda::cuda_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_warm, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::cuda_compile, module)?)?;
     Ok(())
 }

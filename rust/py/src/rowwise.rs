@@ -38,8 +38,9 @@ pub(crate) fn activate(
     let activation = match activation {
         "silu" => Activation::Silu,
         "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" => Activation::Gelu,
         "relu" => Activation::Relu,
-        other => return Err(dtype("activation", "silu, gelu_pytorch_tanh or relu", other).into()),
+        other => return Err(dtype("activation", "silu, gelu_pytorch_tanh, gelu or relu", other).into()),
     };
     let x = readonly::<f32, Ix2>("x", x)?;
     let mut out = readwrite::<f32, Ix2>("out", out)?;

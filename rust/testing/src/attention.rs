@@ -120,6 +120,11 @@ pub fn cases() -> impl Strategy<Value = Draft> {
 }
 
 impl Draft {
+    /// The same with all keys side by side.
+    pub fn without_pages(&self) -> Draft {
+        Draft { page_size: None, ..self.clone() }
+    }
+
     pub fn build(&self) -> Case {
         let (query_heads, key_heads) = self.heads;
         let (head_dim, value_dim) = self.dims;

@@ -1,6 +1,7 @@
 //! The CPU backend as a backend of the suites, on one instruction set.
 
 pub mod attention;
+pub mod gradient;
 pub mod sampler;
 pub mod unembed;
 

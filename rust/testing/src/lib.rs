@@ -15,6 +15,7 @@
 
 pub mod attention;
 pub mod cpu;
+pub mod gradient;
 pub mod linear;
 pub mod loss;
 pub mod numbers;

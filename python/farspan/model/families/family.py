@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from farspan.model.families.layouts import Layout
 from farspan.model.kinds import FLAG, TOKEN, Kind, Setting, count, number, one_of, optional
 
 Settings = Mapping[str, Any]
@@ -20,7 +21,9 @@ class Names:
     """Where the parameters of a `Transformer` lie in a file.
 
     `layer` holds a place for the layer's number. `modules` gives for each module of a layer the modules that the file
-    has for it, without ".weight" or ".bias": several where the module stacks their rows.
+    has for it, without ".weight" or ".bias": several where the module stacks their rows, and with "{}" for an expert's
+    number where the file has a tensor for each of them. `tensors` has what the file calls a parameter of a layer where
+    that is no module's ".weight" or ".bias". `layouts` has the modules whose tensors lie otherwise in a file.
     """
 
     embedding: str
@@ -28,6 +31,10 @@ class Names:
     head: str
     layer: str
     modules: Mapping[str, tuple[str, ...]]
+    tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
+    places: str = ""
+    """The learned positions, where the family has them."""
     angles: tuple[str, ...] = ()
     """Tables of inverse frequencies that older files carry, and that nobody reads; "{}" is a layer's number."""
 
@@ -44,6 +51,10 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def fields(self, settings: Settings) -> Fields:
         """The arguments of `Config` that these settings mean. ArgumentError: a setting by its name in `config.json`."""
+
+    def renamed(self, name: str) -> str | None:
+        """The name in `names` of what a file calls `name`; None where it holds nothing of the model."""
+        return name
 
     @abc.abstractmethod
     def settings(self, fields: Fields) -> dict[str, Any] | None:

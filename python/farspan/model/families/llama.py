@@ -36,7 +36,7 @@ from farspan.positions import NoPE, Scheme
 # The activations' names in config.json, and ours where they differ.
 ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_pytorch_tanh", "gelu_new": "gelu_pytorch_tanh",
-    "relu": "relu",
+    "gelu_fast": "gelu_pytorch_tanh", "gelu": "gelu", "gelu_python": "gelu", "relu": "relu",
 }  # fmt: skip
 
 
@@ -84,7 +84,10 @@ class Llama(Family):
         angles=("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
     )
     rope_theta: ClassVar[float] = rope.DEFAULT_BASE
-    qk_norm: ClassVar[bool] = False
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Fields of `Config` that are the same in every model of the family."""
+    spelling: ClassVar[Mapping[str, str]] = {}
+    """The family's own names of settings that others have under the names here."""
 
     def biases(self, given: Settings) -> tuple[bool, bool]:
         """Whether queries, keys and values have a bias, and whether the attention's output has one."""
@@ -106,45 +109,66 @@ class Llama(Family):
         """The settings that say so."""
         return {}
 
-    def fields(self, settings: Settings) -> Fields:
-        given = read(self.keys, settings)
-        heads = given["num_attention_heads"]
-        if given["head_dim"] is None and given["hidden_size"] % heads:
-            expected = f"a multiple of num_attention_heads, {heads}, where head_dim is not given"
-            raise ArgumentError(message("hidden_size", expected, given["hidden_size"]))
-        dim = given["head_dim"] or given["hidden_size"] // heads
+    def positions(self, given: Settings, dim: int) -> tuple[Scheme, ...]:
+        """The scheme of each layer; `dim` is the width of a head."""
         rotation = rope.read_rope(
             given, theta=self.rope_theta, longest=given["max_position_embeddings"], head_dim=dim,
         )  # fmt: skip
+        return tuple(rotation if has else NoPE() for has in self.rotates(given))
+
+    def position_settings(self, fields: Fields) -> Settings | None:
+        """The settings that give the schemes and windows of these fields; None where none do."""
+        rotation = next((scheme for scheme in fields["positions"] if not isinstance(scheme, NoPE)), None)
+        turning = None if rotation is None else rope.written(rotation)
+        windows = self.window_settings(fields["windows"])
+        if turning is None or windows is None:
+            return None
+        return {**turning, **windows, **self.rotation_settings(fields["positions"])}
+
+    def more_fields(self, given: Settings) -> Fields:
+        """What else the settings say."""
+        return {}
+
+    def more_settings(self, fields: Fields) -> Settings:
+        """The settings that say it."""
+        return {}
+
+    def fields(self, settings: Settings) -> Fields:
+        ours = {theirs: name for name, theirs in self.spelling.items()}
+        given = {ours.get(name, name): value for name, value in read(self.keys, settings).items()}
+        heads = given["num_attention_heads"]
+        if given.get("head_dim") is None and given["hidden_size"] % heads:
+            expected = f"a multiple of num_attention_heads, {heads}, where head_dim is not given"
+            name = self.spelling.get("hidden_size", "hidden_size")
+            raise ArgumentError(message(name, expected, given["hidden_size"]))
+        dim = given.get("head_dim") or given["hidden_size"] // heads
         stacked, output = self.biases(given)
-        return {
+        fields = {
             "vocab_size": given["vocab_size"],
             "hidden_size": given["hidden_size"],
             "intermediate_size": given["intermediate_size"],
             "num_hidden_layers": given["num_hidden_layers"],
             "num_attention_heads": heads,
-            "num_key_value_heads": given["num_key_value_heads"] or heads,
+            "num_key_value_heads": given.get("num_key_value_heads") or heads,
             "head_dim": dim,
             "max_position_embeddings": given["max_position_embeddings"],
             "norm_eps": given["rms_norm_eps"],
             "hidden_act": ACTIVATIONS[given["hidden_act"]],
-            "qk_norm": self.qk_norm,
             "attention_bias": stacked,
             "attention_output_bias": output,
             "mlp_bias": given.get("mlp_bias", False),
             "tie_word_embeddings": given["tie_word_embeddings"],
             "windows": self.windows(given),
-            "positions": tuple(rotation if has else NoPE() for has in self.rotates(given)),
+            "positions": self.positions(given, dim),
             "bos_token_id": given["bos_token_id"],
             "eos_token_ids": given["eos_token_id"],
             "dtype": dtype_of(given),
         }
+        return {**fields, **self.fixed, **self.more_fields(given)}
 
     def settings(self, fields: Fields) -> dict[str, Any] | None:
-        rotation = next((scheme for scheme in fields["positions"] if not isinstance(scheme, NoPE)), None)
-        turning = None if rotation is None else rope.written(rotation)
-        windows = self.window_settings(fields["windows"])
-        if turning is None or windows is None:
+        turning = self.position_settings(fields)
+        if turning is None:
             return None
         ends = fields["eos_token_ids"]
         settings = {
@@ -167,10 +191,10 @@ class Llama(Family):
             "eos_token_id": ends[0] if len(ends) == 1 else list(ends) or None,
             "dtype": fields["dtype"],
             "torch_dtype": fields["dtype"],
-            **windows,
-            **self.rotation_settings(fields["positions"]),
+            **self.more_settings(fields),
         }
-        known = {name: value for name, value in settings.items() if name in self.keys}
+        spelled = {self.spelling.get(name, name): value for name, value in settings.items()}
+        known = {name: value for name, value in spelled.items() if name in self.keys}
         return {"architectures": [self.architectures[0]], "model_type": self.model_type, **known}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from farspan.model.families.family import Settings
 from farspan.model.families.llama import Llama, without
@@ -51,7 +51,7 @@ class Qwen3(Qwen2):
         "head_dim": Setting(HEADS, 128),
         "attention_bias": Setting(FLAG, False),
     }
-    qk_norm = True
+    fixed: ClassVar[Mapping[str, Any]] = {"qk_norm": True}
 
     def biases(self, given: Settings) -> tuple[bool, bool]:
         return given["attention_bias"], given["attention_bias"]

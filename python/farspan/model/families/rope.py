@@ -9,6 +9,7 @@ from typing import Any
 
 from farspan._errors import ArgumentError, message
 from farspan.model.kinds import (
+    FACTOR,
     FLAG,
     LENGTH,
     OBJECT,
@@ -25,10 +26,11 @@ from farspan.model.kinds import (
 from farspan.positions import DynamicNTK, LinearInterpolation, Llama3, LongRoPE, RoPE, Scheme, YaRN
 from farspan.positions.frequencies import DEFAULT_BASE, yarn_attention_factor
 
-__all__ = ["DEFAULT_BASE", "KEYS", "read_rope", "written"]
+__all__ = ["DEFAULT_BASE", "KEYS", "ORIGINAL", "PARTIAL_KEYS", "by_kind", "read_rope", "section", "share", "written"]
 
 ORIGINAL = "original_max_position_embeddings"
 THETA = number(least=1, most=1e30)
+SHARE = optional(number(above=0, most=1))
 WHOLE_HEAD = optional(Kind("1: whole heads turn", lambda x: not isinstance(x, bool) and x == 1))
 
 KEYS = {
@@ -40,6 +42,9 @@ KEYS = {
 }
 """The keys at the top of `config.json`."""
 
+PARTIAL_KEYS = {**KEYS, "partial_rotary_factor": Setting(SHARE, None)}
+"""Those of a family of whose heads a part may turn."""
+
 COMMON = {
     "rope_theta": Setting(optional(THETA), None),
     "partial_rotary_factor": Setting(WHOLE_HEAD, None),
@@ -47,7 +52,6 @@ COMMON = {
 }
 """What the settings of every rope type may hold."""
 
-FACTOR = number(least=1e-9, most=1e9)
 FACTORS = list_of(FACTOR)
 MAYBE = optional(FACTOR)
 
@@ -153,21 +157,73 @@ ROPE_TYPES = {
 }
 
 
-def read_rope(settings: Mapping[str, Any], *, theta: float, longest: int, head_dim: int) -> Scheme:
-    """The scheme of settings that the `KEYS` have passed. `theta`: the family's own, where none is given."""
-    section = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
-    rope = settings[section] or {}
+def section(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """What `rope_scaling` says, else `rope_parameters`: the name and what it holds."""
+    name = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
+    rope = settings[name] or {}
     if any(isinstance(value, dict) for value in rope.values()):
-        raise ArgumentError(message(section, "one flat object of settings", shown(rope)))
-    where = section + "."
+        raise ArgumentError(message(name, "one flat object of settings", shown(rope)))
+    return name, rope
+
+
+def share(settings: Mapping[str, Any], default: float) -> float:
+    """How much of a head turns, by settings that the `PARTIAL_KEYS` have passed."""
+    name, rope = section(settings)
+    own = SHARE.check(f"{name}.partial_rotary_factor", rope.get("partial_rotary_factor"))
+    return float(own or settings["partial_rotary_factor"] or default)
+
+
+def read_rope(
+    settings: Mapping[str, Any], *, theta: float, longest: int, head_dim: int, partial: bool = False
+) -> Scheme:
+    """The scheme of settings that the `KEYS` have passed. `theta`: the family's own, where none is given. `partial`:
+    `head_dim` is what turns of a head, by `share`."""
+    name, rope = section(settings)
+    if partial:
+        rope = without_share(rope)
+    return _scheme(
+        rope, name + ".", theta=settings["rope_theta"] or theta, original=settings[ORIGINAL], longest=longest,
+        head_dim=head_dim,
+    )  # fmt: skip
+
+
+def without_share(rope: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in rope.items() if name != "partial_rotary_factor"}
+
+
+def by_kind(
+    settings: Mapping[str, Any], thetas: Mapping[str, float], *, longest: int, head_dim: int
+) -> dict[str, Scheme]:
+    """The schemes of families whose kinds of layers turn differently: `rope_parameters` has an object for each kind,
+    and `rope_scaling`, as it was called, is that of the first kind. `thetas`: the bases where those are silent."""
+    first, nested = next(iter(thetas)), settings["rope_parameters"] or {}
+    flat = [name for name in nested if name not in thetas]
+    if flat:
+        expected = f"an object of settings for each of {', '.join(thetas)}"
+        raise ArgumentError(message("rope_parameters", expected, shown(flat[0])))
+    schemes: dict[str, Scheme] = {}
+    for kind, theta in thetas.items():
+        where = f"rope_parameters.{kind}"
+        rope = optional(OBJECT).check(where, nested.get(kind)) or {}
+        if kind == first and settings["rope_scaling"]:
+            where, rope = "rope_scaling", rope | settings["rope_scaling"]
+        # transformers looks for this one beside the kinds.
+        one_of(True).check(f"{where}.truncate", rope.get("truncate", True))
+        schemes[kind] = _scheme(rope, where + ".", theta=theta, original=None, longest=longest, head_dim=head_dim)
+    return schemes
+
+
+def _scheme(
+    rope: Mapping[str, Any], where: str, *, theta: float, original: int | None, longest: int, head_dim: int
+) -> Scheme:
     kind = _rope_type(rope, where)
     common = read(COMMON, rope, where)
     given = read(kind.keys, rope, where)
     return kind.scheme(Rotation(
         given, where,
-        theta=float(common["rope_theta"] or settings["rope_theta"] or theta),
+        theta=float(common["rope_theta"] or theta),
         longest=longest,
-        original=settings[ORIGINAL] or common[ORIGINAL] or longest,
+        original=original or common[ORIGINAL] or longest,
         head_dim=head_dim,
     ))  # fmt: skip
 

@@ -13,12 +13,12 @@ import torch
 from farspan._errors import ArgumentError, Error, message
 from farspan.model import arguments
 from farspan.model.cache import Cache
-from farspan.model.decoder import Decoder
+from farspan.model.decoder import Decoder, check_not_capturing
 from farspan.model.generation.draft import make_drafter
 from farspan.model.generation.drawing import Drawing
 from farspan.model.generation.restrictions import Text
 from farspan.model.generation.steps import Steps, lacking
-from farspan.model.passes import steady_tokens
+from farspan.model.passes import check_length, steady_tokens
 from farspan.verify import agreement
 
 Streamer = Callable[[int, int], Any]
@@ -62,6 +62,7 @@ def generate(
         raise ArgumentError(message("streamer", "a callable (row, token)", repr(streamer)))
     if not isinstance(graphs, bool):
         raise ArgumentError(message("graphs", "True or False", repr(graphs)))
+    check_not_capturing(model.device)
     known = arguments.as_prompts(prompts)
     stops = _stops(model, stop)
     drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
@@ -70,6 +71,8 @@ def generate(
     texts = writer.texts
     if cache is not None:
         _check_cache(model, cache, texts, max_new_tokens)
+    if max_new_tokens:
+        check_length(model.config, [len(text) + max_new_tokens - 1 for text in texts], "prompts")
     if not known or not max_new_tokens:
         return writer.completions
 

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -42,17 +43,22 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._pool: Any = None
         self._newest: torch.cuda.CUDAGraph | None = None  # holds the memory, that an unused pool would lose
 
     def record(self, work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
-        pool = None if self._newest is None else self._newest.pool()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         with torch.cuda.device(self._device):
             stream, caller = _capturing_stream(self._device), torch.cuda.current_stream()
             # The caller's stream is put back also where a capture fails; other threads may go on allocating.
-            with _ONE_AT_A_TIME, torch.cuda.stream(caller):  # noqa: SIM117
-                with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                    result = work()
+            with _ONE_AT_A_TIME, torch.cuda.stream(caller):
+                try:
+                    with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                        result = work()
+                except BaseException:
+                    self._end_recording()
+                    raise
         self._newest = graph
 
         def replay() -> Any:
@@ -60,6 +66,15 @@ class CudaGraphs:
             return result
 
         return replay
+
+
+    def _end_recording(self) -> None:
+        """Where the driver gave a capture up, torch's allocator may believe that it goes on. Then memory that another
+        stream has used would never be given out again. What the failed capture itself took may stay taken."""
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        if end is not None:
+            with suppress(RuntimeError):  # the allocator knows already, as it does where Python gave up
+                end(self._device.index or 0, self._pool)
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -132,7 +147,9 @@ class RepeatedPasses:
         def work() -> Any:
             hidden = model.compute(tokens, ready, operations)
             hidden = hidden if last is None else hidden[last]
-            return operations.draw(hidden, model.unembedding, draws and dict(draws)) if draw else hidden
+            if not draw:
+                return hidden
+            return operations.draw(hidden, model.unembedding, draws and dict(draws), model.logit_settings)
 
         return work
 

@@ -21,7 +21,7 @@ Place = tuple[int, Text]
 
 class Steps:
     """The steps of one `generate`, between which nobody changes the model. `graphs`: on a GPU those whose shapes repeat
-    are captured and replayed."""
+    are captured and replayed. Those of experts do not: how many rows each has is known only as they run."""
 
     def __init__(self, model: Decoder, drawing: Drawing, graphs: bool) -> None:
         self._model, self._drawing, self._operations = model, drawing, model.choose_operations()
@@ -29,7 +29,8 @@ class Steps:
         if isinstance(self._operations, DeviceOperations):
             from farspan.model.generation.graphs import RepeatedPasses
 
-            self._repeated = RepeatedPasses(model, self._operations, graphs and not model.instrumented)
+            steady = not model.instrumented and not model.config.num_experts
+            self._repeated = RepeatedPasses(model, self._operations, graphs and steady)
 
     def __call__(self, new: Mapping[int, Sequence[int]], cache: Cache, places: Sequence[Place]) -> Any:
         """Appends `new[row]` to the sequences of the cache, and draws a token for each of `places`: one behind every
@@ -48,7 +49,7 @@ class Steps:
             return self._repeated.drawn(tokens, plan, last, self._arguments(places))
         else:
             hidden = self._repeated.hidden(tokens, plan, last)
-        return operations.draw(hidden, model.unembedding, self._arguments(places))
+        return operations.draw(hidden, model.unembedding, self._arguments(places), model.logit_settings)
 
     def _arguments(self, places: Sequence[Place]) -> dict[str, Any] | None:
         return self._drawing.arguments(*zip(*places, strict=True))

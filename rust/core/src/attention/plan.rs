@@ -1,4 +1,4 @@
-//! How the work is cut. None of it changes a bit of the result, except [`KEY_CHUNK`].
+//! How the work is cut. None of it changes a bit of the result, except [`KEY_CHUNK`] and [`GRADIENT_KEYS`].
 
 use super::Sequence;
 
@@ -8,6 +8,13 @@ pub const KEY_CHUNK: usize = 256;
 
 /// Scratch memory that a thread may use for a block of queries.
 pub const SCRATCH_BYTES: usize = 3 << 19;
+
+/// Keys that the backward pass takes together; their share of a query's gradient is added to that of the keys before
+/// them. Counted from a sequence's first key, as [`KEY_CHUNK`] is: this too changes the bits of results.
+pub const GRADIENT_KEYS: usize = 128;
+
+/// Rows (queries times heads that share their keys) that the backward pass takes together.
+const GRADIENT_ROWS: usize = 96;
 
 /// Most rows (queries times heads that share their keys) of a block: beyond, packing keys anew costs nothing any more.
 const MOST_ROWS: usize = 512;
@@ -69,6 +76,19 @@ impl Workload {
         let even = all_rows.div_ceil(self.threads * BLOCKS_PER_THREAD).max(FEWEST_ROWS);
         let room = (SCRATCH_BYTES / 4).saturating_sub(self.fixed_floats()) / self.row_floats();
         (even.min(room).min(MOST_ROWS) / self.heads()).clamp(1, queries.max(1))
+    }
+
+    /// Queries of a block of the backward pass, in which each has a row for every head that shares its keys.
+    pub fn gradient_queries(&self) -> usize {
+        (GRADIENT_ROWS / self.group).max(1)
+    }
+
+    /// How many threads go through the key chunks of one key head of one sequence together, one chunk each at a time.
+    pub fn gradient_workers(&self, chunks: usize) -> usize {
+        match self.parts >= self.threads * BLOCKS_PER_THREAD {
+            true => 1,
+            false => self.threads.min(chunks),
+        }
     }
 
     /// Scratch, in bytes, of a block of `queries`.

@@ -223,6 +223,56 @@ impl<A: Arrays> Problem<A> {
     }
 }
 
+/// A call whose gradients are asked for: what it was, what it gave, and the gradients of what it gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<A: Arrays> {
+    /// The call.
+    pub problem: Problem<A>,
+    /// Its output `[batch, query_heads, query_time, value_dim]`.
+    pub output: A::Large,
+    /// Its LSE `[batch, query_heads, query_time]`.
+    pub lse: A::Table<3>,
+    /// Gradient of the output.
+    pub output_gradient: A::Large,
+    /// Gradient of the LSE; None: zero.
+    pub lse_gradient: Option<A::Table<3>>,
+}
+
+impl<A: Arrays> Backward<A> {
+    /// The sizes, once the arguments are found to fit together.
+    pub fn check(&self) -> Result<Shape> {
+        let shape = self.problem.check()?;
+        if self.problem.block_table.is_some() {
+            let expected = "keys that lie in an array: no gradient is known of keys in pages";
+            return Err(Error::backend("block_table", expected, "a block table"));
+        }
+        let rows = [shape.batch, shape.query_heads, shape.query_time];
+        let output = [rows[0], rows[1], rows[2], shape.value_dim];
+        for (argument, array) in [("output", &self.output), ("output_gradient", &self.output_gradient)] {
+            check_dtype(argument, self.problem.query.dtype(), array.dtype())?;
+            check_shape(argument, &output, &array.shape())?;
+            check_rows(argument, array)?;
+        }
+        check_shape("lse", &rows, &self.lse.shape())?;
+        self.lse_gradient.map_or(Ok(()), |gradient| check_shape("lse_gradient", &rows, &gradient.shape()))?;
+        Ok(shape)
+    }
+
+    /// Refuses a gradient of a large input that is not of its element type and shape.
+    pub fn check_large(&self, argument: &'static str, of: &A::Large, dtype: Dtype, shape: [usize; 4]) -> Result<()> {
+        check_dtype(argument, of.dtype(), dtype)?;
+        check_shape(argument, &of.shape(), &shape)
+    }
+}
+
+/// Refuses a gradient that is not of the shape that was broadcast to `whole`: of its sizes, or 1 where it was repeated.
+pub fn check_repeated<const N: usize>(argument: &'static str, whole: [usize; N], given: [usize; N]) -> Result<()> {
+    match (0..N).all(|i| given[i] == whole[i] || given[i] == 1) {
+        true => Ok(()),
+        false => Err(Error::argument(argument, format!("what broadcasts to {whole:?}"), format!("shape {given:?}"))),
+    }
+}
+
 fn check_dtype(argument: &'static str, expected: Dtype, given: Dtype) -> Result<()> {
     match expected == given {
         true => Ok(()),

@@ -1,5 +1,6 @@
 //! The kernels of fused attention, one table of safe functions per machine.
 
+mod gradient;
 mod pack;
 mod product;
 mod scores;
@@ -8,6 +9,7 @@ mod stream;
 mod table;
 mod tile;
 
+pub(crate) use gradient::{Collected, KeyPanels, Known, PITCH, QueryTile, Slopes};
 pub(crate) use pack::Turns;
 pub(crate) use scores::{Chunk, KeyBias, Row, State};
 pub use source::Input;

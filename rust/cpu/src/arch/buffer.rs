@@ -19,4 +19,16 @@ impl Buffer {
         // SAFETY: a line is sixteen float32 without padding, and at least `length` of them exist.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), length) }
     }
+
+    /// All numbers that there are.
+    pub(crate) fn get(&self) -> &[f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), 16 * self.0.len()) }
+    }
+
+    /// The same, to be written.
+    pub(crate) fn get_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), 16 * self.0.len()) }
+    }
 }

@@ -55,6 +55,12 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
         let [pages, _, page_size, _] = problem.key.shape();
         check_pages(table, page_size, pages, problem.sequences)?;
     }
+    check_numbers(problem)?;
+    Ok(shape)
+}
+
+/// Refuses positions that mean nothing.
+pub(super) fn check_numbers(problem: &Attention) -> Result<()> {
     let far = problem.rotary.and_then(|rotary| rotary.far);
     for (argument, positions) in [
         ("query_positions", problem.query_positions),
@@ -64,7 +70,7 @@ pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f
     ] {
         positions.map_or(Ok(()), |given| check_finite(argument, &given))?;
     }
-    Ok(shape)
+    Ok(())
 }
 
 fn check_finite(argument: &'static str, positions: &View<f64, 2>) -> Result<()> {

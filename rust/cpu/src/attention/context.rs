@@ -85,6 +85,12 @@ impl<'p, 'a> Context<'p, 'a> {
         chunk * KEY_CHUNK..((chunk + 1) * KEY_CHUNK).min(sequence.keys)
     }
 
+    /// Factor of the products of a query.
+    pub(super) fn query_scale(&self, sequence: &Sequence, head: usize, time: usize) -> f32 {
+        let scale = self.problem.query_scale.map_or(1.0, |scale| scale.at([sequence.batch, head, time]));
+        scale * self.problem.rules.scale
+    }
+
     /// Where a query stands.
     pub(super) fn query_position(&self, sequence: &Sequence, query: usize, side: Side) -> f64 {
         let given = match side {

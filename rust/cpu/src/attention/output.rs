@@ -14,11 +14,11 @@ pub(super) struct OutputBlock<'a> {
 }
 
 impl Output<'_> {
-    fn split(self, dimension: usize, at: usize) -> (Self, Self) {
+    pub(super) fn split(self, dimension: usize, at: usize) -> (Self, Self) {
         map!(view in self => view.split(dimension, at)).unzip()
     }
 
-    fn row(&mut self, index: [usize; 4]) -> RowMut<'_> {
+    pub(super) fn row(&mut self, index: [usize; 4]) -> RowMut<'_> {
         map!(view in self => view.row_mut(index))
     }
 }

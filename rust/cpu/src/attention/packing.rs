@@ -33,15 +33,31 @@ pub(super) fn pack_queries(
     side: Side,
     out: &mut [f32],
 ) {
+    out.fill(0.0);
+    turned_queries(context, query_block, tile_rows.first..tile_rows.first + tile_rows.rows, side, |lane, row| {
+        for (column, x) in out.chunks_exact_mut(tile_rows.height).zip(row) {
+            column[lane] = *x;
+        }
+    });
+}
+
+/// Hands each of the rows `rows` of a block, counted from the first of them, to `take`: widened, turned and scaled, with
+/// zeros up to the next multiple of [`LANES`].
+pub(super) fn turned_queries(
+    context: &Context,
+    query_block: &QueryBlock,
+    rows: Range<usize>,
+    side: Side,
+    mut take: impl FnMut(usize, &[f32]),
+) {
     let sequence = context.sequence(query_block.sequence);
     let (dim, half) = (context.shape.head_dim, context.half());
     let mut row_room = [0.0; MAX_DIM];
     let row = &mut row_room[..dim.next_multiple_of(LANES)];
     let (mut cos, mut sin) = ([0.0; MAX_DIM / 2], [0.0; MAX_DIM / 2]);
     let mut turned = None;
-    out.fill(0.0);
-    for lane in 0..tile_rows.rows {
-        let (head, query) = query_block.row(tile_rows.first + lane);
+    for (index, block_row) in rows.enumerate() {
+        let (head, query) = query_block.row(block_row);
         let time = sequence.query_start + query;
         context.kernels.widen(&Rows::new(&context.problem.query, sequence.batch, head, time, 1), row);
         if let Some(rotary) = &context.problem.rotary {
@@ -52,11 +68,9 @@ pub(super) fn pack_queries(
             }
             context.kernels.turn_row(row, &cos[..half], &sin[..half], rotary.interleaved);
         }
-        let scale = context.problem.query_scale.map_or(1.0, |scale| scale.at([sequence.batch, head, time]));
-        let scale = scale * context.problem.rules.scale;
-        for (column, x) in out.chunks_exact_mut(tile_rows.height).zip(row.iter()) {
-            column[lane] = x * scale;
-        }
+        let scale = context.query_scale(sequence, head, time);
+        row[..dim].iter_mut().for_each(|x| *x *= scale);
+        take(index, row);
     }
 }
 

@@ -156,12 +156,19 @@ DEVICE uint32_t ballot(bool said)
     return mine;
 }
 
+DEVICE int count_bits(uint32_t x) { return __builtin_popcount(x); }
+
 DEVICE int anew(int x) { return x; }
 
 // -------------------------------------------------------------------------------------------------------------- memory
 
 DEVICE char* shared_memory() { return emulated::block->shared.data(); }
 DEVICE uint32_t shared_address(const void* pointer) { return static_cast<const char*>(pointer) - shared_memory(); }
+template <typename V> DEVICE V load_global(const V* pointer)
+{
+    ++emulated::block->global_reads;
+    return *pointer;
+}
 template <typename V> DEVICE V load_shared(const V* pointer)
 {
     emulated::block->shared.read(pointer, sizeof(V), emulated::block->access());

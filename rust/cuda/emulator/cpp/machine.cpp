@@ -47,6 +47,7 @@ std::string Block::run(const Kernel& kernel, const unsigned (&grid)[3], unsigned
     this->params = params;
     std::copy(std::begin(grid), std::end(grid), this->grid);
     error.clear();
+    global_reads = 0;
     phase = 0;
     shared.forget();
     block = this;

@@ -1,6 +1,10 @@
 // The threads of one block: fibers that run one at a time and meet at barriers and at the instructions of a warp.
 #pragma once
 
+#ifdef __AVX512F__
+#error "the emulator is built for x86-64-v3, so that other machines can run it too"
+#endif
+
 #include "fiber.hpp"
 #include "shared.hpp"
 
@@ -60,6 +64,7 @@ public:
     Access access(bool whole_warp = false) const;
 
     unsigned index[3] = {}, grid[3] = {};
+    uint64_t global_reads = 0; // of the launch, by `load_global`
     SharedMemory shared;
     std::string error;
 

@@ -20,6 +20,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
+    fn farspan_emulated_reads() -> u64;
     fn farspan_emulated_forbid(first: *const c_void, bytes: usize);
 }
 
@@ -42,6 +43,13 @@ pub unsafe extern "C" fn farspan_emulated_launch(
 ) -> c_int {
     // SAFETY: the caller's promises are the callee's demands.
     unsafe { farspan_emulated_run(kernel, grid, threads, shared_bytes, params, params_bytes, seed, error, error_bytes) }
+}
+
+/// How many lengths, offsets and entries of block tables the threads of this thread's last launch have read.
+#[unsafe(no_mangle)]
+pub extern "C" fn farspan_emulated_counted_reads() -> u64 {
+    // SAFETY: the function has no requirements.
+    unsafe { farspan_emulated_reads() }
 }
 
 /// No kernel may touch these bytes of the heap, until they are freed: a sanitized one that does ends the process.

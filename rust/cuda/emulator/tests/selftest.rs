@@ -15,8 +15,18 @@ struct SelfTest {
 }
 
 fn launch<P>(kernel: &str, threads: u32, shared_bytes: u32, params: &P, seed: u64) -> Result<(), String> {
+    launch_grid([1, 1, 1], kernel, threads, shared_bytes, params, seed)
+}
+
+fn launch_grid<P>(
+    grid: [u32; 3],
+    kernel: &str,
+    threads: u32,
+    shared_bytes: u32,
+    params: &P,
+    seed: u64,
+) -> Result<(), String> {
     let (name, mut error) = (CString::new(kernel).unwrap(), [0u8; 500]);
-    let grid = [1, 1, 1];
     let params_bytes = size_of::<P>();
     // SAFETY: the buffers live through the call and are as long as said; parameters point to what the tests allocate.
     let status = unsafe {
@@ -149,6 +159,13 @@ fn launches_that_cannot_be() {
     assert_eq!(launch("selftest_mistakes", 2048, 0, &params, 0).unwrap_err(), "2048 threads, not 1 to 1024");
     let error = launch("selftest_mistakes", 32, 0, &0u64, 0).unwrap_err();
     assert_eq!(error, "parameters of 8 bytes, not 24");
+    for (grid, with) in [
+        ([1 << 31, 1, 1], "2147483648 blocks along axis x, more than 2147483647"),
+        ([1, 65536, 1], "65536 blocks along axis y, more than 65535"),
+        ([1, 1, 70_000], "70000 blocks along axis z, more than 65535"),
+    ] {
+        assert_eq!(launch_grid(grid, "selftest_mistakes", 32, 128, &params, 0).unwrap_err(), with);
+    }
 }
 
 #[test]

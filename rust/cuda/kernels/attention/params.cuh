@@ -16,8 +16,8 @@ CONSTANT int32_t NUMBERS_I32 = 3;
 // An integer held to 0..most: nothing that stands in device memory leads an access astray.
 DEVICE int count_at(uint64_t pointer, int32_t kind, int64_t index, int most)
 {
-    int64_t count = kind == NUMBERS_I64 ? reinterpret_cast<const int64_t*>(pointer)[index]
-                                        : reinterpret_cast<const int32_t*>(pointer)[index];
+    int64_t count = kind == NUMBERS_I64 ? load_global(reinterpret_cast<const int64_t*>(pointer) + index)
+                                        : load_global(reinterpret_cast<const int32_t*>(pointer) + index);
     return count < 0 ? 0 : count > most ? most : int(count);
 }
 
@@ -83,7 +83,7 @@ struct AttentionProblem {
 struct AttentionPlan {
     int32_t chunks_per_block, parts; // parts: blocks that share the columns of the values
     int32_t query_in_pieces, key_in_pieces, value_in_pieces; // aligned to 16 bytes, in whole pieces of 16 bytes
-    int32_t padding;
+    int32_t tiles; // blocks along the rows of a key head, over all sequences
 };
 
 // Where results go.

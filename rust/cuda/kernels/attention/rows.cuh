@@ -40,6 +40,27 @@ DEVICE int sequence_at(uint64_t offsets, int32_t kind, int count, int time_axis,
     return low;
 }
 
+// Tiles of `rows` rows are given out by where queries begin: sequence s of a ragged batch has those from this one on,
+// which are as many as it needs, or one more.
+DEVICE int first_tile(const Sequences& s, int group, int rows, int index)
+{
+    return count_at(s.query_offsets, s.query_offsets_kind, index, s.query_time) * group / rows + index;
+}
+
+// The sequence that such a tile is of. The lanes of a warp look at 32 sequences at once, so that three looks find one
+// of 32768.
+DEVICE int sequence_of_tile(const Sequences& s, int group, int rows, int tile)
+{
+    int low = 0, high = s.count;
+    while (high - low > 1) {
+        int step = (high - low + 31) / 32, at = low + lane() * step;
+        int begun = count_bits(ballot(at < high && first_tile(s, group, rows, at) <= tile));
+        low += begun > 1 ? (begun - 1) * step : 0;
+        high = low + step < high ? low + step : high;
+    }
+    return low;
+}
+
 // The order of a query: the ends of queries and keys align.
 DEVICE int64_t query_order(const Sequence& sequence, int query)
 {

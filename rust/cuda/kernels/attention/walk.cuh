@@ -29,24 +29,26 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
     // The sequence and the rows that this block is for; false if there are none left. Rows that see most come first.
     METHOD bool locate()
     {
-        key_head = block_index(1) / plan.parts;
-        first_column = block_index(1) % plan.parts * COLUMNS;
+        const Sequences& all = p.sequences;
+        int tile = block_index(0) % plan.tiles, part = block_index(0) / plan.tiles;
+        key_head = part / plan.parts;
+        first_column = part % plan.parts * COLUMNS;
         value_dim = p.value_dim - first_column;
-        int tile = block_index(0), index = 0;
-        if (p.sequences.query_offsets == 0) {
-            int tiles = (p.sequences.query_time * p.group + ROWS - 1) / ROWS;
+        int index = 0;
+        if (all.query_offsets == 0) {
+            int tiles = (all.query_time * p.group + ROWS - 1) / ROWS;
             index = tile / tiles;
             tile %= tiles;
+        } else if (all.count > 0) {
+            index = sequence_of_tile(all, p.group, ROWS, tile);
+            tile -= first_tile(all, p.group, ROWS, index);
         }
-        for (; index < p.sequences.count; ++index) {
-            sequence = sequence_of(p.sequences, index);
-            rows = sequence.queries * p.group;
-            int tiles = (rows + ROWS - 1) / ROWS;
-            first_row = (tiles - 1 - tile) * ROWS;
-            if (tile < tiles) return true;
-            tile -= tiles;
-        }
-        return false;
+        if (index >= all.count) return false;
+        sequence = sequence_of(all, index);
+        rows = sequence.queries * p.group;
+        int tiles = (rows + ROWS - 1) / ROWS;
+        first_row = (tiles - 1 - tile) * ROWS;
+        return tile >= 0 && tile < tiles;
     }
 
     // A row of the block; behind the last one of the sequence, that one again, whose results nobody stores.
@@ -111,7 +113,7 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         if (first_row + warp_row >= rows) any = Visible{0, 0, 0};
 
         int chunks = (sequence.keys + CHUNK - 1) / CHUNK;
-        int first = block_index(2) * plan.chunks_per_block;
+        int first = block_index(1) * plan.chunks_per_block;
         int last = first + plan.chunks_per_block < chunks ? first + plan.chunks_per_block : chunks;
         Source<T> from = source();
         Tiles ring{p, plan, sequence, from};

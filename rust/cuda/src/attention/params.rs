@@ -98,7 +98,7 @@ pub(super) struct PlanParams {
     pub chunks_per_block: i32,
     pub parts: i32,
     pub in_pieces: [i32; 3],
-    pub padding: i32,
+    pub tiles: i32,
 }
 
 /// Where results go.

@@ -1,18 +1,16 @@
 //! How a call is cut into blocks: a pure function of sizes and of the device's limits. None of it changes a bit of the
 //! result.
 
-use super::variants::WIDTHS;
-use crate::device::Limits;
+use super::variants::{CHUNK, WARP_ROWS, WIDTHS, shared_bytes};
+use crate::device::{Limits, MOST_BLOCKS};
 use farspan_core::Dtype;
 
-/// Keys that are weighed under one maximum: `CHUNK` of the kernels.
-pub const CHUNK: usize = 64;
-/// Rows of a warp: `WARP_ROWS` of the kernels.
-pub const WARP_ROWS: usize = 16;
 /// Most columns of the values that a thread's registers have room for the sums of: `COLUMNS` of the kernels.
 pub const MOST_COLUMNS: usize = 128;
 /// Most memory for partial results: beyond, blocks walk all their keys.
 pub const MOST_PARTIAL_BYTES: usize = 256 << 20;
+/// Most blocks that share the chunks of a row: they are an axis of the grid.
+const MOST_SPLITS: usize = MOST_BLOCKS[1] as usize;
 /// Chunks of a block that are worth its start.
 const FEWEST_CHUNKS: usize = 2;
 /// Blocks that keep a multiprocessor busy, of one warp and of several.
@@ -83,7 +81,8 @@ impl Workload {
     pub fn plan(&self, limits: &Limits) -> Plan {
         let widest = self.head_dim.max(self.value_dim);
         let width = WIDTHS.into_iter().find(|width| *width >= widest).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
-        let fits = |warps| self.shared_bytes(width, warps) <= limits.shared_bytes_per_block as usize;
+        let shared_bytes = |warps| shared_bytes(self.dtype, width, warps, self.far);
+        let fits = |warps| shared_bytes(warps) <= limits.shared_bytes_per_block as usize;
         let warps = if self.query_time * self.group > WARP_ROWS && fits(4) { 4 } else { 1 };
 
         let rows = warps as usize * WARP_ROWS;
@@ -97,21 +96,11 @@ impl Workload {
         let blocks = (tiles * parts * self.query_heads / self.group).max(1);
         let chunks = self.chunks();
         let may_split = self.partial_bytes() <= MOST_PARTIAL_BYTES;
-        let splits = if may_split { (wanted / blocks).clamp(1, chunks.max(1)) } else { 1 };
+        let splits = if may_split { (wanted / blocks).clamp(1, chunks.clamp(1, MOST_SPLITS)) } else { 1 };
         let chunks_per_block = chunks.div_ceil(splits).max(FEWEST_CHUNKS);
         let splits = chunks.div_ceil(chunks_per_block).max(1);
-        let shared_bytes = self.shared_bytes(width, warps);
+        let shared_bytes = shared_bytes(warps);
         Plan { width, warps, tiles, parts, splits, chunks_per_block, shared_bytes }
-    }
-
-    /// The ring of tiles, the queries, and the scratch of each warp: `Ring` and `Attention` of the kernels.
-    fn shared_bytes(&self, width: usize, warps: u32) -> usize {
-        let row = width * self.dtype.size();
-        let panel = row.min(256);
-        let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
-        let queries = row * (1 + usize::from(self.far));
-        let scratch = if self.dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
-        slots * CHUNK * panel + warps as usize * WARP_ROWS * (queries + scratch)
     }
 }
 
@@ -155,7 +144,7 @@ mod tests {
                             assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= value_dim);
                             assert!(plan.splits * plan.chunks_per_block >= work.chunks());
                             assert!(plan.splits == 1 || work.partial_bytes() <= MOST_PARTIAL_BYTES);
-                            assert!(plan.splits <= 65535);
+                            assert!(plan.splits <= MOST_SPLITS);
                         }
                     }
                 }

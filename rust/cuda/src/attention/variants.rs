@@ -7,6 +7,10 @@ use farspan_core::Dtype;
 pub const WIDTHS: [usize; 3] = [64, 128, 256];
 /// Warps of a block: one for few rows, several that share keys for many.
 pub const WARPS: [u32; 2] = [1, 4];
+/// Keys that are weighed under one maximum: `CHUNK` of the kernels.
+pub const CHUNK: usize = 64;
+/// Rows of a warp: `WARP_ROWS` of the kernels.
+pub const WARP_ROWS: usize = 16;
 /// Threads of a block of `attention_prepare`.
 pub const PREPARE_THREADS: u32 = 128;
 /// Rows that a block of `attention_combine` merges, a warp for each.
@@ -30,7 +34,20 @@ pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
     let name = format!("attention_{name}_d{width}_w{warps}{}", if hooks { "_hooks" } else { "" });
     let body = format!("attention<{cpp}, {width}, {warps}, {hooks}>");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, {body})");
-    Variant { name, header: "attention/walk.cuh", line, threads, stack_bytes: walk_stack_bytes(dtype, width, hooks) }
+    let stack_bytes = walk_stack_bytes(dtype, width, hooks);
+    let shared_bytes = shared_bytes(dtype, width, warps, false) as u32;
+    Variant { name, header: "attention/walk.cuh", line, threads, stack_bytes, shared_bytes }
+}
+
+/// Shared memory of a block that walks: the ring of tiles, the queries, at their far positions too where a border asks
+/// for it, and the scratch of each warp. `Ring` and `Attention` of the kernels.
+pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool) -> usize {
+    let row = width * dtype.size();
+    let panel = row.min(256);
+    let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
+    let queries = row * (1 + usize::from(far));
+    let scratch = if dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
+    slots * CHUNK * panel + warps as usize * WARP_ROWS * (queries + scratch)
 }
 
 /// Of a lane's two rows: near and far scores of a chunk of 64 keys where there are hooks; and, for infinite values
@@ -47,14 +64,15 @@ pub fn combine(dtype: Dtype, width: usize) -> Variant {
     let threads = 32 * COMBINE_ROWS;
     let name = format!("attention_combine_{name}_d{width}");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, attention_combine<{cpp}, {width}>)");
-    Variant { name, header: "attention/combine.cuh", line, threads, stack_bytes: 0 }
+    Variant { name, header: "attention/combine.cuh", line, threads, stack_bytes: 0, shared_bytes: 0 }
 }
 
 /// Writes down what positions mean.
 pub fn prepare() -> Variant {
     let name = "attention_prepare".to_string();
     let line = format!("FARSPAN_KERNEL_OF({name}, PrepareParams, {PREPARE_THREADS}, prepare_attention)");
-    Variant { name, header: "attention/prepare.cuh", line, threads: PREPARE_THREADS, stack_bytes: 0 }
+    let header = "attention/prepare.cuh";
+    Variant { name, header, line, threads: PREPARE_THREADS, stack_bytes: 0, shared_bytes: 0 }
 }
 
 /// Every kernel of attention.

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::failure;
 use crate::compiler::Compiler;
-use crate::device::{Device, Limits, Variant};
+use crate::device::{Device, Limits, Variant, check_grid};
 use cudarc::driver::sys::{self, CUstream};
 use farspan_core::{Error, Result};
 use std::ffi::c_void;
@@ -42,6 +42,7 @@ impl Device for Gpu<'_> {
         if grid.contains(&0) {
             return Ok(());
         }
+        check_grid(variant, grid)?;
         let _entered = self.context.enter()?;
         let function = self.context.function(variant, self.compiler, self.stream)?;
         if function.params_bytes as usize != params.len() {

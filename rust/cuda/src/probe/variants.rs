@@ -11,5 +11,5 @@ pub fn variants() -> Vec<Variant> {
 pub fn variant(dtype: &str, element: &str) -> Variant {
     let name = format!("probe_{dtype}");
     let line = format!("FARSPAN_KERNEL({name}, ProbeParams, probe<{element}>)");
-    Variant { name, header: "probe.cuh", line, threads: 32, stack_bytes: 0 }
+    Variant { name, header: "probe.cuh", line, threads: 32, stack_bytes: 0, shared_bytes: 0 }
 }

@@ -3,8 +3,6 @@
 
 use crate::device::Params;
 
-/// Tokens of a tile.
-pub(super) const TOKENS: usize = 128;
 /// Tiles whose softmax sums are added up a tree, to a sum that shards of a vocabulary exchange.
 pub(super) const SEGMENT: usize = 16;
 /// The longest list that one selection writes.

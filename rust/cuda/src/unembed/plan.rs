@@ -1,8 +1,8 @@
 //! How a call is cut into tiles and launches, and what it needs for a workspace: a function of shapes, limits and the
 //! workspace's size alone. No result depends on it.
 
-use super::params::{MAX_WINDOW, SEGMENT, TOKENS, size};
-use super::variants::tile_rows;
+use super::params::{MAX_WINDOW, SEGMENT, size};
+use super::variants::{TOKENS, shared_bytes, tile_rows};
 use crate::device::Limits;
 use farspan_core::Dtype;
 use std::ops::Range;
@@ -78,13 +78,6 @@ pub(super) fn name(dtype: Dtype) -> &'static str {
         Dtype::Bf16 => "bf16",
         Dtype::F16 => "f16",
     }
-}
-
-/// Shared memory of a tile: slabs of 128 bytes a row, some on their way; then, in the same place, the logits.
-fn shared_bytes(rows: usize) -> usize {
-    let stages = if rows <= 8 { 4 } else { 3 };
-    let logits = rows * (TOKENS + 4) * 4;
-    logits.max(stages * (TOKENS + rows) * 128)
 }
 
 impl Plan {

@@ -4,9 +4,10 @@
 
 use super::changes::Changes;
 use super::launch::{Call, ListAt};
-use super::params::{MOMENTS, MergeParams, SEGMENT, TOKENS, UnembedParams, size};
+use super::params::{MOMENTS, MergeParams, SEGMENT, UnembedParams, size};
 use super::plan::{Plan, Wants, tiles};
 use super::problem::{Checked, Draws, Problem};
+use super::variants::TOKENS;
 use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::draw::{Plan as DrawPlan, RowStatistics};

@@ -2,6 +2,8 @@
 
 use crate::device::Variant;
 
+/// Tokens of a tile.
+pub const TOKENS: usize = 128;
 /// Threads of a block of every kernel but [`target`]'s.
 const THREADS: u32 = 256;
 /// Threads of a block of [`target`]'s kernel.
@@ -25,7 +27,16 @@ pub fn variants() -> Vec<Variant> {
 /// The pass over the vocabulary by tiles of `rows` rows.
 pub fn pass(dtype: &str, rows: usize) -> Variant {
     let body = format!("unembed<{}, {rows}>", element(dtype));
-    variant(format!("unembed_{dtype}_rows{rows}"), "unembed/walk.cuh", "UnembedParams", THREADS, &body)
+    let name = format!("unembed_{dtype}_rows{rows}");
+    let variant = variant(name, "unembed/walk.cuh", "UnembedParams", THREADS, &body);
+    Variant { shared_bytes: shared_bytes(rows) as u32, ..variant }
+}
+
+/// Shared memory of a tile: slabs of 128 bytes a row, some on their way; then, in the same place, the logits.
+pub fn shared_bytes(rows: usize) -> usize {
+    let stages = if rows <= 8 { 4 } else { 3 };
+    let logits = rows * (TOKENS + 4) * 4;
+    logits.max(stages * (TOKENS + rows) * 128)
 }
 
 /// How many rows a tile of an element type may have, in rising order.
@@ -55,5 +66,5 @@ fn element(dtype: &str) -> &'static str {
 
 fn variant(name: String, header: &'static str, params: &str, threads: u32, body: &str) -> Variant {
     let line = format!("FARSPAN_KERNEL_OF({name}, {params}, {threads}, {body})");
-    Variant { name, header, line, threads, stack_bytes: 0 }
+    Variant { name, header, line, threads, stack_bytes: 0, shared_bytes: 0 }
 }

@@ -22,6 +22,11 @@ impl Emulator {
         let opened = emulator::Emulator::open(&path).map_err(Failure::from)?;
         Ok(Emulator(opened.with_seed(seed)))
     }
+
+    /// The names of the kernels that ran here.
+    fn launched(&self) -> Vec<String> {
+        self.0.launched()
+    }
 }
 
 /// Where a call runs.

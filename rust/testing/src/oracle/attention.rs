@@ -90,7 +90,7 @@ fn one_row(problem: &Problem, index: usize, head: usize, query: usize) -> (Vec<f
     (values, top + total.ln())
 }
 
-fn sees(rules: &Rules, sequence: &Sequence, query: usize, key: usize) -> bool {
+pub(super) fn sees(rules: &Rules, sequence: &Sequence, query: usize, key: usize) -> bool {
     let distance = query as i128 + sequence.keys as i128 - sequence.queries as i128 - key as i128;
     let left = rules.window.0.is_none_or(|left| distance <= left as i128);
     let right = rules.window.1.is_none_or(|right| -distance <= right as i128);
@@ -98,6 +98,27 @@ fn sees(rules: &Rules, sequence: &Sequence, query: usize, key: usize) -> bool {
 }
 
 fn score(problem: &Problem, index: usize, head: usize, query: usize, key: usize) -> f64 {
+    pair(problem, index, head, query, key).score
+}
+
+/// A query and a key of a head, and how their score comes about.
+pub(super) struct Pair {
+    /// Turned, not scaled.
+    pub query: Vec<f64>,
+    /// Turned.
+    pub key: Vec<f64>,
+    /// Where they were turned to.
+    pub positions: (f64, f64),
+    /// `dot(query, key)`
+    pub dot: f64,
+    /// Derivative of the cap at the scaled product.
+    pub slope: f64,
+    /// The table's column.
+    pub column: usize,
+    pub score: f64,
+}
+
+pub(super) fn pair(problem: &Problem, index: usize, head: usize, query: usize, key: usize) -> Pair {
     let Shape { query_heads, key_heads, query_time, key_time, head_dim, .. } = problem.shape;
     let sequence = &problem.sequences[index];
     let Sequence { batch, key_batch, .. } = *sequence;
@@ -111,35 +132,42 @@ fn score(problem: &Problem, index: usize, head: usize, query: usize, key: usize)
     let mut q: Vec<f64> = problem.query[start..start + head_dim].iter().map(|x| f64::from(*x)).collect();
     let start = ((key_batch * key_heads + head / problem.shape.group()) * key_time + key_at) * head_dim;
     let mut k: Vec<f64> = problem.key[start..start + head_dim].iter().map(|x| f64::from(*x)).collect();
+    let mut positions = (query_position, key_position);
     if let Some(rotary) = &problem.rotary {
-        let positions = match &rotary.far {
-            Some((border, queries, keys)) if distance >= *border => {
-                (queries[batch * query_time + query_at], keys[key_batch * key_time + key_at])
-            }
-            _ => (query_position, key_position),
-        };
+        if let Some((_, queries, keys)) = rotary.far.as_ref().filter(|(border, ..)| distance >= *border) {
+            positions = (queries[batch * query_time + query_at], keys[key_batch * key_time + key_at]);
+        }
         rotate(&mut q, positions.0, rotary, &rotary.inv_freq[index]);
         rotate(&mut k, positions.1, rotary, &rotary.inv_freq[index]);
     }
-    let row = (batch * query_heads + head) * query_time + query_at;
-    let scale = problem.query_scale.as_ref().map_or(1.0, |scale| f64::from(scale[row]));
     let dot: f64 = q.iter().zip(&k).map(|(x, y)| x * y).sum();
-    let mut score = f64::from(problem.rules.scale) * scale * dot;
+    let mut score = query_scale(problem, index, head, query) * dot;
+    let mut slope = 1.0;
     if let Some(cap) = problem.rules.softcap {
-        score = f64::from(cap) * (score / f64::from(cap)).tanh();
+        let capped = (score / f64::from(cap)).tanh();
+        (score, slope) = (f64::from(cap) * capped, 1.0 - capped * capped);
     }
     if let Some(bias) = &problem.key_bias {
         let bias = f64::from(bias[(key_batch * query_heads + head) * key_time + key_at]);
         score = if bias == f64::NEG_INFINITY { bias } else { score + bias };
     }
+    let mut column = 0;
     if let Some((table, minimum)) = &problem.distance_bias {
-        let column = (distance.floor() - *minimum as f64).clamp(0.0, (table[head].len() - 1) as f64);
-        score += f64::from(table[head][column as usize]);
+        column = (distance.floor() - *minimum as f64).clamp(0.0, (table[head].len() - 1) as f64) as usize;
+        score += f64::from(table[head][column]);
     }
-    score
+    Pair { query: q, key: k, positions, dot, slope, column, score }
 }
 
-fn rotate(x: &mut [f64], position: f64, rotary: &Rotary, inv_freq: &[f32]) {
+/// Factor of a query's products.
+pub(super) fn query_scale(problem: &Problem, index: usize, head: usize, query: usize) -> f64 {
+    let Shape { query_heads, query_time, .. } = problem.shape;
+    let sequence = &problem.sequences[index];
+    let row = (sequence.batch * query_heads + head) * query_time + sequence.query_start + query;
+    f64::from(problem.rules.scale) * problem.query_scale.as_ref().map_or(1.0, |scale| f64::from(scale[row]))
+}
+
+pub(super) fn rotate(x: &mut [f64], position: f64, rotary: &Rotary, inv_freq: &[f32]) {
     for (i, frequency) in inv_freq.iter().enumerate() {
         let (sin, cos) = (position * f64::from(*frequency)).sin_cos();
         let (first, second) = if rotary.interleaved { (2 * i, 2 * i + 1) } else { (i, i + inv_freq.len()) };

@@ -15,7 +15,7 @@ pub(crate) const HIDDEN: f32 = -0.0;
 /// # Safety
 /// As [`Lanes`]; the pointers must be valid for all of that.
 #[inline(always)]
-unsafe fn chain<L: Lanes, const R: usize, const V: usize, const A_ROW: usize, const A_STEP: usize>(
+pub(super) unsafe fn chain<L: Lanes, const R: usize, const V: usize, const A_ROW: usize, const A_STEP: usize>(
     acc: &mut [[L::F; V]; R],
     mut a: *const f32,
     mut b: [*const f32; V],
@@ -71,7 +71,13 @@ unsafe fn step<L: Lanes, const R: usize, const V: usize, const A_ROW: usize>(
 /// # Safety
 /// As [`chain`].
 #[inline(always)]
-unsafe fn guarded_chain<L: Lanes, const R: usize, const V: usize>(
+pub(super) unsafe fn guarded_chain<
+    L: Lanes,
+    const R: usize,
+    const V: usize,
+    const A_ROW: usize,
+    const A_STEP: usize,
+>(
     acc: &mut [[L::F; V]; R],
     weights: *const f32,
     b: [*const f32; V],
@@ -82,7 +88,7 @@ unsafe fn guarded_chain<L: Lanes, const R: usize, const V: usize>(
     unsafe {
         for (r, row) in acc.iter_mut().enumerate() {
             for k in 0..count {
-                let weight = *weights.add(r * CHUNK + k);
+                let weight = *weights.add(r * A_ROW + k * A_STEP);
                 if weight.to_bits() == HIDDEN.to_bits() {
                     continue;
                 }
@@ -96,7 +102,7 @@ unsafe fn guarded_chain<L: Lanes, const R: usize, const V: usize>(
 
 /// Whether any number is infinite or NaN.
 #[inline(always)]
-unsafe fn is_spoilt<L: Lanes, const R: usize, const V: usize>(acc: &[[L::F; V]; R]) -> bool {
+pub(super) unsafe fn is_spoilt<L: Lanes, const R: usize, const V: usize>(acc: &[[L::F; V]; R]) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let mut trace = L::splat(0.0);
@@ -180,7 +186,7 @@ unsafe fn blend_of<L: Lanes, const R: usize, const V: usize>(
             chain::<L, R, V, CHUNK, 1>(&mut acc, weights, b, values.step, count);
             if is_spoilt::<L, R, V>(&acc) {
                 acc = [[L::splat(0.0); V]; R];
-                guarded_chain::<L, R, V>(&mut acc, weights, b, values.step, count);
+                guarded_chain::<L, R, V, CHUNK, 1>(&mut acc, weights, b, values.step, count);
             }
             for (r, row) in acc.iter().enumerate() {
                 let (keep, add) = (L::splat(blend.keep[r]), L::splat(blend.add[r]));
@@ -224,7 +230,7 @@ unsafe fn extend_of<L: Lanes, const R: usize, const V: usize>(
                 *start = values.start.add((panel + v) * values.panel);
             }
             if guard {
-                guarded_chain::<L, R, V>(&mut acc, weights, b, values.step, count);
+                guarded_chain::<L, R, V, CHUNK, 1>(&mut acc, weights, b, values.step, count);
             } else {
                 chain::<L, R, V, CHUNK, 1>(&mut acc, weights, b, values.step, count);
             }
@@ -259,6 +265,7 @@ macro_rules! by_height {
         $function::<$machine, $r, 1>($($argument),*);
     }};
 }
+pub(super) use by_height;
 
 /// [`scores_of`] for any height of [`super::height`].
 ///

@@ -56,6 +56,14 @@ pub(crate) struct Chunk<'a> {
     pub border: f64,
 }
 
+impl Chunk<'_> {
+    /// Whether the score of a query and a key at these positions takes the far rotation.
+    #[inline(always)]
+    pub(super) fn is_far(&self, query: f64, key: f64) -> bool {
+        query - key >= self.border
+    }
+}
+
 /// Turns the products of one row, in place, into weights `exp(score - maximum)`, hidden keys into [`HIDDEN`]; gives the
 /// maximum and the sum. With `far` products, each key takes the one its distance asks for.
 ///
@@ -69,6 +77,28 @@ pub(super) unsafe fn weigh<L: Lanes>(
     scores: *mut f32,
     far: Option<*const f32>,
 ) -> (f32, f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        score::<L>(row, chunk, panels.clone(), scores, far, None);
+        soften::<L>(panels, scores)
+    }
+}
+
+/// Turns the products of one row, in place, into scores, hidden keys into minus infinity. With `far` products, each key
+/// takes the one its distance asks for. `slopes` gets the derivative of the capped score by the product where there is
+/// a cap.
+///
+/// # Safety
+/// As [`Lanes`]; the pointers must be valid for the numbers of the panels.
+#[inline(always)]
+pub(super) unsafe fn score<L: Lanes>(
+    row: &Row,
+    chunk: &Chunk,
+    panels: Range<usize>,
+    scores: *mut f32,
+    far: Option<*const f32>,
+    slopes: Option<*mut f32>,
+) {
     // SAFETY: the caller's; panels lie inside the chunk.
     unsafe {
         let keys = panels.start * LANES..(panels.end * LANES).min(chunk.keys);
@@ -77,7 +107,7 @@ pub(super) unsafe fn weigh<L: Lanes>(
         if let Some(far) = far {
             let far = std::slice::from_raw_parts(far.add(keys.start), keys.len());
             for ((score, far), position) in row_scores.iter_mut().zip(far).zip(positions) {
-                *score = if row.position - position >= chunk.border { *far } else { *score };
+                *score = if chunk.is_far(row.position, *position) { *far } else { *score };
             }
         }
         if let Some(cap) = chunk.softcap {
@@ -85,6 +115,10 @@ pub(super) unsafe fn weigh<L: Lanes>(
                 let place = scores.add(panel * LANES);
                 let capped = tanh::<L>(L::div(L::load(place), L::splat(cap)));
                 L::store(place, L::mul(L::splat(cap), capped));
+                if let Some(slopes) = slopes {
+                    let square = L::mul(capped, capped);
+                    L::store(slopes.add(panel * LANES), L::sub(L::splat(1.0), square));
+                }
             }
         }
         match row.bias {
@@ -95,19 +129,25 @@ pub(super) unsafe fn weigh<L: Lanes>(
             }
         }
         if !row.table.is_empty() {
-            let last = (row.table.len() - 1) as f64;
-            let mut index = [0; CHUNK];
-            for (index, position) in index.iter_mut().zip(positions) {
-                let distance = (row.position - position).floor() - chunk.minimum;
-                *index = distance.min(last).max(0.0) as i32;
-            }
-            for (score, index) in row_scores.iter_mut().zip(index) {
-                *score += row.table[index as usize];
+            let columns = columns(row, chunk, positions);
+            for (score, column) in row_scores.iter_mut().zip(columns) {
+                *score += row.table[column as usize];
             }
         }
-        hide::<L>(row.visible, panels.clone(), scores);
-        soften::<L>(panels, scores)
+        hide::<L>(row.visible, panels, scores);
     }
+}
+
+/// The columns of a row's table that the keys at these positions take; what lies behind them is 0.
+#[inline(always)]
+pub(super) fn columns(row: &Row, chunk: &Chunk, positions: &[f64]) -> [i32; CHUNK] {
+    let last = (row.table.len() - 1) as f64;
+    let mut columns = [0; CHUNK];
+    for (column, position) in columns.iter_mut().zip(positions) {
+        let distance = (row.position - position).floor() - chunk.minimum;
+        *column = distance.min(last).max(0.0) as i32;
+    }
+    columns
 }
 
 /// A bias of minus infinity hides the key whatever its score, NaN too.

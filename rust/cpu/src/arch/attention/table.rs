@@ -1,5 +1,6 @@
 //! Each kernel compiled for each machine, behind functions that check what they are given.
 
+use super::gradient::{self, Collected, KeyPanels, PITCH, QueryTile, Slopes};
 use super::pack::{self, Ahead, Turns};
 use super::scores::State;
 use super::source::Rows;
@@ -16,6 +17,7 @@ use std::ops::Range;
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
 type Attend = unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]);
 type Stream = unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]);
+type Differentiate = unsafe fn(&QueryTile, &KeyPanels, Range<usize>, Slopes, &mut [Collected]);
 
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,10 @@ pub(crate) struct Kernels {
     stream: Stream,
     fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
     finish: unsafe fn(&[f32], f32, RowMut),
+    differentiate: Differentiate,
+    gather: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
+    spread: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
+    dot: unsafe fn(&[f32], &[f32]) -> f32,
 }
 
 impl Kernels {
@@ -120,6 +126,54 @@ impl Kernels {
         // SAFETY: as above; `sums` has whole vectors.
         unsafe { (self.finish)(sums, factor, out) }
     }
+
+    /// Weights and slopes of a tile with panels of a packed chunk; `collected` has an entry for each head.
+    pub(crate) fn differentiate(
+        &self,
+        tile: &QueryTile,
+        packed: &KeyPanels,
+        panels: Range<usize>,
+        out: Slopes,
+        collected: &mut [Collected],
+    ) {
+        gradient::check(tile, packed, &panels, &out, collected);
+        assert!(tile.height <= self.rows);
+        // SAFETY: as above, and the check.
+        unsafe { (self.differentiate)(tile, packed, panels, out, collected) }
+    }
+
+    /// Adds to each of the sixteen keys of panel `panel` the rows `[count, width]`, weighted by the key's column of the
+    /// rows of `slopes`.
+    pub(crate) fn gather(&self, slopes: &[f32], panel: usize, rows: &[f32], count: usize, sums: &mut [f32]) {
+        assert!(count > 0 && rows.len().is_multiple_of(count * LANES) && sums.len() == rows.len() / count * LANES);
+        assert!(slopes.len() >= count * PITCH && (panel + 1) * LANES <= PITCH);
+        // SAFETY: as above; rows have whole vectors, and every row of slopes has the panel.
+        unsafe { (self.gather)(&slopes[panel * LANES..], rows, count, sums) }
+    }
+
+    /// For each row of a tile of `height` the sum of the rows `[keys, width]`, weighted by its row of `slopes`, in which
+    /// the keys' entries begin at `first`.
+    pub(crate) fn spread(
+        &self,
+        slopes: &[f32],
+        first: usize,
+        keys: &[f32],
+        count: usize,
+        height: usize,
+        out: &mut [f32],
+    ) {
+        assert!(count > 0 && keys.len().is_multiple_of(count * LANES) && out.len() == keys.len() / count * height);
+        assert!(slopes.len() == height * PITCH && first + count <= PITCH && height <= self.rows);
+        // SAFETY: as above; rows have whole vectors, and every row of slopes has the keys.
+        unsafe { (self.spread)(&slopes[first..], keys, count, height, out) }
+    }
+
+    /// The dot product of two rows of whole vectors.
+    pub(crate) fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert!(a.len() == b.len() && a.len().is_multiple_of(LANES));
+        // SAFETY: as above.
+        unsafe { (self.dot)(a, b) }
+    }
 }
 
 /// Compiles the kernels for one machine.
@@ -206,6 +260,36 @@ macro_rules! compile {
                 }
             }
 
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn differentiate(
+                tile: &QueryTile,
+                packed: &KeyPanels,
+                panels: Range<usize>,
+                out: Slopes,
+                collected: &mut [Collected],
+            ) {
+                // SAFETY: the caller's.
+                unsafe { gradient::differentiate::<$machine>(tile, packed, panels, out, collected) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gather(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { gradient::gather::<$machine>(slopes, rows, count, sums) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn spread(slopes: &[f32], keys: &[f32], count: usize, height: usize, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { gradient::spread::<$machine>(slopes, keys, count, height, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
+                // SAFETY: the caller's.
+                unsafe { gradient::dot::<$machine>(a, b) }
+            }
+
             pub(super) const KERNELS: Kernels = Kernels {
                 rows: <$machine as Machine>::ROWS,
                 turn_table,
@@ -217,6 +301,10 @@ macro_rules! compile {
                 stream,
                 fold,
                 finish,
+                differentiate,
+                gather,
+                spread,
+                dot,
             };
         }
     };

@@ -1,0 +1,270 @@
+//! One chunk of keys against every block of queries that sees some of it.
+
+use super::Pass;
+use super::job::{Block, Job, KeyTask};
+use super::keys::PackedKeys;
+use super::packed::PackedQueries;
+use crate::arch::attention::{Chunk, Collected, Distance, KeyPanels, PITCH, QueryTile, Row, Slopes};
+use crate::arch::buffer::Buffer;
+use crate::arch::lanes::LANES;
+use crate::attention::context::{QueryBlock, Side};
+use crate::attention::visibility::{distance, extent, hull, needs, span, union};
+use farspan_core::attention::KEY_CHUNK;
+use std::ops::Range;
+
+/// What a thread keeps between chunks.
+#[derive(Default)]
+pub(super) struct Scratch {
+    keys: PackedKeys,
+    /// Weights, slopes, and slopes of the far keys where a block has both: rows [`PITCH`] apart.
+    weights: Buffer,
+    slopes: [Buffer; 2],
+    /// Sums over queries `[keys in whole panels, width]`: of turned queries, near and far, and of upstream gradients.
+    of_queries: [Buffer; 2],
+    of_upstream: Buffer,
+    /// Sums over the chunk's keys, for the rows of a block.
+    of_keys: Buffer,
+    /// `[heads, keys]`
+    biases: Vec<f32>,
+    /// `[heads, columns]`
+    table: Vec<f64>,
+}
+
+impl Scratch {
+    /// The chunk's share of the tables' gradient.
+    pub(super) fn take_table(&mut self) -> Vec<f64> {
+        std::mem::take(&mut self.table)
+    }
+}
+
+/// A block of queries as a chunk meets it.
+struct Meeting<'m> {
+    packed: &'m PackedQueries,
+    /// The panels that each tile sees.
+    panels: Vec<Option<Range<usize>>>,
+    /// The rotations that count, each with the slopes of its keys.
+    sides: &'m [(Side, usize)],
+}
+
+/// Adds a chunk's share to the sums of the blocks, and writes what belongs to its keys.
+pub(super) fn run(pass: &Pass, job: &Job, task: &mut KeyTask, scratch: &mut Scratch) {
+    let context = &pass.context;
+    let sequence = context.sequence(job.whole.sequence);
+    let keys = task.keys.clone();
+    let mut positions = [0.0; KEY_CHUNK];
+    context.key_positions(sequence, keys.clone(), Side::Near, &mut positions);
+    let key_span = extent(positions[..keys.len()].iter().copied());
+    let chunk = context.chunk(&keys, &positions);
+    scratch.keys.begin(pass, &job.whole, &keys);
+    scratch.clear(pass, &job.whole, keys.len());
+    for block in &job.blocks {
+        let query_block = &block.query_block;
+        let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &keys) else { continue };
+        let packed = block.packed(pass);
+        let block_distance = distance(context, packed.span, key_span);
+        for side in [Side::Near, Side::Far] {
+            if needs(block_distance, side) {
+                scratch.keys.turn(pass, &job.whole, &keys, side);
+            }
+        }
+        let sides: &[(Side, usize)] = match block_distance {
+            Distance::Near => &[(Side::Near, 0)],
+            Distance::Far => &[(Side::Far, 0)],
+            Distance::Mixed => &[(Side::Near, 0), (Side::Far, 1)],
+        };
+        let panels_of = |first: usize, rows: usize| {
+            let (first, last) = (query_block.row(first).1, query_block.row(first + rows - 1).1);
+            hull(&union(context, query_block, first..last + 1), &keys)
+        };
+        let tiles = packed.tiles.iter().map(|tile_rows| panels_of(tile_rows.first, tile_rows.rows)).collect();
+        let meeting = Meeting { packed, panels: tiles, sides };
+        scratch.differentiate(pass, query_block, &meeting, &chunk, &keys, (block_distance, key_span));
+        scratch.gather(pass, &meeting, panels);
+        if pass.asked.along_keys() {
+            scratch.give(pass, block, task.index, &meeting, &keys);
+        }
+    }
+    scratch.write(pass, job, task);
+}
+
+impl Scratch {
+    /// Zeros for every sum of a chunk.
+    fn clear(&mut self, pass: &Pass, whole: &QueryBlock, keys: usize) {
+        let (shape, heads) = (&pass.context.shape, whole.heads.len());
+        let (rows, key_width) = (keys.next_multiple_of(LANES), shape.head_dim.next_multiple_of(LANES));
+        if pass.asked.key {
+            for side in pass.context.sides() {
+                self.of_queries[*side as usize].take(rows * key_width).fill(0.0);
+            }
+        }
+        if pass.asked.value {
+            self.of_upstream.take(rows * pass.context.width()).fill(0.0);
+        }
+        self.biases.clear();
+        self.biases.resize(if pass.asked.key_bias { heads * keys } else { 0 }, 0.0);
+        let columns = pass.context.problem.distance_bias.map_or(0, |bias| bias.table.shape()[1]);
+        self.table.clear();
+        self.table.resize(if pass.asked.distance_bias { heads * columns } else { 0 }, 0.0);
+    }
+
+    /// Weights and slopes of a block.
+    fn differentiate(
+        &mut self,
+        pass: &Pass,
+        query_block: &QueryBlock,
+        meeting: &Meeting,
+        chunk: &Chunk,
+        keys: &Range<usize>,
+        (block_distance, key_span): (Distance, (f64, f64)),
+    ) {
+        let context = &pass.context;
+        let packed_keys = KeyPanels {
+            chunk,
+            keys: self.keys.panels(),
+            values: self.keys.values(),
+            head_dim: context.shape.head_dim,
+            value_dim: context.shape.value_dim,
+        };
+        let heads = query_block.heads.len();
+        let mut collected: Vec<Collected> = (0..heads).map(|_| Collected::default()).collect();
+        for (of_head, bias) in collected.iter_mut().zip(self.biases.chunks_exact_mut(keys.len())) {
+            of_head.bias = Some(bias);
+        }
+        let columns = self.table.len() / heads;
+        for (of_head, table) in collected.iter_mut().zip(self.table.chunks_exact_mut(columns.max(1))) {
+            of_head.table = Some(table);
+        }
+        let size: usize = meeting.packed.tiles.iter().map(|tile_rows| tile_rows.height * PITCH).sum();
+        let weights = self.weights.take(size);
+        let [slopes, far] = &mut self.slopes;
+        let slopes = slopes.take(size);
+        let mut far = (block_distance == Distance::Mixed).then(|| far.take(size));
+        for (tile_rows, panels) in meeting.packed.tiles.iter().zip(&meeting.panels) {
+            let Some(panels) = panels else { continue };
+            let rows: [Row; LANES] = std::array::from_fn(|lane| {
+                context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), keys)
+            });
+            let tile_distance = match block_distance {
+                Distance::Mixed => {
+                    let of_tile = tile_rows.first..tile_rows.first + tile_rows.rows;
+                    distance(context, span(context, query_block, of_tile), key_span)
+                }
+                whole => whole,
+            };
+            let query =
+                |side| if needs(tile_distance, side) { meeting.packed.query_tile(tile_rows, side) } else { &[] };
+            let tile = QueryTile {
+                rows: &rows[..tile_rows.rows],
+                first: tile_rows.first,
+                known: &meeting.packed.known[tile_rows.first..tile_rows.first + tile_rows.rows],
+                height: tile_rows.height,
+                query: [query(Side::Near), query(Side::Far)],
+                upstream: meeting.packed.upstream_tile(tile_rows),
+                distance: tile_distance,
+            };
+            let place = tile_rows.first * PITCH..(tile_rows.first + tile_rows.height) * PITCH;
+            let out = Slopes {
+                weights: &mut weights[place.clone()],
+                slopes: &mut slopes[place.clone()],
+                far: far.as_mut().map(|far| &mut far[place]),
+            };
+            context.kernels.differentiate(&tile, &packed_keys, panels.clone(), out, &mut collected);
+        }
+    }
+
+    /// Adds a block's rows to the sums of the chunk's keys.
+    fn gather(&mut self, pass: &Pass, meeting: &Meeting, panels: Range<usize>) {
+        let Meeting { packed, panels: of_tiles, sides } = meeting;
+        let shape = &pass.context.shape;
+        let (key_width, value_width) = (shape.head_dim.next_multiple_of(LANES), pass.context.width());
+        let kernels = &pass.context.kernels;
+        for panel in panels {
+            let sees = |of_tile: &Option<Range<usize>>| of_tile.as_ref().is_some_and(|seen| seen.contains(&panel));
+            let place = |width: usize| panel * LANES * width..(panel + 1) * LANES * width;
+            let mut tile = 0;
+            while let Some(skip) = of_tiles[tile..].iter().position(sees) {
+                let start = tile + skip;
+                tile =
+                    of_tiles[start..].iter().position(|of_tile| !sees(of_tile)).map_or(of_tiles.len(), |n| start + n);
+                let first = packed.tiles[start].first;
+                let count = packed.tiles[tile - 1].first + packed.tiles[tile - 1].rows - first;
+                if pass.asked.value {
+                    let sums = &mut self.of_upstream.get_mut()[place(value_width)];
+                    let rows = packed.upstream_rows(first, count);
+                    kernels.gather(&self.weights.get()[first * PITCH..], panel, rows, count, sums);
+                }
+                for (side, slopes) in sides.iter().filter(|_| pass.asked.key) {
+                    let sums = &mut self.of_queries[*side as usize].get_mut()[place(key_width)];
+                    let rows = packed.query_rows(first, count, *side);
+                    kernels.gather(&self.slopes[*slopes].get()[first * PITCH..], panel, rows, count, sums);
+                }
+            }
+        }
+    }
+
+    /// Sums over the chunk's keys, and adds them to those of a block when it is the chunk's turn.
+    fn give(&mut self, pass: &Pass, block: &Block, chunk: usize, meeting: &Meeting, keys: &Range<usize>) {
+        let width = pass.context.shape.head_dim.next_multiple_of(LANES);
+        let Meeting { packed, panels: of_tiles, sides } = meeting;
+        let height: usize = packed.tiles.iter().map(|tile_rows| tile_rows.height).sum();
+        let of_keys = self.of_keys.take(2 * height * width);
+        for ((side, slopes), sums) in sides.iter().zip(of_keys.chunks_exact_mut(height * width)) {
+            for (tile_rows, panels) in packed.tiles.iter().zip(of_tiles) {
+                let sums = &mut sums[tile_rows.first * width..(tile_rows.first + tile_rows.height) * width];
+                let Some(panels) = panels else {
+                    sums.fill(0.0);
+                    continue;
+                };
+                let seen = panels.start * LANES..(panels.end * LANES).min(keys.len());
+                let place = tile_rows.first * PITCH..(tile_rows.first + tile_rows.height) * PITCH;
+                let rows = self.keys.rows(seen.clone(), width, *side);
+                let slopes = &self.slopes[*slopes].get()[place];
+                pass.context.kernels.spread(slopes, seen.start, rows, seen.len(), tile_rows.height, sums);
+            }
+        }
+        let rows = block.query_block.rows() * width;
+        block.in_turn(pass, chunk, |sums| {
+            for ((side, _), part) in sides.iter().zip(of_keys.chunks_exact(height * width)) {
+                let total = &mut sums.of_keys[*side as usize];
+                total.resize(rows, 0.0);
+                total.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+            }
+        });
+    }
+
+    /// Writes the gradients of the chunk's keys and values, and of their biases.
+    fn write(&mut self, pass: &Pass, job: &Job, task: &mut KeyTask) {
+        let context = &pass.context;
+        let sequence = context.sequence(job.whole.sequence);
+        let key_width = context.shape.head_dim.next_multiple_of(LANES);
+        if let Some(out) = &mut task.parts.value {
+            for (key, sums) in self.of_upstream.get().chunks_exact(context.width()).take(task.keys.len()).enumerate() {
+                context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
+            }
+        }
+        if let Some(out) = &mut task.parts.key {
+            let mut positions = [[0.0; KEY_CHUNK]; 2];
+            for side in context.sides() {
+                context.key_positions(sequence, task.keys.clone(), *side, &mut positions[*side as usize]);
+            }
+            let [near, far] = &mut self.of_queries;
+            let [near_at, far_at] = positions;
+            for (key, (near_at, far_at)) in near_at.into_iter().zip(far_at).enumerate().take(task.keys.len()) {
+                let place = key * key_width..(key + 1) * key_width;
+                let sums = &mut near.get_mut()[place.clone()];
+                pass.turn_back(job.whole.sequence, near_at, sums);
+                if context.sides().contains(&Side::Far) {
+                    let of_far = &mut far.get_mut()[place];
+                    pass.turn_back(job.whole.sequence, far_at, of_far);
+                    sums.iter_mut().zip(of_far).for_each(|(sum, x)| *sum += *x);
+                }
+                context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
+            }
+        }
+        if let Some(out) = &mut task.parts.bias {
+            for (head, sums) in self.biases.chunks_exact(task.keys.len()).enumerate() {
+                out.row_mut([0, head, 0]).copy_from_slice(sums);
+            }
+        }
+    }
+}

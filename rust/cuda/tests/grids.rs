@@ -1,0 +1,67 @@
+//! What a device is asked for: grids that a GPU takes, whatever the sizes, or an error that names the argument.
+
+use farspan_core::attention::Rules;
+use farspan_core::{Dtype, Result};
+use farspan_cuda::attention::{Attention, Matrix, Sequences, attention, workspace_bytes};
+use farspan_cuda::device::MOST_BLOCKS;
+use farspan_cuda::{Device, Limits, Tensor, Variant, Workspace};
+use std::cell::RefCell;
+
+/// Notes launches, and runs nothing.
+#[derive(Default)]
+struct Noted {
+    launches: RefCell<Vec<(String, [u32; 3])>>,
+}
+
+impl Device for Noted {
+    fn limits(&self) -> Limits {
+        Limits { multiprocessors: 132, shared_bytes_per_block: 227 << 10, architecture: 90 }
+    }
+
+    unsafe fn launch(&self, variant: &Variant, grid: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
+        self.launches.borrow_mut().push((variant.name.clone(), grid));
+        Ok(())
+    }
+}
+
+/// The launches of attention with these heads and times.
+fn launches(heads: usize, query_time: usize, key_time: usize) -> Result<Vec<(String, [u32; 3])>> {
+    let matrix = |time| Matrix { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, 128]) };
+    let problem = Attention {
+        query: matrix(query_time),
+        key: matrix(key_time),
+        value: matrix(key_time),
+        block_table: None,
+        sequences: Sequences::default(),
+        rules: Rules::plain(128),
+        query_scale: None,
+        key_bias: None,
+        distance_bias: None,
+        sink: None,
+        query_positions: None,
+        key_positions: None,
+        rotary: None,
+    };
+    let device = Noted::default();
+    let workspace = Workspace { pointer: 256, bytes: workspace_bytes(&problem, &device.limits())? };
+    // SAFETY: the device touches no memory.
+    unsafe { attention(&device, &problem, matrix(query_time), None, workspace)? };
+    Ok(device.launches.into_inner())
+}
+
+#[test]
+fn every_grid_is_one_that_gpus_take() {
+    for (heads, query_time, key_time) in [(70_000, 1, 1), (70_000, 1000, 1), (1, 1, 1 << 24), (32, 1 << 20, 1 << 20)] {
+        let launched = launches(heads, query_time, key_time).unwrap();
+        assert!(!launched.is_empty());
+        for (kernel, grid) in launched {
+            assert!(grid.iter().zip(MOST_BLOCKS).all(|(blocks, most)| *blocks <= most), "{kernel}: {grid:?}");
+        }
+    }
+}
+
+#[test]
+fn too_many_blocks_are_an_error_that_names_the_heads() {
+    let message = launches(70_000, 1 << 29, 1).unwrap_err().to_string();
+    assert!(message.starts_with("query: expected at most 2147483647 blocks of rows, of 70000 key heads"), "{message}");
+}
