@@ -65,9 +65,7 @@ def test_a_gpu_is_checked_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == ["cpu", "compiler", 90, "cuda:1"]
 
 
-def test_a_wrong_result_is_named_and_fails(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_result_is_named_and_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     right = cpu.attention
 
     def wrong(*given: Any) -> Any:

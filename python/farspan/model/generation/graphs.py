@@ -67,7 +67,6 @@ class CudaGraphs:
 
         return replay
 
-
     def _end_recording(self) -> None:
         """Where the driver gave a capture up, torch's allocator may believe that it goes on. Then memory that another
         stream has used would never be given out again. What the failed capture itself took may stay taken."""
