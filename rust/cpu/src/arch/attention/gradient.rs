@@ -108,24 +108,15 @@ pub(super) unsafe fn differentiate<L: Machine>(
     let heads = collected.len();
     // SAFETY: the caller's.
     unsafe {
-        let scores = |side: usize, place| {
-            product::dots::<L>(
-                tile.height,
-                tile.query[side].as_ptr(),
-                keys[side].as_ptr(),
-                head_dim,
-                panels.clone(),
-                place,
-            );
-        };
-        match (tile.distance, far) {
-            (Distance::Near, _) => scores(0, weights),
-            (Distance::Far, _) => scores(1, weights),
-            (Distance::Mixed, Some(far)) => {
-                scores(0, weights);
-                scores(1, far);
-            }
-            (Distance::Mixed, None) => unreachable!("the check has seen room for the far slopes"),
+        // No closure does it: a closure would be compiled without the machine's instructions.
+        for side in 0..2 {
+            let place = match (side, tile.distance, far) {
+                (0, Distance::Near | Distance::Mixed, _) | (1, Distance::Far, _) => weights,
+                (1, Distance::Mixed, Some(far)) => far,
+                _ => continue,
+            };
+            let (query, keys) = (tile.query[side].as_ptr(), keys[side].as_ptr());
+            product::dots::<L>(tile.height, query, keys, head_dim, panels.clone(), place);
         }
         product::dots::<L>(tile.height, tile.upstream.as_ptr(), values.as_ptr(), value_dim, panels.clone(), slopes);
         for (r, (row, known)) in tile.rows.iter().zip(tile.known).enumerate() {
