@@ -1,4 +1,5 @@
-//! Fused attention: prefill and decode, the backward pass of a prefill, each element type. `FARSPAN_CPU` chooses the instruction set.
+//! Fused attention: prefill and decode, the backward pass of a prefill, each element type. `FARSPAN_CPU` chooses the
+//! instruction set.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::{DTYPES, Tensor};

@@ -5,7 +5,7 @@ use farspan_benches::Tensor;
 use farspan_core::Dtype;
 use farspan_core::loss::{CrossEntropy, Reduction};
 use farspan_core::sampler::{Order, Ragged, Settings};
-use farspan_core::unembed::{Draws, Rules};
+use farspan_core::unembed::{Draws, HostDraws, Rules};
 use farspan_cpu::loss::{Gradients, Lses, linear_cross_entropy, linear_cross_entropy_gradient};
 use farspan_cpu::unembed::{Problem, Samples, sample};
 use std::time::Duration;
@@ -22,7 +22,8 @@ fn sampling(criterion: &mut Criterion) {
             let hidden = Tensor::random(dtype, &[rows, DIM], 1);
             let streams: Vec<u32> = (0..rows as u32).collect();
             let (seeds, positions, temperatures) = (vec![0; rows], vec![0; rows], vec![1.0; rows]);
-            let draws = Draws { seed: &seeds, position: &positions, stream: &streams, temperature: &temperatures };
+            let draws: HostDraws =
+                Draws { seed: &seeds, position: &positions, stream: &streams, temperature: &temperatures };
             let mut results = Samples::new(rows, 1, 0);
             group.throughput(Throughput::Elements(rows as u64));
             group.bench_function(format!("B{rows}"), |bencher| {
@@ -45,7 +46,8 @@ fn sampling_with_settings(criterion: &mut Criterion) {
         let hidden = Tensor::random(Dtype::Bf16, &[rows, DIM], 1);
         let streams: Vec<u32> = (0..rows as u32).collect();
         let (seeds, positions, temperatures) = (vec![0; rows], vec![0; rows], vec![0.7; rows]);
-        let draws = Draws { seed: &seeds, position: &positions, stream: &streams, temperature: &temperatures };
+        let draws: HostDraws =
+            Draws { seed: &seeds, position: &positions, stream: &streams, temperature: &temperatures };
         let ids: Vec<i64> = (0..rows * HISTORY).map(|i| (i * 7919 % VOCAB) as i64).collect();
         let offsets: Vec<i64> = (0..=rows).map(|row| (row * HISTORY) as i64).collect();
         let [zeros, ones] = [0.0, 1.0].map(|value| vec![value; rows]);

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from support.emulated import emulated_kernels
 
@@ -52,6 +53,13 @@ def instructions(name: str) -> Iterator[None]:
     _core.force_cpu(name)
     yield
     _core.force_cpu(None)
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """The test is about numbers: nothing is recorded."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture

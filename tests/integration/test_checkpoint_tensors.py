@@ -18,6 +18,8 @@ from farspan.model import Config, Transformer, safetensors
 from farspan.model.checkpoint import named_tensors
 from farspan.testing import assert_same_bits
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ANGLES = "model.layers.0.self_attn.rotary_emb.inv_freq"
 INV_FREQ = 10000.0 ** (-torch.arange(0, 12, 2) / 12)

@@ -19,6 +19,8 @@ from farspan.model import Config, Transformer, safetensors
 from farspan.model.checkpoint import named_tensors
 from farspan.testing import assert_same_bits
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "attention_output_bias": True, "rope_theta": 5e5, "positions": P.RoPE(5e5)},
     "mistral": {"windows": 9},

@@ -20,6 +20,8 @@ from farspan.model import Config, Transformer
 from farspan.model.families import FAMILIES
 from farspan.model.kinds import REQUIRED
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 CLASSES = {
     "llama": "Llama", "mistral": "Mistral", "ministral": "Ministral", "qwen2": "Qwen2", "qwen3": "Qwen3",
     "smollm3": "SmolLM3",

@@ -65,6 +65,30 @@ def test_a_tap_is_shown_the_stream_at_every_depth(name: str) -> None:
     bits(model.norm(streams[-1]).to(model.dtype), hidden, f"{name}: the last stream under the final norm")
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("shape", [*SHAPES.values(), {"dtype": "bfloat16", "norm_adds_one": True}], ids=str)
+def test_the_final_norm_of_the_last_state_is_what_the_model_gives(shape: dict[str, Any], gradients: bool) -> None:
+    model, tokens = small_model(**shape), ids(2, 23)
+    with torch.set_grad_enabled(gradients):
+        states, hidden = model.hidden_states(tokens), model(tokens)
+        bits(model.final_norm(states[-1]), hidden, "the last state")
+        streams, _ = tapped(model, tokens)
+        bits(states, torch.stack(streams), "the states")
+        last = model.final_norm(states)
+    bits(last[1, 0, 3], model.final_norm(states[1, 0, 3]), "one vector")
+    bits(last[:, 1:, ::2], model.final_norm(states[:, 1:, ::2]), "rows with gaps between them")
+
+
+def test_states_of_no_ids_and_norms_of_what_is_no_state() -> None:
+    model = small_model()
+    assert model.hidden_states(torch.empty(2, 0, dtype=torch.long)).shape == (4, 2, 0, 48)
+    assert model.final_norm(torch.empty(0, 48)).shape == (0, 48)
+    with pytest.raises(farspan.ArgumentError, match=r"x: expected shape \[\.\.\., 48\], given shape \[2, 47\]"):
+        model.final_norm(torch.ones(2, 47))
+    with pytest.raises(farspan.DtypeError, match="x: expected a tensor"):
+        model.final_norm([1.0])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_taps_are_shown_the_same_in_chunks(name: str) -> None:
     model, tokens = small_model(**SHAPES[name]), ids(2, 23)
@@ -206,16 +230,17 @@ def test_adapters_in_the_place_of_linear_layers() -> None:
     assert [text.tokens for text in texts[0]] == [text.tokens for text in texts[1]]
 
 
-def test_adapters_learn_with_the_reference_backend_and_the_fused_one_says_no() -> None:
-    model = small_model("reference").requires_grad_(False)
-    adapters = adapt(model)
-    model(ids(1, 9)).square().sum().backward()
-    assert all(float(adapter.up.grad.abs().max()) > 0 for adapter in adapters if adapter.up.grad is not None)
-    assert all(adapter.up.grad is not None for adapter in adapters)
-    fused = small_model()
-    adapt(fused)
-    with pytest.raises(farspan.BackendError, match="gradient"):
-        fused(ids(1, 9))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_learn_and_what_is_frozen_has_no_gradient(dtype: str) -> None:
+    fused, reference = (small_model(backend, dtype) for backend in ("fused", "reference"))
+    found, truth = adapt(fused), adapt(reference)
+    for model in (fused, reference):
+        model(ids(1, 9)).float().square().sum().backward()
+    for adapter, other in zip(found, truth, strict=True):
+        assert adapter.base_layer.weight.grad is None
+        for mine, its in ((adapter.up.grad, other.up.grad), (adapter.down.grad, other.down.grad)):
+            assert float(mine.abs().max()) > 0
+            assert_close(mine, its.double(), 2e-3 * float(its.abs().max()), f"{dtype}: an adapter's gradient")
 
 
 def test_a_model_with_adapters_is_not_saved_without_them(tmp_path: Path) -> None:

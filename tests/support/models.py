@@ -34,10 +34,11 @@ def enliven(model: torch.nn.Module, seed: int = 0) -> Any:
     return model.eval()
 
 
-def small_model(backend: str = "fused", dtype: Any = None, **changes: Any) -> Transformer:
-    """The same random weights for the same shape, whatever the backend."""
+def small_model(backend: str = "fused", dtype: Any = None, *, learns: bool = False, **changes: Any) -> Transformer:
+    """The same random weights for the same shape, whatever the backend. Most tests are about numbers, and ask for no
+    gradients."""
     model = Transformer(Config(**{**SHAPE, **changes}), backend=backend, dtype=dtype)
-    return enliven(model)
+    return enliven(model.requires_grad_(learns))
 
 
 def reference_twin(model: Transformer) -> Transformer:

@@ -19,7 +19,7 @@ CONFIG = Config(
     num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=True,
 )  # fmt: skip
 RECIPE = Recipe(steps=12, batch=2, context=16, learning_rate=1e-2, warmup=2, save_every=4, validate_every=5)
-BACKEND = "reference"
+BACKEND = "fused"
 
 
 def learner(dtype: str = "float32", **changes: Any) -> Transformer:

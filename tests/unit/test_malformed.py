@@ -474,6 +474,9 @@ def test_outputs_that_cannot_be_written() -> None:
         _core.attention("float32", shared, ones(B, H, N), shared, ATTENTION["key"], ATTENTION["value"], Hooks())
     with pytest.raises(farspan.Error, match="lse"):
         core_attention(output, lse=ones(B, H, N + 1))
+    repeated = as_strided(ones(V), (ROWS, V), (0, 4))
+    with pytest.raises(farspan.Error, match="do not overlap"):
+        _core.linear("float32", "float32", repeated, ones(ROWS, D), ones(V, D), None)
 
 
 def test_messages_say_what_was_expected_and_given() -> None:

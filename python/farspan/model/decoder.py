@@ -68,7 +68,7 @@ class Decoder(nn.Module):
             self.norm = Norm(config.norm, config.hidden_size, config.norm_eps, backend, config.norm_adds_one)
             if not config.tie_word_embeddings:
                 self.head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.to(dtype).requires_grad_(backend == "reference")
+        self.to(dtype)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -209,6 +209,28 @@ class Decoder(nn.Module):
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def hidden_states(self, ids: Any) -> Tensor:
+        """`[batch, time]` ids -> `[layers + 1, batch, time, dim]`: the residual stream, the embedding first and
+        then what each layer gives. It is as precise as what the model computes in: float32 on a CPU, or more."""
+        ids = as_ids(ids, 2)
+        streams: list[Tensor] = []
+        self(ids, tap=lambda depth, stream: streams.append(stream))
+        if not streams:  # no ids
+            shape = (self.config.num_hidden_layers + 1, *ids.shape, self.config.hidden_size)
+            return torch.empty(shape, dtype=self.activations, device=self.device)
+        return torch.stack(streams)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """`[..., dim]` -> the same: the norm that stands before the unembedding. The last of `hidden_states` gets the
+        bits and the dtype of `forward`; a row does not depend on the others."""
+        width = self.config.hidden_size
+        if not isinstance(x, Tensor):
+            raise DtypeError(message("x", "a tensor [..., dim]", type(x).__name__))
+        if x.ndim == 0 or x.shape[-1] != width:
+            raise ArgumentError(message("x", f"shape [..., {width}]", f"shape {list(x.shape)}"))
+        rows = x.to(self.activations).reshape(-1, width).contiguous()
+        return self.norm(rows).to(self.dtype).view(x.shape)
 
     def run(
         self, tokens: Any, plan: PassPlan, operations: Operations, tap: Tap | None = None, *, recompute: bool = False

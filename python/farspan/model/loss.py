@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from farspan import reference
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan.model.arguments import counted_lengths
 from farspan.model.decoder import Decoder, as_ids
+from farspan.model.operations import FUNCTIONS
 
 
 def loss(
@@ -25,10 +24,11 @@ def loss(
     hidden = model(ids, lengths=lengths, recompute=recompute)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
-    logits = reference.logits(hidden, model.unembedding, **model.logit_settings).flatten(0, -2)
-    wanted = wanted.to(hidden.device)
-    found = F.cross_entropy(logits, wanted.flatten(), ignore_index=ignore_index, reduction=reduction)
-    return found.view(wanted.shape) if reduction == "none" else found
+    found: Tensor = FUNCTIONS[model.backend].linear_cross_entropy(
+        hidden, model.unembedding, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction,
+        **model.logit_settings,
+    )  # fmt: skip
+    return found
 
 
 def _next_tokens(hidden: Tensor, ids: Tensor, lengths: Sequence[int] | None) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan.attention import attention, hook_arguments
 from farspan.linear import linear
+from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
@@ -31,7 +32,9 @@ from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
-FUSED = SimpleNamespace(attention=attention, linear=linear, greedy=greedy, sample=sample)
+FUSED = SimpleNamespace(
+    attention=attention, linear=linear, greedy=greedy, sample=sample, linear_cross_entropy=linear_cross_entropy
+)
 """The package's own functions, under the names that `farspan.reference` has for them."""
 FUNCTIONS: dict[str, Any] = {"fused": FUSED, "reference": reference}
 """What each backend of a model computes with on tensors."""

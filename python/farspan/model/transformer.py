@@ -19,11 +19,11 @@ from farspan.positions import Scheme
 
 
 class Transformer(Decoder):
-    """A pre-norm decoder of the shape `config` describes, with random weights.
+    """A decoder of the shape `config` describes, with random weights.
 
-    `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`. Its parameters ask for
-    no gradient, and asking for one is an error. "reference" computes with `farspan.reference`: it is slow and
-    differentiable. Tests compare with it, and small models are trained with it.
+    `backend` "fused" computes with `farspan.attention`, `farspan.linear` and `farspan.sample`. "reference" computes
+    with `farspan.reference`: it is slow, and tests compare with it. Parameters ask for gradients in both. Nothing is
+    recorded under `torch.no_grad()`, in `generate` and with a cache. A call is quickest then, with the same bits.
 
     On a CPU, half-precision weights stay half precision, and everything between them is float32: `farspan.linear`
     widens weights as it reads them. For many rows that takes as long as float32 copies would. For the few rows of

@@ -23,6 +23,10 @@ impl Array<2> for Matrix<'_> {
     fn shape(&self) -> [usize; 2] {
         self.shape()
     }
+
+    fn last_stride(&self) -> i64 {
+        each!(array in self => array.strides()[1]) as i64
+    }
 }
 
 impl FloatArray<2> for Matrix<'_> {

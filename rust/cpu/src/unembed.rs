@@ -17,7 +17,7 @@ use crate::matrix::Matrix;
 use farspan_core::draw::{Gather, Plan, Results, Shards, decide, plans};
 pub use farspan_core::draw::{SampleOut, Samples, UNRANKED};
 use farspan_core::sampler::{Settings, check_top};
-use farspan_core::unembed::{Draws, check_k, check_rows, check_targets};
+use farspan_core::unembed::{HostDraws, check_k, check_rows, check_targets};
 use farspan_core::{Error, Result};
 use pass::Checked;
 use reader::Reader;
@@ -70,11 +70,11 @@ pub fn greedy(problem: &Problem, out: SampleOut) -> Result<()> {
 ///
 /// `settings` change single logits, cut the distribution and ask for several samples or for lists; without them it is
 /// one sample of all of it.
-pub fn sample(problem: &Problem, draws: &Draws, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
+pub fn sample(problem: &Problem, draws: &HostDraws, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
     choose(problem, Some(draws), settings, out)
 }
 
-fn choose(problem: &Problem, draws: Option<&Draws>, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
+fn choose(problem: &Problem, draws: Option<&HostDraws>, settings: Option<&Settings>, out: SampleOut) -> Result<()> {
     let (problem, hidden) = (Checked::new(problem)?, &problem.hidden);
     let rows = problem.hidden.count();
     let plans = plans(&problem.tokens, rows, draws, settings)?;
@@ -89,7 +89,7 @@ fn choose(problem: &Problem, draws: Option<&Draws>, settings: Option<&Settings>,
 /// [`farspan_core::unembed::Rules::valid_vocab`] are those of the whole vocabulary.
 pub fn sample_of_shard<F: From<Error>>(
     problem: &Problem,
-    draws: &Draws,
+    draws: &HostDraws,
     settings: Option<&Settings>,
     gather: &mut Gather<'_, F>,
     out: SampleOut,

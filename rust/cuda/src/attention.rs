@@ -9,7 +9,7 @@ pub mod plan;
 mod problem;
 pub mod variants;
 
-pub use problem::{Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
+pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
 
 use crate::device::{Device, Limits, Params};
@@ -38,7 +38,7 @@ pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
 pub unsafe fn attention(
     device: &dyn Device,
     problem: &Attention,
-    output: Matrix,
+    output: Large,
     lse: Option<Tensor<3>>,
     workspace: Workspace,
 ) -> Result<()> {
@@ -219,7 +219,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn params(&self, layout: &Layout, output: &Matrix, lse: Option<&Tensor<3>>) -> AttentionParams {
+    fn params(&self, layout: &Layout, output: &Large, lse: Option<&Tensor<3>>) -> AttentionParams {
         let Attention { query, key, value, .. } = self.problem;
         AttentionParams {
             problem: self.problem_params(layout),
@@ -293,7 +293,7 @@ impl NumberType {
     }
 }
 
-fn matrix_at(matrix: &Matrix) -> ArrayAt {
+fn matrix_at(matrix: &Large) -> ArrayAt {
     let [batch, head, time, _] = matrix.tensor.strides;
     ArrayAt { pointer: matrix.tensor.pointer, strides: [batch, head, time] }
 }
@@ -312,7 +312,7 @@ fn positions_at(numbers: Option<Numbers<2>>) -> PositionsAt {
 }
 
 /// Whether rows can be read sixteen bytes at a time.
-fn is_in_pieces(matrix: &Matrix) -> bool {
+fn is_in_pieces(matrix: &Large) -> bool {
     let Tensor { pointer, shape, strides } = matrix.tensor;
     let size = matrix.dtype.size() as i64;
     let aligned = |elements: i64| elements * size % ALIGNMENT as i64 == 0;

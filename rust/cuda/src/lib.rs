@@ -21,6 +21,7 @@ pub mod device;
 pub mod driver;
 pub mod emulator;
 mod fault;
+pub mod memory;
 pub mod nvrtc;
 pub mod probe;
 pub mod source;
@@ -33,8 +34,9 @@ pub use compiler::Compiler;
 pub use device::{Device, Limits, Params, Variant};
 pub use driver::Gpu;
 pub use farspan_core::{Error, Result};
+pub use memory::Memory;
 pub use status::{Status, status};
-pub use tensor::{Tensor, Workspace};
+pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {

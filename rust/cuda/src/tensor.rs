@@ -1,6 +1,7 @@
 //! Borrowed memory of a device.
 
-use farspan_core::array::Array;
+use farspan_core::Dtype;
+use farspan_core::array::{Array, FloatArray};
 
 /// Where a tensor of `N` dimensions lies. Nothing is owned and nothing is read here: the address may be that of another
 /// machine's memory, as far as this type knows.
@@ -14,9 +15,38 @@ pub struct Tensor<const N: usize> {
     pub strides: [i64; N],
 }
 
+/// A tensor of one of the floating element types, the last dimension contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatTensor<const N: usize> {
+    /// Of its elements.
+    pub dtype: Dtype,
+    /// Where it lies.
+    pub tensor: Tensor<N>,
+}
+
 impl<const N: usize> Array<N> for Tensor<N> {
     fn shape(&self) -> [usize; N] {
         self.shape
+    }
+
+    fn last_stride(&self) -> i64 {
+        self.strides[N - 1]
+    }
+}
+
+impl<const N: usize> Array<N> for FloatTensor<N> {
+    fn shape(&self) -> [usize; N] {
+        self.tensor.shape
+    }
+
+    fn last_stride(&self) -> i64 {
+        self.tensor.last_stride()
+    }
+}
+
+impl<const N: usize> FloatArray<N> for FloatTensor<N> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`farspan_core::draw::RowStatistics`].
 
 mod changes;
+mod host;
 mod launch;
 mod params;
 mod plan;
@@ -20,6 +21,7 @@ mod statistics;
 mod variants;
 
 pub use changes::{Changes, PackedChanges};
+pub use host::{Place, Reader, Threads, sample_on_host};
 pub use problem::{Draws, Matrix, Problem};
 pub use sample::{Options, SampleOut, greedy, sample, sample_workspace};
 pub use score::{ScoreOut, TopOut, rank, rank_workspace, score, score_workspace, top, top_workspace};

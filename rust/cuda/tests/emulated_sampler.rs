@@ -5,16 +5,14 @@
 #[allow(dead_code, reason = "what the other tests use")]
 mod emulated_unembed;
 
-use emulated_unembed::{DeviceDraws, LIMITS, Memory, address, choose, emulator};
-use farspan_core::draw::{Plan, Read, Results, RowStatistics, SampleOut, Samples, Shards, UNRANKED, decide, plans};
+use emulated_unembed::{DeviceDraws, Pieces, address, choose, emulator};
+use farspan_core::draw::{Read, Results, RowStatistics, Rows, SampleOut, Samples, Shards, UNRANKED, decide, plans};
 use farspan_core::sampler::{Mask, Settings};
-use farspan_core::unembed::{Draws, Rules, Shard, Tokens};
+use farspan_core::unembed::{HostDraws, Rules, Shard};
 use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::Tensor;
 use farspan_cuda::emulator::Emulator;
-use farspan_cuda::unembed::{
-    Matrix, Options, PackedChanges, Problem, StatisticsLayout, StatisticsWants, statistics, statistics_workspace,
-};
+use farspan_cuda::unembed::{Changes, Matrix, Options, PackedChanges, Place, Problem, Reader, sample_on_host};
 use farspan_testing::cpu::Cpu;
 use farspan_testing::sampler::sorting::BORDER;
 use farspan_testing::sampler::{Backend, Case, Exchange, cases, everything};
@@ -58,27 +56,29 @@ struct Call<'a> {
     device: Emulator,
     hidden: &'a Array2<f32>,
     weight: &'a Array2<f32>,
+    host_draws: HostDraws<'a>,
     draws: DeviceDraws,
+    settings: Settings<'a>,
     packed: PackedChanges,
-    plans: Vec<Plan>,
-    samples: usize,
-    top: usize,
     /// Added to the logits of all tokens, by way of the rules.
     bias: Vec<f32>,
 }
 
 impl<'a> Call<'a> {
-    fn new(hidden: &'a Array2<f32>, weight: &'a Array2<f32>, draws: &Draws, settings: &Settings) -> Call<'a> {
-        let rows = hidden.nrows();
+    fn new(
+        hidden: &'a Array2<f32>,
+        weight: &'a Array2<f32>,
+        draws: &HostDraws<'a>,
+        settings: &Settings<'a>,
+    ) -> Call<'a> {
         Call {
             device: emulator(),
             hidden,
             weight,
+            host_draws: *draws,
             draws: DeviceDraws::new(draws),
-            packed: PackedChanges::new(settings, rows),
-            plans: plans(&tokens(&(0..weight.nrows()), weight.nrows()), rows, Some(draws), Some(settings)).unwrap(),
-            samples: settings.samples,
-            top: settings.top,
+            settings: *settings,
+            packed: PackedChanges::new(settings, hidden.nrows()),
             bias: vec![0.0; weight.nrows()],
         }
     }
@@ -109,87 +109,63 @@ impl<'a> Call<'a> {
         words.collect()
     }
 
-    /// What reading these tokens says of all rows, or of some of them all there is.
-    fn read(&self, tokens: &Range<usize>, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>> {
-        let problem = self.problem(tokens);
-        let map: Option<Vec<i32>> = whole.map(|rows| rows.iter().map(|row| *row as i32).collect());
-        let plans = match whole {
-            Some(rows) => rows.iter().map(|row| self.plans[*row]).collect(),
-            None => self.plans.clone(),
-        };
-        let wants = StatisticsWants::of(&plans, self.samples, whole.is_some());
-        let layout = StatisticsLayout::new(&problem, plans.len(), wants)?;
-        let out = Memory::new(layout.bytes());
-        let workspace = Memory::new(statistics_workspace(&problem, plans.len(), wants, &LIMITS)?);
-        let map = map.as_ref().map(|map| Tensor::contiguous(address(map), [map.len()]));
-        let uploaded = self.uploaded();
-        let changes = self.packed.at(address(&uploaded));
-        let place = out.workspace().pointer;
-        // SAFETY: every address is that of memory of the right length, which outlives the call.
-        unsafe {
-            let draws = Some(&self.draws.view()).copied();
-            statistics(
-                &self.device,
-                &problem,
-                map.as_ref(),
-                draws.as_ref(),
-                &changes,
-                wants,
-                place,
-                workspace.workspace(),
-            )?;
-        }
-        out.check();
-        workspace.check();
-        layout.read(&out.contents(), &plans)
-    }
-
     /// Draws from the whole vocabulary in one piece.
     fn run(&self, out: SampleOut) {
-        let vocab = self.weight.nrows();
-        let mut results = Results::new(out, self.plans.len(), self.samples, self.top).unwrap();
-        decide(&mut Reader { call: self, tokens: 0..vocab, first: None }, &self.plans, &mut results, vocab).unwrap();
+        let (problem, memory) = (self.problem(&(0..self.weight.nrows())), Pieces::default());
+        let place = Place { device: &self.device, memory: &memory, threads: one_by_one };
+        let draws = (&self.host_draws, &self.draws.view());
+        // SAFETY: every address is that of memory of the right length, which outlives the call.
+        unsafe { sample_on_host(place, &problem, draws, Some(&self.settings), None, out).unwrap() };
+        memory.check();
     }
 
     /// Draws with the holders of the other parts.
     fn run_part(&self, part: Range<usize>, mut exchange: Exchange, out: SampleOut) {
-        let vocab = self.weight.nrows();
-        let mut results = Results::new(out, self.plans.len(), self.samples, self.top).unwrap();
-        let tokens = tokens(&part, vocab);
-        let reader = Reader { call: self, tokens: part, first: None };
-        let mut shards = Shards::<_, Error>::new(reader, &self.plans, self.samples, tokens, &mut exchange);
-        decide(&mut shards, &self.plans, &mut results, vocab).unwrap();
+        let (problem, memory, draws) = (self.problem(&part), Pieces::default(), self.draws.view());
+        let Settings { samples, top, .. } = self.settings;
+        let rows = self.hidden.nrows();
+        let tokens = problem.check().unwrap();
+        let plans = plans(&tokens, rows, Some(&self.host_draws), Some(&self.settings)).unwrap();
+        let changes = Changes::upload(&memory, Some(&self.settings), rows).unwrap();
+        let place = Place { device: &self.device, memory: &memory, threads: one_by_one };
+        // SAFETY: every address is that of memory of the right length, which outlives the call.
+        let reader = unsafe { Reader::new(place, &problem, &plans, &draws, changes, samples) };
+        let mut results = Results::new(out, rows, samples, top).unwrap();
+        let watched = Watched { reader, first: None };
+        let mut shards = Shards::<_, Error>::new(watched, &plans, samples, tokens, &mut exchange);
+        decide(&mut shards, &plans, &mut results, tokens.valid_vocab).unwrap();
+        memory.check();
     }
 }
 
-/// A part of a vocabulary without padding.
-fn tokens(part: &Range<usize>, vocab: usize) -> Tokens {
-    Tokens { first: part.start, count: part.len(), vocab, valid_vocab: vocab }
+/// No threads.
+fn one_by_one<'r>(parts: Vec<Rows<'r>>, work: &(dyn Fn(Rows<'r>) + Sync)) -> Result<()> {
+    parts.into_iter().for_each(work);
+    Ok(())
 }
 
-/// Reads some tokens on the emulator.
-struct Reader<'c, 'a> {
-    call: &'c Call<'a>,
-    tokens: Range<usize>,
-    /// What the first reading found.
+/// A reader whose second reading of a row must agree with the first, and which reads few rows whole at a time.
+struct Watched<'a> {
+    reader: Reader<'a, Pieces>,
+    /// What the first reading said.
     first: Option<Vec<RowStatistics>>,
 }
 
-impl Read for Reader<'_, '_> {
+impl Read for Watched<'_> {
     type Failure = Error;
 
     fn read(&mut self, whole: Option<&[usize]>) -> Result<Vec<RowStatistics>> {
-        let found = self.call.read(&self.tokens, whole)?;
+        let statistics = self.reader.read(whole)?;
         match (whole, &self.first) {
-            (None, _) => self.first = Some(found.clone()),
+            (None, _) => self.first = Some(statistics.clone()),
             (Some(rows), Some(first)) => {
-                for (&row, found) in rows.iter().zip(&found) {
-                    assert_eq!(found.masses, first[row].masses, "the second reading finds the sums of the first");
+                for (&row, statistics) in rows.iter().zip(&statistics) {
+                    assert_eq!(statistics.masses, first[row].masses, "the second reading finds the sums of the first");
                 }
             }
             (Some(_), None) => unreachable!("the first reading is of all rows"),
         }
-        Ok(found)
+        Ok(statistics)
     }
 
     fn most_bytes(&self) -> usize {

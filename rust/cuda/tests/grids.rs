@@ -2,9 +2,9 @@
 
 use farspan_core::attention::Rules;
 use farspan_core::{Dtype, Result};
-use farspan_cuda::attention::{Attention, Matrix, Sequences, attention, workspace_bytes};
+use farspan_cuda::attention::{Attention, Sequences, attention, workspace_bytes};
 use farspan_cuda::device::MOST_BLOCKS;
-use farspan_cuda::{Device, Limits, Tensor, Variant, Workspace};
+use farspan_cuda::{Device, FloatTensor, Limits, Tensor, Variant, Workspace};
 use std::cell::RefCell;
 
 /// Notes launches, and runs nothing.
@@ -26,7 +26,7 @@ impl Device for Noted {
 
 /// The launches of attention with these heads and times.
 fn launches(heads: usize, query_time: usize, key_time: usize) -> Result<Vec<(String, [u32; 3])>> {
-    let matrix = |time| Matrix { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, 128]) };
+    let matrix = |time| FloatTensor { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, 128]) };
     let problem = Attention {
         query: matrix(query_time),
         key: matrix(key_time),

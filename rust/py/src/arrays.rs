@@ -81,12 +81,32 @@ pub(crate) fn readonly<'py, T: Named, D: Dimension>(
     typed(argument, object)?.try_readonly().map_err(|error| borrow(argument, error))
 }
 
+/// Refuses an array of which two elements lie at one place: no exclusive reference may look at it.
+fn disjoint<T>(argument: &'static str, array: &Bound<'_, PyUntypedArray>) -> Result<()> {
+    let shape = array.shape();
+    let stride = |(&size, &stride): (&usize, &isize)| if size < 2 { 0 } else { stride.unsigned_abs() / size_of::<T>() };
+    let strides: Vec<usize> = shape.iter().zip(array.strides()).map(stride).collect();
+    let mut order: Vec<usize> = (0..shape.len()).filter(|&i| shape[i] > 1).collect();
+    order.sort_by_key(|&i| strides[i]);
+    let mut reach = 1;
+    for i in order {
+        if strides[i] < reach && !shape.contains(&0) {
+            let given = format!("shape {shape:?}, strides {strides:?}");
+            return Err(Error::argument(argument, "elements that do not overlap", given));
+        }
+        reach = reach.max(strides[i].saturating_mul(shape[i]));
+    }
+    Ok(())
+}
+
 /// An exclusive borrow of an array, held for the call.
 pub(crate) fn readwrite<'py, T: Named, D: Dimension>(
     argument: &'static str,
     object: &Bound<'py, PyAny>,
 ) -> Result<PyReadwriteArray<'py, T, D>> {
-    typed(argument, object)?.try_readwrite().map_err(|error| borrow(argument, error))
+    let array = typed(argument, object)?;
+    disjoint::<T>(argument, array.as_untyped())?;
+    array.try_readwrite().map_err(|error| borrow(argument, error))
 }
 
 /// `array` seen as `shape`: leading dimensions are added, dimensions of size 1 repeated.

@@ -4,7 +4,7 @@ use crate::arrays::{Large, integers, large, matrix, named_dtype, optional_row, r
 use crate::failure::{Outcome, detached, guarded};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
 use crate::shard::Holder;
-use farspan_core::unembed::{Draws, Rules};
+use farspan_core::unembed::{Draws, HostDraws, Rules};
 use farspan_core::{Error, Result};
 use farspan_cpu::unembed::{self, SampleOut, ScoreOut, TopOut};
 use numpy::ndarray::{Ix1, Ix2};
@@ -138,7 +138,7 @@ impl<'py> Drawing<'py> {
         })
     }
 
-    pub(crate) fn view(&self) -> Result<Draws<'_>> {
+    pub(crate) fn view(&self) -> Result<HostDraws<'_>> {
         let temperature = slice("temperature", &self.temperature)?;
         Ok(Draws { seed: &self.seed, position: &self.position, stream: &self.stream, temperature })
     }

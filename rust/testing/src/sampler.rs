@@ -6,8 +6,8 @@ pub mod suite;
 use farspan_core::Result;
 use farspan_core::draw::{SampleOut, Samples};
 use farspan_core::noise::philox;
-use farspan_core::sampler::{Mask, Order, Ragged, Settings};
-use farspan_core::unembed::Draws;
+use farspan_core::sampler::{Mask, Order, Penalties, Ragged, Settings};
+use farspan_core::unembed::{Draws, HostDraws};
 use ndarray::Array2;
 use proptest::prelude::*;
 use std::ops::Range;
@@ -161,7 +161,7 @@ impl Case {
     pub fn each_part(
         &self,
         ends: &[usize],
-        run: impl Fn(&Array2<f32>, &Array2<f32>, Range<usize>, &Draws, &Settings, Exchange, SampleOut) + Sync,
+        run: impl Fn(&Array2<f32>, &Array2<f32>, Range<usize>, &HostDraws, &Settings, Exchange, SampleOut) + Sync,
     ) -> Vec<Samples> {
         let parts = [0].iter().chain(ends).zip(ends).map(|(start, end)| *start..*end);
         let one = |(part, exchange)| {
@@ -176,7 +176,7 @@ impl Case {
     }
 
     /// Hands everything that a draw takes to `run`, and gives what it wrote.
-    pub fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &Draws, &Settings, SampleOut)) -> Samples {
+    pub fn call(&self, run: impl FnOnce(&Array2<f32>, &Array2<f32>, &HostDraws, &Settings, SampleOut)) -> Samples {
         // Row r of hidden picks column r of weight.
         let rows = &self.rows;
         let hidden = Array2::from_shape_fn((rows.len(), rows.len()), |(r, c)| f32::from(u8::from(r == c)));
@@ -190,6 +190,7 @@ impl Case {
         fn lists((ids, offsets): &(Vec<i64>, Vec<i64>)) -> Ragged<'_> {
             Ragged { ids, offsets }
         }
+        let unused = Penalties::default();
         let settings = Settings {
             order: self.order,
             top_k: &column(rows, |r| r.top_k),
@@ -206,10 +207,10 @@ impl Case {
             repetition_penalty: &column(rows, |r| r.penalties[0]),
             frequency_penalty: &column(rows, |r| r.penalties[1]),
             presence_penalty: &column(rows, |r| r.penalties[2]),
-            no_repeat_ngram: &column(rows, |_| 0),
-            dry_multiplier: &column(rows, |_| 0.0),
-            dry_base: &column(rows, |_| 1.75),
-            dry_allowed_length: &column(rows, |_| 2),
+            no_repeat_ngram: &column(rows, |_| unused.no_repeat_ngram as i64),
+            dry_multiplier: &column(rows, |_| unused.dry_multiplier.into()),
+            dry_base: &column(rows, |_| unused.dry_base.into()),
+            dry_allowed_length: &column(rows, |_| unused.dry_allowed_length as i64),
             history: Some(lists(&history)),
             prompt_lengths: Some(&column(rows, |r| r.prompt_length)),
             logit_bias: Some((lists(&bias), &amounts)),
@@ -219,7 +220,7 @@ impl Case {
             top: self.top,
             samples: self.samples,
         };
-        let draws = Draws {
+        let draws: HostDraws = Draws {
             seed: &column(rows, |r| r.draw.0),
             position: &column(rows, |r| r.draw.1),
             stream: &column(rows, |r| r.draw.2),

@@ -7,7 +7,7 @@ use crate::numbers::{Stored, normals};
 use crate::oracle::unembed as oracle;
 use farspan_core::Dtype;
 use farspan_core::noise::NoiseKey;
-use farspan_core::unembed::{Draws, Rules};
+use farspan_core::unembed::{Draws, HostDraws, Rules};
 use proptest::prelude::*;
 
 /// What runs the unembedding's operations.
@@ -72,7 +72,7 @@ impl Case {
         }
     }
 
-    pub fn draws(&self) -> Draws<'_> {
+    pub fn draws(&self) -> HostDraws<'_> {
         Draws { seed: &self.seed, position: &self.position, stream: &self.stream, temperature: &self.temperature }
     }
 

@@ -1,24 +1,10 @@
 //! One call of attention over the arrays of any backend, and every check that needs none of their elements.
 
 use super::{Rules, Sequence, Shape, check_shape};
+use crate::array::{Array, FloatArray, check_contiguous};
 use crate::{Dtype, Error, Result};
 use std::fmt::Debug;
 use std::mem;
-
-/// An array of `N` dimensions as a backend holds it: what can be said of it without reading it.
-pub trait Array<const N: usize>: Copy + Debug {
-    /// The size of each dimension.
-    fn shape(&self) -> [usize; N];
-
-    /// The distance between neighbours along the last dimension, in elements.
-    fn last_stride(&self) -> i64;
-}
-
-/// A query, key or value.
-pub trait LargeArray: Array<4> {
-    /// Of its elements.
-    fn dtype(&self) -> Dtype;
-}
 
 /// Which queries meet which keys, as far as a backend knows it before it computes.
 pub trait Sequences: Copy + Debug {
@@ -56,7 +42,7 @@ impl Sequences for &[Sequence] {
 /// How a backend holds the arrays of a [`Problem`].
 pub trait Arrays: Copy + Debug {
     /// Query, key and value.
-    type Large: LargeArray;
+    type Large: FloatArray<4>;
     /// float32 numbers; all but the distances and frequencies may have any strides.
     type Table<const N: usize>: Array<N>;
     /// Positions `[batch, time]`.
@@ -137,7 +123,7 @@ impl<A: Arrays> Problem<A> {
     pub fn check(&self) -> Result<Shape> {
         for (argument, array) in [("query", &self.query), ("key", &self.key), ("value", &self.value)] {
             check_dtype(argument, self.query.dtype(), array.dtype())?;
-            check_rows(argument, array)?;
+            check_contiguous(argument, array)?;
         }
         let table = self.block_table.as_ref().map(Array::shape);
         let shape = Shape::of(self.query.shape(), self.key.shape(), self.value.shape(), table)?;
@@ -187,7 +173,7 @@ impl<A: Arrays> Problem<A> {
         }
         if let Some(DistanceBias { table, .. }) = &self.distance_bias {
             check_shape("distance_bias", &[query_heads, table.shape()[1].max(1)], &table.shape())?;
-            check_rows("distance_bias", table)?;
+            check_contiguous("distance_bias", table)?;
         }
         let Some(Rotary { inv_freq, magnitude, .. }) = &self.rotary else { return Ok(()) };
         let half = self.half();
@@ -196,7 +182,7 @@ impl<A: Arrays> Problem<A> {
             let expected = format!("at most {} frequencies, one for two of {head_dim} dimensions", head_dim / 2);
             return Err(Error::argument("inv_freq", expected, half));
         }
-        check_rows("inv_freq", inv_freq)?;
+        check_contiguous("inv_freq", inv_freq)?;
         match magnitude.is_finite() {
             true => Ok(()),
             false => Err(Error::argument("magnitude", "a finite float32", magnitude)),
@@ -251,7 +237,7 @@ impl<A: Arrays> Backward<A> {
         for (argument, array) in [("output", &self.output), ("output_gradient", &self.output_gradient)] {
             check_dtype(argument, self.problem.query.dtype(), array.dtype())?;
             check_shape(argument, &output, &array.shape())?;
-            check_rows(argument, array)?;
+            check_contiguous(argument, array)?;
         }
         check_shape("lse", &rows, &self.lse.shape())?;
         self.lse_gradient.map_or(Ok(()), |gradient| check_shape("lse_gradient", &rows, &gradient.shape()))?;
@@ -277,17 +263,5 @@ fn check_dtype(argument: &'static str, expected: Dtype, given: Dtype) -> Result<
     match expected == given {
         true => Ok(()),
         false => Err(Error::Dtype { argument, expected: expected.name().into(), given: given.name().into() }),
-    }
-}
-
-/// Refuses an array whose rows do not lie side by side in memory, element by element.
-pub fn check_rows<const N: usize>(argument: &'static str, array: &impl Array<N>) -> Result<()> {
-    let shape = array.shape();
-    match shape[N - 1] <= 1 || array.last_stride() == 1 || shape.contains(&0) {
-        true => Ok(()),
-        false => {
-            let given = format!("stride {}", array.last_stride());
-            Err(Error::argument(argument, "a contiguous last dimension", given))
-        }
     }
 }

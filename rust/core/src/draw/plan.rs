@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::merge::{Best, Ranked};
 use crate::noise::{NoiseKey, noise};
 use crate::sampler::{Cuts, Settings, xtc_applies};
-use crate::unembed::{Draws, Tokens};
+use crate::unembed::{HostDraws, Tokens};
 
 /// Largest logits that a row without cuts keeps, so that the rank of its draw is usually known.
 const RANKED: usize = 128;
@@ -59,7 +59,12 @@ impl Warm {
 }
 
 /// The plan of each of `rows`, of draws and settings that fit. Without draws every row is greedy.
-pub fn plans(tokens: &Tokens, rows: usize, draws: Option<&Draws>, settings: Option<&Settings>) -> Result<Vec<Plan>> {
+pub fn plans(
+    tokens: &Tokens,
+    rows: usize,
+    draws: Option<&HostDraws>,
+    settings: Option<&Settings>,
+) -> Result<Vec<Plan>> {
     if let Some(draws) = draws {
         draws.check(rows)?;
     }
@@ -70,7 +75,7 @@ pub fn plans(tokens: &Tokens, rows: usize, draws: Option<&Draws>, settings: Opti
 }
 
 impl Plan {
-    fn new(draws: Option<&Draws>, settings: Option<&Settings>, row: usize, valid_vocab: usize) -> Self {
+    fn new(draws: Option<&HostDraws>, settings: Option<&Settings>, row: usize, valid_vocab: usize) -> Self {
         let warm: Option<Warm> = draws.filter(|draws| draws.temperature[row] > 0.0).map(|draws| Warm {
             key: NoiseKey { seed: draws.seed[row], stream: draws.stream[row], position: draws.position[row] },
             temperature: draws.temperature[row],

@@ -174,10 +174,10 @@ mod tests {
     use super::*;
     use crate::draw::{Results, Samples, decide, plans};
     use crate::merge::{Best, Mass, Ranked};
-    use crate::unembed::Draws;
+    use crate::unembed::{Draws, HostDraws};
     use proptest::prelude::*;
 
-    const DRAWS: Draws = Draws { seed: &[7], position: &[0], stream: &[0], temperature: &[1.0] };
+    const DRAWS: HostDraws = Draws { seed: &[7], position: &[0], stream: &[0], temperature: &[1.0] };
 
     /// One row of logits 0, in which a token won.
     fn message(tokens: Range<usize>) -> Message {

@@ -4,6 +4,7 @@ use super::lanes::{LANES, Lanes};
 use super::math;
 use super::portable::Portable;
 use crate::dispatch::Machine;
+use std::f32::consts::FRAC_2_SQRT_PI;
 
 /// A function between the two products of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,6 @@ pub enum Activation {
 /// `2 sqrt(2 / pi)`.
 const GELU_SLOPE: f32 = 1.595_769;
 
-/// Gate, up where there is one, which activation, where the results go.
-type Activate = unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]);
 const GELU_CUBE: f32 = 0.044_715;
 /// The largest argument that the exponential takes; beyond it the quotient below is 0 to every digit that matters.
 const EXP_HIGH: f32 = 88.0;
@@ -31,8 +30,11 @@ const EXP_HIGH: f32 = 88.0;
 const ERF_END: f32 = 3.925;
 /// `erf(z) = z * above(z^2) / below(z^2)` up to there, to 2e-8 of itself. A least-squares fit, lowest power first.
 const ERF_ABOVE: [f32; 6] =
-    [1.128_379_2, 0.190_591_9, 0.052_769_024, 0.003_772_463_9, 0.000_284_840_51, 2.046_026_8e-6];
+    [FRAC_2_SQRT_PI, 0.190_591_9, 0.052_769_024, 0.003_772_463_9, 0.000_284_840_5, 2.046_026_8e-6];
 const ERF_BELOW: [f32; 6] = [1.0, 0.502_240_4, 0.114_181_93, 0.014_983_024, 0.001_163_834_9, 3.804_761_2e-5];
+
+/// Gate, up where there is one, which activation, where the results go.
+type Activate = unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]);
 
 /// The functions of one machine.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 use super::{Attention, Output};
 use crate::arch::attention::Input;
 use crate::{View, ViewMut, each};
-use farspan_core::attention::problem::{Array, Arrays, LargeArray};
+use farspan_core::array::{Array, FloatArray};
+use farspan_core::attention::problem::Arrays;
 use farspan_core::attention::{Sequence, Shape};
 use farspan_core::{Dtype, Error, Result};
 use std::fmt::Debug;
@@ -41,7 +42,7 @@ impl Array<4> for Input<'_> {
     }
 }
 
-impl LargeArray for Input<'_> {
+impl FloatArray<4> for Input<'_> {
     fn dtype(&self) -> Dtype {
         Input::dtype(self)
     }

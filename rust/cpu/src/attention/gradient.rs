@@ -1,10 +1,10 @@
 //! The backward pass: weights are computed again from the LSE, a few rows and keys at a time, and nothing larger than
 //! float32 sums for each row, key and head is ever held.
 //!
-//! With p = exp(score - lse), and what the output and the LSE of a row are asked for, `slope = p * (dot(output gradient,
-//! value) - share)` is the gradient of a score, where `share = dot(output gradient, output) - LSE gradient`. Five
-//! products make everything of it: scores and `dot(output gradient, value)` once more, and the sums over queries (of
-//! the gradients of values and keys) and over keys (of those of queries).
+//! With p = exp(score - lse), and what the output and the LSE of a row are asked for, `slope = p * (dot(output
+//! gradient, value) - share)` is the gradient of a score, where `share = dot(output gradient, output) - LSE gradient`.
+//! Five products make everything of it: scores and `dot(output gradient, value)` once more, and the sums over queries
+//! (of the gradients of values and keys) and over keys (of those of queries).
 //!
 //! The keys of a sequence are taken in chunks counted from its first. A chunk meets the blocks of queries in their
 //! order, so its own sums run over queries in one order. What it gives to a query is added to what the chunks before it

@@ -41,8 +41,8 @@ pub(super) fn pack_queries(
     });
 }
 
-/// Hands each of the rows `rows` of a block, counted from the first of them, to `take`: widened, turned and scaled, with
-/// zeros up to the next multiple of [`LANES`].
+/// Hands each of the rows `rows` of a block, counted from the first of them, to `take`: widened, turned and scaled,
+/// with zeros up to the next multiple of [`LANES`].
 pub(super) fn turned_queries(
     context: &Context,
     query_block: &QueryBlock,

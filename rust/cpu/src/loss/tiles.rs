@@ -59,8 +59,8 @@ impl<'a> Tiles<'a> {
         count * depth * height
     }
 
-    /// The slopes of up to [`DEPTH`] rows by some of a block's tokens, `[tiles, rows, height]`: what a product over rows
-    /// takes. Tokens are rounded up to a whole number of tiles of `height`.
+    /// The slopes of up to [`DEPTH`] rows by some of a block's tokens, `[tiles, rows, height]`: what a product over
+    /// rows takes. Tokens are rounded up to a whole number of tiles of `height`.
     pub(super) fn by_row(
         &self,
         token_block: usize,

@@ -1,18 +1,13 @@
 //! What is asked, as tensors of the device: how they are held, and what only a device refuses. Nothing is read.
 
-use crate::tensor::Tensor;
-use farspan_core::attention::problem::{self, Array, Arrays, LargeArray, check_rows};
+use crate::tensor::{FloatTensor, Tensor};
+use farspan_core::array::{Array, check_contiguous};
+use farspan_core::attention::problem::{self, Arrays};
 use farspan_core::attention::{Shape, check_shape};
-use farspan_core::{Dtype, Error, Result};
+use farspan_core::{Error, Result};
 
 /// A query, key, value or output.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix {
-    /// Of its elements.
-    pub dtype: Dtype,
-    /// Where it lies; the last dimension is contiguous.
-    pub tensor: Tensor<4>,
-}
+pub type Large = FloatTensor<4>;
 
 /// The element type of [`Numbers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +55,7 @@ pub struct Sequences {
 pub struct Tensors;
 
 impl Arrays for Tensors {
-    type Large = Matrix;
+    type Large = Large;
     type Table<const N: usize> = Tensor<N>;
     type Positions = Numbers<2>;
     type Pages = Numbers<2>;
@@ -76,16 +71,6 @@ pub type Far = problem::Far<Tensors>;
 /// Its bias by distance.
 pub type DistanceBias = problem::DistanceBias<Tensors>;
 
-impl<const N: usize> Array<N> for Tensor<N> {
-    fn shape(&self) -> [usize; N] {
-        self.shape
-    }
-
-    fn last_stride(&self) -> i64 {
-        self.strides[N - 1]
-    }
-}
-
 impl<const N: usize> Array<N> for Numbers<N> {
     fn shape(&self) -> [usize; N] {
         self.tensor.shape
@@ -93,22 +78,6 @@ impl<const N: usize> Array<N> for Numbers<N> {
 
     fn last_stride(&self) -> i64 {
         self.tensor.last_stride()
-    }
-}
-
-impl Array<4> for Matrix {
-    fn shape(&self) -> [usize; 4] {
-        self.tensor.shape
-    }
-
-    fn last_stride(&self) -> i64 {
-        self.tensor.last_stride()
-    }
-}
-
-impl LargeArray for Matrix {
-    fn dtype(&self) -> Dtype {
-        self.dtype
     }
 }
 
@@ -159,18 +128,13 @@ pub(super) fn check(problem: &Attention) -> Result<Shape> {
 }
 
 /// Refuses results that do not fit the problem.
-pub(super) fn check_results(
-    problem: &Attention,
-    shape: &Shape,
-    output: &Matrix,
-    lse: Option<&Tensor<3>>,
-) -> Result<()> {
+pub(super) fn check_results(problem: &Attention, shape: &Shape, output: &Large, lse: Option<&Tensor<3>>) -> Result<()> {
     problem.check_results(shape, output.dtype, output.tensor.shape, lse.map(|lse| lse.shape))?;
-    check_rows("output", output)
+    check_contiguous("output", output)
 }
 
 fn whole_numbers<const N: usize>(argument: &'static str, numbers: &Numbers<N>) -> Result<()> {
-    check_rows(argument, numbers)?;
+    check_contiguous(argument, numbers)?;
     match numbers.kind {
         NumberType::I64 | NumberType::I32 => Ok(()),
         NumberType::F64 | NumberType::F32 => {

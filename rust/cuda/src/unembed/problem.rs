@@ -1,65 +1,28 @@
 //! What is asked: tensors of the device and the rules over them, checked without reading them.
 
 use super::params::{DrawsAt, HIDDEN_ALIGNED, RowsAt, Setting, UnembedParams, WEIGHT_ALIGNED};
-use crate::tensor::Tensor;
-use farspan_core::array::{Array, FloatArray};
-use farspan_core::unembed::{Tokens, check_rows};
+use crate::tensor::{FloatTensor, Tensor};
+use farspan_core::unembed::Tokens;
 use farspan_core::{Dtype, Error, Result};
 
-/// A tensor of one of the floating element types.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix {
-    /// Of its elements.
-    pub dtype: Dtype,
-    /// Where it lies; the last dimension is contiguous.
-    pub tensor: Tensor<2>,
-}
-
-impl Array<2> for Matrix {
-    fn shape(&self) -> [usize; 2] {
-        self.tensor.shape
-    }
-}
-
-impl FloatArray<2> for Matrix {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-}
+/// Hidden states, or an unembedding.
+pub type Matrix = FloatTensor<2>;
 
 /// What is read: arrays of the device, the bias contiguous.
 pub type Problem = farspan_core::unembed::Problem<Matrix, Tensor<1>>;
 
-/// The settings of a draw, in device memory: `[rows]` each, stride 0 for one number that serves all rows. Only the
-/// kernels read them, so a captured graph takes what is there when it runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Draws {
-    /// int64, taken by its bits.
-    pub seed: Tensor<1>,
-    /// int64, of which the low 32 bits count.
-    pub position: Tensor<1>,
-    /// As the position.
-    pub stream: Tensor<1>,
-    /// float32; what is not above 0 is greedy.
-    pub temperature: Tensor<1>,
-}
+/// The settings of a draw, in device memory: seeds int64, taken by their bits; positions and streams int64, of which
+/// the low 32 bits count; temperatures float32, of which those that are not above 0 are greedy. Stride 0 has one number
+/// serve all rows. Only the kernels read them, so a captured graph takes what is there when it runs.
+pub type Draws = farspan_core::unembed::Draws<Tensor<1>, Tensor<1>, Tensor<1>>;
 
-impl Draws {
-    /// One setting of each kind per row.
-    pub(super) fn check(&self, rows: usize) -> Result<()> {
-        check_rows("seed", rows, self.seed.shape[0])?;
-        check_rows("position", rows, self.position.shape[0])?;
-        check_rows("stream", rows, self.stream.shape[0])?;
-        check_rows("temperature", rows, self.temperature.shape[0])
-    }
-
-    pub(super) fn at(&self) -> DrawsAt {
-        DrawsAt {
-            seed: setting(&self.seed),
-            position: setting(&self.position),
-            stream: setting(&self.stream),
-            temperature: setting(&self.temperature),
-        }
+/// The settings as the kernels take them.
+pub(super) fn draws_at(draws: &Draws) -> DrawsAt {
+    DrawsAt {
+        seed: setting(&draws.seed),
+        position: setting(&draws.position),
+        stream: setting(&draws.stream),
+        temperature: setting(&draws.temperature),
     }
 }
 

@@ -4,7 +4,7 @@ use super::changes::Changes;
 use super::launch::{Call, ListAt};
 use super::params::{MOMENTS, MergeParams, UnembedParams};
 use super::plan::{Plan, Wants};
-use super::problem::{Checked, Draws, Problem};
+use super::problem::{Checked, Draws, Problem, draws_at};
 use crate::device::{Device, Limits};
 use crate::tensor::Workspace;
 use farspan_core::sampler::check_top;
@@ -53,7 +53,7 @@ fn wants(options: &Options) -> Wants {
 fn check(problem: &Problem, draws: Option<&Draws>, options: &Options) -> Result<Checked> {
     let checked = Checked::new(problem)?;
     if let Some(draws) = draws {
-        draws.check(checked.rows)?;
+        draws.check_rows(checked.rows)?;
     }
     check_top(options.top, checked.tokens.count)?;
     if options.samples == 0 {
@@ -108,7 +108,7 @@ fn choose(
 ) -> Result<()> {
     let checked = check(problem, draws, options)?;
     let call = Call::new(device, &checked, checked.rows, wants(options), workspace)?;
-    let draws = draws.map(Draws::at).unwrap_or_default();
+    let draws = draws.map(draws_at).unwrap_or_default();
     for group in call.groups() {
         let mut params = group.params(draws, options.changes.at);
         params = UnembedParams { bests: group.bests(), flags: params.flags | MOMENTS, ..params };

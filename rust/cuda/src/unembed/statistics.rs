@@ -6,7 +6,7 @@ use super::changes::Changes;
 use super::launch::{Call, ListAt};
 use super::params::{MOMENTS, MergeParams, SEGMENT, UnembedParams, size};
 use super::plan::{Plan, Wants, tiles};
-use super::problem::{Checked, Draws, Problem};
+use super::problem::{Checked, Draws, Problem, draws_at};
 use super::variants::TOKENS;
 use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
@@ -189,13 +189,13 @@ pub unsafe fn statistics(
 ) -> Result<()> {
     let checked = Checked::new(problem)?;
     if let Some(draws) = draws {
-        draws.check(checked.rows)?;
+        draws.check_rows(checked.rows)?;
     }
     let count = rows.map_or(checked.rows, |rows| rows.shape[0]);
     let layout = StatisticsLayout::of(&checked, count, wants);
     let mut call = Call::new(device, &checked, count, wants.wants(checked.tokens.count), workspace)?;
     call.params.row_map = rows.map_or(0, |rows| rows.pointer);
-    let draws = draws.map(Draws::at).unwrap_or_default();
+    let draws = draws.map(draws_at).unwrap_or_default();
     let place = |offset: usize| out + offset as u64;
     for group in call.groups() {
         let mut params = group.params(draws, changes.at);

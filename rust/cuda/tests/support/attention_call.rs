@@ -3,7 +3,7 @@
 use farspan_core::attention::Shape;
 use farspan_core::{Dtype, Result};
 use farspan_cuda::attention::{
-    Attention, DistanceBias, Far, Matrix, NumberType, Numbers, Offsets, Rotary, Sequences, attention, workspace_bytes,
+    Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, attention, workspace_bytes,
 };
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
@@ -183,8 +183,8 @@ impl Placed {
         self.start + element * self.dtype.size()
     }
 
-    fn matrix(&self) -> Matrix {
-        Matrix { dtype: self.dtype, tensor: self.tensor }
+    fn matrix(&self) -> Large {
+        Large { dtype: self.dtype, tensor: self.tensor }
     }
 
     /// The numbers in row-major order; whatever else there is must be untouched.

@@ -1,7 +1,8 @@
 //! Runs unembedding problems on the emulator, whose device memory is this process's.
 
 use farspan_core::draw::Samples;
-use farspan_core::unembed::{Draws as HostDraws, Rules};
+use farspan_core::unembed::{HostDraws, Rules};
+use farspan_core::{Error, Result};
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::unembed::{
     Changes, Draws, Matrix, Options, Problem, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
@@ -11,7 +12,7 @@ use farspan_cuda::{Device, Limits, Tensor, Workspace};
 use farspan_cuda_emulator::forbid;
 use farspan_testing::numbers::{Stored, bits};
 use farspan_testing::unembed::{Backend, Case, Chosen, Results, judge};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 pub const LIMITS: Limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 86 };
 
@@ -73,11 +74,19 @@ impl Memory {
         Workspace { pointer: self.start() as u64, bytes: self.bytes }
     }
 
-    #[allow(dead_code, reason = "one of two tests reads it")]
-    pub fn contents(&self) -> Vec<u8> {
+    fn contents(&self) -> Vec<u8> {
         let first = (self.start() - self.words.as_ptr() as usize) / 8;
         let words = &self.words[first..first + self.bytes.div_ceil(8)];
         words.iter().flat_map(|word| word.to_le_bytes()).take(self.bytes).collect()
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let first = (self.start() - self.words.as_ptr() as usize) / 8;
+        for (word, bytes) in self.words[first..].iter_mut().zip(bytes.chunks(8)) {
+            let mut whole = word.to_le_bytes();
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(whole);
+        }
     }
 
     /// That nothing behind the memory was written.
@@ -87,8 +96,43 @@ impl Memory {
     }
 }
 
+/// Memory as an operation asks for it, piece by piece, all of it kept.
+#[derive(Default)]
+pub struct Pieces(RefCell<Vec<Memory>>);
+
+impl farspan_cuda::Memory for Pieces {
+    type Failure = Error;
+    type Bytes = Vec<u8>;
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let memory = Memory::new(bytes);
+        let pointer = memory.start() as u64;
+        self.0.borrow_mut().push(memory);
+        Ok(pointer)
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<u64> {
+        let pointer = self.allocate(bytes.len())?;
+        self.0.borrow_mut().last_mut().unwrap().write(bytes);
+        Ok(pointer)
+    }
+
+    fn download(&self, pointer: u64, bytes: usize) -> Result<Vec<u8>> {
+        let pieces = self.0.borrow();
+        let memory = pieces.iter().find(|memory| memory.start() as u64 == pointer).unwrap();
+        Ok(memory.contents()[..bytes].to_vec())
+    }
+}
+
+impl Pieces {
+    /// That nothing behind any piece was written.
+    pub fn check(&self) {
+        self.0.borrow().iter().for_each(Memory::check);
+    }
+}
+
 /// The workspace that `asked` says, or the share of it that serves a row at least.
-pub fn workspace(problem: &Problem, asked: impl Fn(&Problem) -> farspan_core::Result<usize>) -> Memory {
+pub fn workspace(problem: &Problem, asked: impl Fn(&Problem) -> Result<usize>) -> Memory {
     let mut one = *problem;
     one.hidden.tensor.shape[0] = 1;
     let (whole, least) = (asked(problem).unwrap(), asked(&one).unwrap());

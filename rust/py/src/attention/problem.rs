@@ -1,7 +1,8 @@
 //! The arguments of a call as one problem, over the arrays of either backend.
 
 use super::hooks::Hooks;
-use farspan_core::attention::problem::{Array, Arrays, DistanceBias, Far, Problem, Rotary, Sequences};
+use farspan_core::array::Array;
+use farspan_core::attention::problem::{Arrays, DistanceBias, Far, Problem, Rotary, Sequences};
 use farspan_core::attention::{Rules, Shape};
 use farspan_core::{Error, Result};
 

@@ -7,8 +7,8 @@ use crate::attention::problem::{Given, Inputs};
 use crate::failure::{Outcome, guarded};
 use crate::layout::Layout;
 use farspan_core::{Dtype, Error, Result};
-use farspan_cuda::attention::{Matrix, NumberType, Numbers, Offsets, Sequences, Tensors, attention, workspace_bytes};
-use farspan_cuda::{Tensor, Workspace};
+use farspan_cuda::attention::{Large, NumberType, Numbers, Offsets, Sequences, Tensors, attention, workspace_bytes};
+use farspan_cuda::{Memory as _, Tensor};
 use pyo3::prelude::*;
 
 /// An [`Array`] and the name of its element type.
@@ -47,7 +47,7 @@ pub(crate) fn cuda_attention(
         let memory = Memory::new(memory);
         let place = memory.place()?;
         let bytes = workspace_bytes(&problem, &place.device().limits())?;
-        let workspace = Workspace { pointer: memory.allocate(bytes)?, bytes };
+        let workspace = memory.workspace(bytes)?;
         let output = matrix("output", dtype, output, of_query)?;
         let lse = match of_query {
             Layout::Ragged => ragged_lse(tensor("lse", lse)?),
@@ -101,7 +101,7 @@ fn some_whole<const N: usize>(argument: &'static str, array: &Option<Typed>) -> 
 }
 
 /// A large array in the axes of the backend: a ragged `[total, heads, dim]` is a batch of one.
-fn matrix(argument: &'static str, dtype: Dtype, array: Array, layout: Layout) -> Result<Matrix> {
+fn matrix(argument: &'static str, dtype: Dtype, array: Array, layout: Layout) -> Result<Large> {
     layout.check(argument, &array.1)?;
     let tensor = match layout {
         Layout::Ragged => {
@@ -110,7 +110,7 @@ fn matrix(argument: &'static str, dtype: Dtype, array: Array, layout: Layout) ->
         }
         Layout::Dense | Layout::Pages => tensor(argument, array)?,
     };
-    Ok(Matrix { dtype, tensor })
+    Ok(Large { dtype, tensor })
 }
 
 fn ragged_lse(Tensor { pointer, shape: [heads, total], strides: [head, time] }: Tensor<2>) -> Tensor<3> {

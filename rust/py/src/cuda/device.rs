@@ -62,25 +62,27 @@ impl<'py> Memory<'py> {
         // SAFETY: torch gave the handle of its current stream on that device, and keeps its streams for good.
         Ok(Place::Gpu(unsafe { Gpu::new(ordinal, stream, Compiler::shared()?) }?))
     }
+}
 
-    /// The address of so many bytes, at a multiple of 256, that live as long as this call.
-    pub(crate) fn allocate(&self, bytes: usize) -> Outcome<u64> {
+impl farspan_cuda::Memory for Memory<'_> {
+    type Failure = Failure;
+    type Bytes = PyBackedBytes;
+
+    fn allocate(&self, bytes: usize) -> Outcome<u64> {
         if bytes == 0 {
             return Ok(0);
         }
         Ok(self.0.call_method1("allocate", (bytes,))?.extract()?)
     }
 
-    /// The address of a copy of these bytes.
-    pub(crate) fn upload(&self, bytes: &[u8]) -> Outcome<u64> {
+    fn upload(&self, bytes: &[u8]) -> Outcome<u64> {
         if bytes.is_empty() {
             return Ok(0);
         }
         Ok(self.0.call_method1("upload", (PyBytes::new(self.0.py(), bytes),))?.extract()?)
     }
 
-    /// What lies at an address that `allocate` gave, once everything before has run.
-    pub(crate) fn download(&self, pointer: u64, bytes: usize) -> Outcome<PyBackedBytes> {
+    fn download(&self, pointer: u64, bytes: usize) -> Outcome<PyBackedBytes> {
         let found = self.0.call_method1("download", (pointer, bytes))?;
         Ok(found.extract().map_err(PyErr::from)?)
     }

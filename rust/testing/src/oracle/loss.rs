@@ -3,8 +3,8 @@
 use super::unembed::{entropy, lse};
 use farspan_core::loss::CrossEntropy;
 
-/// What a row loses by each of its logits, and its loss, for any function of the logits: the slope is what the schoolbook
-/// says it is, not what a difference quotient would.
+/// What a row loses by each of its logits, and its loss, for any function of the logits: the slope is what the
+/// schoolbook says it is, not what a difference quotient would.
 #[derive(Clone, Debug)]
 pub struct OfRow {
     pub loss: f64,

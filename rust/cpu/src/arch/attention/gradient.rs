@@ -90,7 +90,8 @@ pub(super) fn check(
     assert!(!collected.is_empty());
 }
 
-/// Weights and slopes of a tile with the panels `panels` of a chunk. `collected` has an entry for each head of the block.
+/// Weights and slopes of a tile with the panels `panels` of a chunk. `collected` has an entry for each head of the
+/// block.
 ///
 /// # Safety
 /// As [`Lanes`], and what [`check`] checks.

@@ -151,8 +151,8 @@ impl Kernels {
         unsafe { (self.gather)(&slopes[panel * LANES..], rows, count, sums) }
     }
 
-    /// For each row of a tile of `height` the sum of the rows `[keys, width]`, weighted by its row of `slopes`, in which
-    /// the keys' entries begin at `first`.
+    /// For each row of a tile of `height` the sum of the rows `[keys, width]`, weighted by its row of `slopes`, in
+    /// which the keys' entries begin at `first`.
     pub(crate) fn spread(
         &self,
         slopes: &[f32],

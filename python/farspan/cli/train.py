@@ -1,0 +1,189 @@
+"""`farspan train`: a model from scratch, or a checkpoint further, on texts of yours."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from farspan._errors import ArgumentError, message
+from farspan.cli.options import add_device, add_json
+from farspan.cli.output import print_json
+from farspan.cli.progress import progress_on_stderr
+from farspan.cli.values import real, whole
+from farspan.lab import schemes
+
+if TYPE_CHECKING:
+    from farspan.model import Config, Transformer
+    from farspan.training.files import Encode
+
+SUMMARY = "Train a model on texts, from a config or from a checkpoint; a run that was killed goes on with --resume."
+
+BYTES, END = 256, 256
+"""Tokens of a model from a config are the bytes, and one id that ends a document."""
+LONGEST_CONTEXT = 1024
+RATES = {"new": 1e-3, "fine-tuned": 2e-5}
+DTYPES = ("float32", "bfloat16", "float16")
+KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+"""What the folder of a fine-tuned model takes over."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "texts, or .jsonl files with a text in each line; each is a document"
+    add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=what)
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run, and of the model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, metavar="DIR", help="fine-tune the model of this folder")
+    what = "train a new model of this config.json; tokens are bytes, and id 256 ends a document"
+    source.add_argument("--config", type=Path, metavar="FILE", help=what)
+    add("--scheme", metavar="NAME", help="train with this position scheme (names: farspan measure --help)")
+    what = "texts that are scored at intervals"
+    add("--validation", type=Path, nargs="+", action="extend", metavar="FILE", help=what)
+    add("--steps", type=whole(1), default=1000, metavar="N", help="(default: %(default)s)")
+    add("--batch", type=whole(1), default=16, metavar="N", help="contexts a step reads at most (default: %(default)s)")
+    what = f"longest piece of a document, in tokens (default: the model's reach, at most {LONGEST_CONTEXT})"
+    add("--context", type=whole(1), metavar="N", help=what)
+    add("--accumulate", type=whole(1), default=1, metavar="N", help="batches a step adds up (default: %(default)s)")
+    what = f"the largest (default: {RATES['new']:g}, with --model {RATES['fine-tuned']:g})"
+    add("--learning-rate", type=real(above=0), metavar="X", help=what)
+    add("--warmup", type=whole(0), metavar="N", help="steps up to it (default: a tenth of all, at most 100)")
+    what = "how the rate falls: from there on, or over the last fifth of the steps (default: %(default)s)"
+    add("--schedule", choices=("cosine", "plateau"), default="cosine", help=what)
+    add("--weight-decay", type=real(0), default=0.1, metavar="X", help="of AdamW, for matrices (default: %(default)s)")
+    what = "of new weights, and of the order of documents (default: %(default)s)"
+    add("--seed", type=whole(-(2**63), 2**63), default=0, metavar="S", help=what)
+    add("--dtype", choices=DTYPES, help="of the weights (default: as the model or the config says)")
+    add_device(parser)
+    add("--recompute", action="store_true", help="compute layers again instead of keeping them: less memory")
+    what = "steps between validations (default: %(default)s)"
+    add("--validate-every", type=whole(1), default=100, metavar="N", help=what)
+    what = "steps between checkpoints (default: %(default)s)"
+    add("--save-every", type=whole(1), default=100, metavar="N", help=what)
+    add("--resume", action="store_true", help="go on with the run in DIR, if there is one")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    _check_scheme(options)
+    from farspan import training
+    from farspan.training import files
+    from farspan.training.folder import require_no_run
+
+    # What is wrong with the folder, the files or the settings is told before anything long begins.
+    require_no_run(options.out, resume=options.resume)
+    config, encode = _fine_tuned(options.model) if options.model else _new(options.config)
+    recipe = _recipe(options, config)
+    documents = files.documents(options.data, encode)
+    validation = files.documents(options.validation, encode) if options.validation else None
+    model = _with_scheme(_model(options, config), options.scheme, recipe.context)
+    try:
+        with progress_on_stderr("training", unit="step") as progress:
+            result = training.fit(
+                model, documents, recipe, options.out, options.resume, validation=validation, progress=progress
+            )
+    except KeyboardInterrupt:
+        print("farspan: the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        raise
+    _write_tokenizer(options)
+    document = {
+        "out": str(options.out),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "documents": len(documents),
+        **dataclasses.asdict(result),
+    }
+    if options.json:
+        print_json(document)
+        return
+    held_out = "" if result.validation_loss is None else f", {result.validation_loss:.4f} on the validation text"
+    print(f"{result.steps} steps in {result.seconds:.0f} s: {result.loss:.4f} nats per token at the end{held_out}")
+    print(f"written: {options.out}")
+
+
+def _check_scheme(options: argparse.Namespace) -> None:
+    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        schemes.check([options.scheme] if options.scheme else [])
+    except ArgumentError as error:
+        options.parser.error(str(error))
+
+
+def _new(path: Path) -> tuple[Config, Encode]:
+    """The config of a new model, whose tokens are bytes."""
+    from farspan.model import Config
+    from farspan.model.files import read_json
+    from farspan.training import files
+
+    config = Config.from_dict(read_json(path))
+    if config.vocab_size <= END:
+        expected = f"at least {END + 1}: the {BYTES} bytes, and an id that ends a document"
+        raise ArgumentError(message("vocab_size", expected, config.vocab_size))
+    return dataclasses.replace(config, eos_token_ids=config.eos_token_ids or (END,)), files.as_bytes(END)
+
+
+def _fine_tuned(folder: Path) -> tuple[Config, Encode]:
+    """The config of a model folder, and its tokenizer."""
+    from farspan.lab.subject import tokenizer_of
+    from farspan.model import Config
+    from farspan.training import files
+
+    tokenizer = tokenizer_of(folder)
+    config = Config.from_pretrained(folder)
+    return config, files.by_tokenizer(tokenizer, next(iter(config.eos_token_ids), None))
+
+
+def _recipe(options: argparse.Namespace, config: Config) -> Any:
+    from farspan.training import Recipe
+
+    rate = options.learning_rate or RATES["fine-tuned" if options.model else "new"]
+    return Recipe(
+        steps=options.steps, batch=options.batch, learning_rate=rate, warmup=options.warmup, seed=options.seed,
+        context=options.context or min(config.max_position_embeddings, LONGEST_CONTEXT), schedule=options.schedule,
+        weight_decay=options.weight_decay, accumulate=options.accumulate, recompute=options.recompute,
+        validate_every=options.validate_every, save_every=options.save_every,
+    )  # fmt: skip
+
+
+def _model(options: argparse.Namespace, config: Config) -> Transformer:
+    import torch
+
+    from farspan.model import Transformer
+
+    if options.model:
+        return Transformer.from_pretrained(options.model, options.dtype, options.device)
+    torch.manual_seed(options.seed)
+    return Transformer(config, dtype=options.dtype).to(options.device)
+
+
+def _with_scheme(model: Transformer, name: str | None, context: int) -> Transformer:
+    """A scheme's settings follow from what the model was made for, and from the context that it is trained on."""
+    if name is None:
+        return model
+    from farspan.lab.measure import trained_length_of
+    from farspan.positions.frequencies import DEFAULT_BASE
+    from farspan.positions.table import Reach
+
+    trained = trained_length_of(model.config)
+    reach = Reach(trained, max(trained, context), model.config.rope_theta or DEFAULT_BASE)
+    (scheme,) = schemes.make([name], reach).values()
+    return model if scheme is None else model.with_positions(scheme)
+
+
+def _write_tokenizer(options: argparse.Namespace) -> None:
+    """`farspan generate --model DIR` reads and writes text then."""
+    if options.model:
+        for name in KEPT:
+            if (options.model / name).is_file():
+                shutil.copyfile(options.model / name, options.out / name)
+        return
+    from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
+
+    document = json.dumps(byte_tokenizer_json(end=END), indent=0)
+    (options.out / "tokenizer.json").write_text(document + "\n", encoding="utf-8")
