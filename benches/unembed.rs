@@ -1,10 +1,12 @@
-//! The sampling unembedding over a large vocabulary. `FARSPAN_CPU` chooses the instruction set.
+//! The sampling unembedding and the loss over a large vocabulary. `FARSPAN_CPU` chooses the instruction set.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::Tensor;
 use farspan_core::Dtype;
+use farspan_core::loss::{CrossEntropy, Reduction};
 use farspan_core::sampler::{Order, Ragged, Settings};
 use farspan_core::unembed::{Draws, HostDraws, Rules};
+use farspan_cpu::loss::{Gradients, Lses, linear_cross_entropy, linear_cross_entropy_gradient};
 use farspan_cpu::unembed::{Problem, Samples, sample};
 use std::time::Duration;
 
@@ -91,6 +93,42 @@ fn sampling_with_settings(criterion: &mut Criterion) {
     }
 }
 
+/// A loss and its gradients, each for itself.
+fn loss(criterion: &mut Criterion) {
+    const ROWS: usize = 512;
+    let targets: Vec<i64> = (0..ROWS).map(|row| (row * 7919 % VOCAB) as i64).collect();
+    let settings = CrossEntropy {
+        targets: &targets,
+        ignore_index: -100,
+        label_smoothing: 0.0,
+        class_weight: None,
+        z_loss: 0.0,
+        reduction: Reduction::Mean,
+    };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let (weight, hidden) = (Tensor::random(dtype, &[VOCAB, DIM], 0), Tensor::random(dtype, &[ROWS, DIM], 1));
+        let mut gradients = (Tensor::random(dtype, &[ROWS, DIM], 0), Tensor::random(dtype, &[VOCAB, DIM], 0));
+        let problem = problem(&hidden, &weight);
+        let (mut of_all, mut max, mut log_sum) = ([0.0], vec![0.0; ROWS], vec![0.0; ROWS]);
+        let mut group = criterion.benchmark_group(format!("loss/R{ROWS}/V{VOCAB}/D{DIM}/{}", dtype.name()));
+        group.throughput(Throughput::Elements(ROWS as u64));
+        group.bench_function("forward", |bencher| {
+            bencher.iter(|| {
+                let lse = Lses { max: &mut max[..], log_sum: &mut log_sum };
+                linear_cross_entropy(&problem, &settings, &mut of_all, lse).expect("a valid problem");
+            });
+        });
+        group.bench_function("backward", |bencher| {
+            bencher.iter(|| {
+                let (of_hidden, of_weight) = (gradients.0.matrix_mut(), gradients.1.matrix_mut());
+                let out = Gradients { hidden: Some(of_hidden), weight: Some(of_weight), bias: None };
+                let lse = Lses { max: &max[..], log_sum: &log_sum };
+                linear_cross_entropy_gradient(&problem, &settings, lse, &[1.0], out).expect("a valid problem");
+            });
+        });
+    }
+}
+
 fn problem<'a>(hidden: &'a Tensor, weight: &'a Tensor) -> Problem<'a> {
     Problem { hidden: hidden.matrix(), weight: weight.matrix(), rules: Rules::default(), shard: None }
 }
@@ -102,5 +140,5 @@ fn quick() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = quick(); targets = sampling, sampling_with_settings }
+criterion_group! { name = benches; config = quick(); targets = sampling, sampling_with_settings, loss }
 criterion_main!(benches);

@@ -20,7 +20,7 @@ from machine import HELD_TO, describe_cpu, slug, usable_cores
 from timing import Effort, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("attention", "backward", "unembed", "settings", "generate", "train")
+SUITES = ("attention", "backward", "unembed", "loss", "settings", "generate", "train")
 QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_seconds=0.4)
 
 

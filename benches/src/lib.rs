@@ -2,10 +2,10 @@
 
 use farspan_core::Dtype;
 use farspan_cpu::attention::{Input, Output};
-use farspan_cpu::matrix::Matrix;
+use farspan_cpu::matrix::{Matrix, MatrixMut};
 use farspan_cpu::{Typed, View, ViewMut, map};
 use half::{bf16, f16};
-use ndarray::{ArrayD, ArrayView2, Ix2, IxDyn};
+use ndarray::{ArrayD, ArrayView2, ArrayViewMut2, Ix2, IxDyn};
 
 /// The element types, in the order the benches run them.
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
@@ -39,6 +39,11 @@ impl Tensor {
     pub fn matrix(&self) -> Matrix<'_> {
         map!(array in &self.0 => rows(array))
     }
+
+    /// As their gradients; panics unless it has two dimensions.
+    pub fn matrix_mut(&mut self) -> MatrixMut<'_> {
+        map!(array in &mut self.0 => rows_mut(array))
+    }
 }
 
 fn view<T>(array: &ArrayD<T>) -> View<'_, T, 4> {
@@ -51,6 +56,10 @@ fn view_mut<T>(array: &mut ArrayD<T>) -> ViewMut<'_, T, 4> {
 
 fn rows<T>(array: &ArrayD<T>) -> ArrayView2<'_, T> {
     array.view().into_dimensionality::<Ix2>().expect("two dimensions")
+}
+
+fn rows_mut<T>(array: &mut ArrayD<T>) -> ArrayViewMut2<'_, T> {
+    array.view_mut().into_dimensionality::<Ix2>().expect("two dimensions")
 }
 
 /// The next number in `[0, 1)` of the SplitMix64 sequence (Steele, Lea and Flood 2014).

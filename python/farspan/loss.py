@@ -64,7 +64,7 @@ def linear_cross_entropy(
     rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
     settings = CrossEntropy(
         arrays.per_row("targets", targets, hidden, hidden.shape[:-1], integer=True, low=-(2**63), high=2**63),
-        arrays.index("ignore_index", ignore_index),
+        _int64("ignore_index", ignore_index),
         _within("label_smoothing", label_smoothing, 0.0, 1.0),
         arrays.small("class_weight", class_weight, hidden),
         _within("z_loss", z_loss),
@@ -137,6 +137,13 @@ def _within(name: str, x: Any, low: float = -math.inf, high: float = math.inf) -
     if not (math.isfinite(value) and low <= value <= high):
         expected = "a finite number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
         raise ArgumentError(message(name, expected, value))
+    return value
+
+
+def _int64(name: str, x: Any) -> int:
+    value = arrays.index(name, x)
+    if not -(2**63) <= value < 2**63:
+        raise ArgumentError(message(name, "an integer of 64 bits", value))
     return value
 
 

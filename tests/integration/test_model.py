@@ -76,8 +76,6 @@ def test_half_precision_weights(dtype: str) -> None:
     assert len(out[0].tokens) == 5
 
 
-
-
 def test_weights_changed_in_place_count_at_the_next_call() -> None:
     model, tokens = small_model(dtype="bfloat16"), ids(1, 9)
     before = model(tokens)

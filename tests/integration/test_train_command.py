@@ -92,6 +92,7 @@ def test_scheme_and_dtype(place: Path) -> None:
 
 def test_killed_and_resumed(place: Path) -> None:
     """As a process of its own, by a signal that no program hears."""
+
     def start(*more: str, out: str) -> subprocess.Popen[bytes]:
         words = command("--save-every", "5", *more, out=out, steps=40)
         return subprocess.Popen([sys.executable, "-m", "farspan", *words], stdout=subprocess.DEVNULL)

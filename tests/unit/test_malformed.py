@@ -155,7 +155,14 @@ def distance_bias(**given: Any) -> Any:
 
 
 def unembed(operation: str) -> Callable[..., Any]:
-    more = {"sample": DRAWS, "score": {"targets": np.arange(ROWS)}, "top": {"k": 2}}.get(operation, {})
+    targets = {"targets": np.arange(ROWS)}
+    more = {
+        "sample": DRAWS,
+        "score": targets,
+        "top": {"k": 2},
+        "linear_cross_entropy": targets,
+        "divergence": {"target_hidden": ones(ROWS, D), "target_weight": ones(V, D)},
+    }.get(operation, {})
     return lambda **given: getattr(farspan, operation)(**{**HIDDEN, **more, **given})
 
 
@@ -164,6 +171,8 @@ def linear(**given: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------------------------------- what is wrong
+
+UNEMBEDDING = ("greedy", "sample", "score", "top", "linear_cross_entropy", "divergence")
 
 # call, argument, what is wrong with it
 CASES: list[tuple[str, Callable[..., Any], str, Any]] = []
@@ -268,7 +277,7 @@ for argument in ("far_query_positions", "far_key_positions"):
 add(distance_bias, "distance_bias", "table", bad_floats(ones(H, 7)))
 add(distance_bias, "distance_bias", "table", iter({"of other heads": ones(3, 7), "empty": ones(H, 0)}.items()))
 add(distance_bias, "distance_bias", "minimum", bad_counts(), fine=("-1",))
-for operation in ("greedy", "sample", "score", "top"):
+for operation in UNEMBEDDING:
     call = unembed(operation)
     add(call, operation, "hidden", bad_large(HIDDEN["hidden"]), fine=broadcasts)
     add(call, operation, "weight", bad_large(HIDDEN["weight"]))
@@ -329,6 +338,28 @@ add(
     "targets",
     iter({"past the vocabulary": np.full(ROWS, V), "negative": np.full(ROWS, -1), "-1": -1, "None": None}.items()),
 )
+entropy, divergence = unembed("linear_cross_entropy"), unembed("divergence")
+add(
+    entropy,
+    "linear_cross_entropy",
+    "targets",
+    bad_integers(np.arange(ROWS)),
+    fine=("one dimension less", "misaligned", "a packed field", "the other byte order"),
+)
+wrong = {"past the vocabulary": np.full(ROWS, V), "negative": np.full(ROWS, -1), "-1": -1, "None": None}
+add(entropy, "linear_cross_entropy", "targets", iter(wrong.items()))
+add(entropy, "linear_cross_entropy", "class_weight", bad_tables(ones(V)))
+for argument in ("label_smoothing", "z_loss"):
+    add(entropy, "linear_cross_entropy", argument, bad_numbers())
+add(entropy, "linear_cross_entropy", "label_smoothing", iter({"-0.1": -0.1, "1.1": 1.1}.items()))
+wrong = {"a float": 1.5, "NaN": math.nan, "True": True, "2**64": 2**64, "a string": "x"}
+add(entropy, "linear_cross_entropy", "ignore_index", iter(wrong.items()))
+add(entropy, "linear_cross_entropy", "reduction", iter({"unknown": "median", "None": None, "a number": 1}.items()))
+add(divergence, "divergence", "target_hidden", bad_large(ones(ROWS, D)), fine=broadcasts)
+add(divergence, "divergence", "target_weight", bad_large(ones(V, D)), fine=("None",))
+add(divergence, "divergence", "target_bias", bad_tables(ones(V)))
+add(divergence, "divergence", "temperature", bad_numbers())
+add(divergence, "divergence", "temperature", iter({"0": 0, "negative": -1.0, "2**-140": 2.0**-140}.items()))
 add(unembed("top"), "top", "k", bad_counts())
 add(unembed("top"), "top", "k", iter({"past the vocabulary": V + 1, "2**62": 2**62, "None": None}.items()))
 add(linear, "linear", "x", bad_large(ones(ROWS, D)), fine=(*broadcasts, "another half type"))
@@ -341,7 +372,9 @@ ALSO = {
     "key": "value|query",
     "value": "key",
     "table": "distance_bias",
-    "hidden": "weight|seed|targets",
+    "hidden": "weight|seed|targets|target_hidden",
+    "target_hidden": "target_weight",
+    "target_weight": "target_hidden",
     "weight": "hidden|x|k",
     "border": "rotary",
     "far_query_positions": "border",
@@ -362,7 +395,7 @@ def test_a_malformed_argument(call: Callable[..., Any], argument: str, bad: Any)
 
 @pytest.mark.parametrize(
     "call",
-    [attention, ragged, paged, rotary, distance_bias, linear, *map(unembed, ("greedy", "sample", "score", "top"))],
+    [attention, ragged, paged, rotary, distance_bias, linear, *map(unembed, UNEMBEDDING)],
 )
 def test_the_calls_that_were_spoilt_are_fine(call: Callable[..., Any]) -> None:
     call()

@@ -64,6 +64,14 @@ impl Error {
         Error::Backend { argument, expected: expected.into(), given: given.to_string(), cause: None }
     }
 
+    /// The same of an argument that goes by another name.
+    pub fn renamed(mut self, name: impl FnOnce(&'static str) -> &'static str) -> Self {
+        let (Error::Argument { argument, .. } | Error::Dtype { argument, .. } | Error::Backend { argument, .. }) =
+            &mut self;
+        *argument = name(argument);
+        self
+    }
+
     /// The same with the error behind it, which [`source`](StdError::source) gives.
     pub fn because(mut self, error: impl StdError + Send + Sync + 'static) -> Self {
         if let Error::Argument { cause, .. } | Error::Backend { cause, .. } = &mut self {

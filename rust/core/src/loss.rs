@@ -7,7 +7,7 @@ mod scored;
 
 use crate::elementary::ln;
 
-pub use divergence::{Pair, check_temperature};
+pub use divergence::{Pair, check_temperature, target_name};
 pub use entropy::{CrossEntropy, Reduction, Weighing};
 pub use scored::{ScoreSlopes, Scored};
 

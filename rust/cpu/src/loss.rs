@@ -16,7 +16,7 @@ use crate::matrix::{Matrix, MatrixMut};
 use crate::typed::Typed;
 use crate::unembed::Problem;
 use crate::unembed::pass::{self, Checked};
-use farspan_core::loss::{CrossEntropy, Lse, Pair, Reduction, ScoreSlopes, Scored, check_temperature};
+use farspan_core::loss::{CrossEntropy, Lse, Pair, Reduction, ScoreSlopes, Scored, check_temperature, target_name};
 use farspan_core::unembed::{Tokens, check_rows};
 use farspan_core::{Error, Result};
 use ndarray::{Array2, Axis};
@@ -192,14 +192,15 @@ pub struct Sides<'p, 'a> {
 impl<'a> Sides<'_, 'a> {
     fn check(&self) -> Result<(Checked<'a>, Checked<'a>)> {
         check_temperature(self.temperature)?;
-        let (model, target) = (whole_vocabulary(self.model)?, whole_vocabulary(self.target)?);
+        let of_target = |error: Error| error.renamed(target_name);
+        let (model, target) = (whole_vocabulary(self.model)?, whole_vocabulary(self.target).map_err(of_target)?);
         let (rows, target_rows) = (self.model.hidden.shape()[0], self.target.hidden.shape()[0]);
         check_rows("target_hidden", rows, target_rows)?;
         if model != target {
             let (expected, given) = (format!("{} tokens, as weight", model.vocab), target.vocab);
             return Err(Error::argument("target_weight", expected, given));
         }
-        Ok((Checked::new(self.model)?, Checked::new(self.target)?))
+        Ok((Checked::new(self.model)?, Checked::new(self.target).map_err(of_target)?))
     }
 
     fn inverse_temperature(&self) -> f32 {

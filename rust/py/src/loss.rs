@@ -6,7 +6,7 @@ use crate::arrays::{
 use crate::failure::{Outcome, detached};
 use crate::named::named;
 use crate::unembed::{Arguments, Problem};
-use farspan_core::loss::{CrossEntropy, Reduction, ScoreSlopes, Scored};
+use farspan_core::loss::{CrossEntropy, Reduction, ScoreSlopes, Scored, target_name};
 use farspan_core::{Dtype, Result};
 use farspan_cpu::loss::{self, Gradients, Lses, Sides};
 use farspan_cpu::map;
@@ -208,7 +208,7 @@ pub(crate) fn divergence<'py>(
     temperature: f64,
     out: [Array<'py>; 5],
 ) -> Outcome {
-    let (model, target) = (Problem::new(model)?, Problem::new(target)?);
+    let (model, target) = (Problem::new(model)?, Problem::new(target).map_err(|error| error.renamed(target_name))?);
     let (model, target) = (model.view(None)?, target.view(None)?);
     let mut divergence = row_mut("divergence", &out[0])?;
     let (mut max, mut log_sum) = (row_mut("max", &out[1])?, row_mut("log_sum", &out[2])?);
@@ -231,7 +231,7 @@ pub(crate) fn divergence_gradient<'py>(
     out: Asked<'py>,
 ) -> Outcome {
     let mut buffers = Buffers::new(model.0, &out)?;
-    let (model, target) = (Problem::new(model)?, Problem::new(target)?);
+    let (model, target) = (Problem::new(model)?, Problem::new(target).map_err(|error| error.renamed(target_name))?);
     let (model, target) = (model.view(None)?, target.view(None)?);
     let (max, log_sum) = (row("max", &read[0])?, row("log_sum", &read[1])?);
     let (target_max, target_log_sum) = (row("target_max", &read[2])?, row("target_log_sum", &read[3])?);

@@ -373,5 +373,9 @@ pub fn what_does_not_count_has_no_influence(cpu: &Cpu) {
 
 pub fn blocks_of_rows_and_tokens_are_added_up(cpu: &Cpu) {
     let case = entropy(1200, 1000, 3);
-    judge(&case, &cpu.alone(0, || case.run())).unwrap();
+    let found = cpu.alone(0, || case.run());
+    judge(&case, &found).unwrap();
+    for variation in [1, 2] {
+        assert_eq!(found.bits(), cpu.alone(variation, || case.run()).bits(), "another number of threads");
+    }
 }

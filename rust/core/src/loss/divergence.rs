@@ -12,6 +12,16 @@ pub fn check_temperature(temperature: f32) -> Result<()> {
     }
 }
 
+/// What an argument of a problem is called where the problem is a divergence's target.
+pub fn target_name(argument: &'static str) -> &'static str {
+    match argument {
+        "hidden" => "target_hidden",
+        "weight" => "target_weight",
+        "bias" => "target_bias",
+        other => other,
+    }
+}
+
 /// Softmax sums of two distributions over the same tokens, each relative to its largest logit so far. Logits are over
 /// the temperature.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -131,6 +141,12 @@ mod tests {
             assert!((f64::from(pair.divergence()) - truth).abs() < 1e-6, "{} is not {truth}", pair.divergence());
             assert!((pair.lse().whole() - own).abs() < 1e-6 && (pair.target_lse().whole() - target).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn a_target_has_names_of_its_own() {
+        let refused = Error::argument("weight", "numbers", "none").renamed(target_name);
+        assert_eq!(refused.to_string(), "target_weight: expected numbers, given none");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Slopes and weights that are held at the same time, in numbers, unless one block of tokens has more.
-const HELD: usize = 4 << 20;
+const HELD: usize = 2 << 20;
 /// Tasks for each thread, so that an uneven machine still finishes together.
 const TASKS_A_THREAD: usize = 2;
 
