@@ -21,7 +21,7 @@ from farspan.verify import Verified, verify
 if TYPE_CHECKING:
     from farspan import positions, reference
     from farspan.embedded import load_embedded
-    from farspan.inside import Lens, Translators, lens
+    from farspan.inside import Lens, Translators, lens, train_lens
     from farspan.lab.measure import measure
     from farspan.model import Cache, Completion, Config, Transformer
     from farspan.reference import sampler as reference_sampler
@@ -44,6 +44,7 @@ _LAZY = {
     "positions": "farspan",
     "reference": "farspan",
     "reference_sampler": "farspan.reference",
+    "train_lens": "farspan.inside",
 }
 """Names that need torch, and the packages that have them."""
 _MODULES = {"positions": "positions", "reference": "reference", "reference_sampler": "sampler"}
@@ -54,7 +55,7 @@ __all__ = [
     "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top", "Transformer", "Translators",
     "Verified", "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "lens", "linear",
     "linear_cross_entropy", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
-    "score", "set_num_threads", "top", "verify", "vocabulary_ranges",
+    "score", "set_num_threads", "top", "train_lens", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 
