@@ -9,6 +9,8 @@ through the loop is:
 
     attention_*            a warp's 16 rows and a chunk of 64 keys
     unembed_*_rows*        128 bytes of each row of a tile: copied, and multiplied
+
+Kernels of float32 use no tensor cores, by which the way through a loop is known: no trip is told of these.
 """
 
 from __future__ import annotations
@@ -71,15 +73,16 @@ def work_of(name: str, threads: int) -> tuple[int, int] | None:
     """How many pieces of 16 bytes a thread copies in one trip, of a chunk's keys and values or of a slab of a tile, and
     in how many products of tensor cores it takes part. None where a kernel has no such trip."""
     family, *words = name.split("_")
-    half = words[0] in ("bf16", "f16")
-    if family == "attention" and (half or words[0] == "f32"):
-        size, width = 2 if half else 4, int(words[1][1:])
-        values = width // 2 if width > 128 else width
-        return 64 * (width + values) * size // 16 // threads, 64 * (width + values) // 128 if half else 0
-    if family == "unembed" and words[-1].startswith("rows") and words[-1] != "rows":
-        rows = int(words[-1][4:])
+    if words[0] not in ("bf16", "f16"):
+        return None
+    if family == "attention":
+        width = int(words[1][1:])
+        columns = width + (width // 2 if width > 128 else width)
+        return 64 * columns * 2 // 16 // threads, 64 * columns // 128
+    if family == "unembed":
+        rows = int(words[1][4:])
         products = (128 // 16) * (rows // 8) * (128 // 2 // 16) // (threads // 32)
-        return -(-(128 + rows) * 128 // (16 * threads)), products if half else 0
+        return -(-(128 + rows) * 128 // (16 * threads)), products
     return None
 
 

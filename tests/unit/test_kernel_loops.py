@@ -78,10 +78,9 @@ def test_a_loop_of_products_is_walked_as_often_as_a_trip_has_products() -> None:
 def test_the_work_of_a_trip_fills_its_tiles() -> None:
     assert static.work_of("attention_bf16_d128_w4", 128) == (16, 128)
     assert static.work_of("attention_f16_d256_w4_hooks", 128) == (24, 192)
-    assert static.work_of("attention_f32_d256_w1_hooks", 32) == (64 * (256 + 128) * 4 // 16 // 32, 0)
-    assert static.work_of("unembed_f32_rows64", 256) == (6, 0)
     assert static.work_of("unembed_bf16_rows8", 256) == (5, 4)
-    for name in ("attention_prepare", "attention_combine_bf16_d128", "unembed_target_bf16", "unembed_merge_rows"):
+    without = ("attention_prepare", "attention_combine_bf16_d128", "unembed_target_bf16", "unembed_merge_rows")
+    for name in (*without, "attention_f32_d256_w1_hooks", "unembed_f32_rows64", "probe_bf16"):
         assert static.work_of(name, 128) is None, name
 
 
