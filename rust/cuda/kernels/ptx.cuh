@@ -31,7 +31,8 @@ using uint64_t = unsigned long long;
 // The same for a known number of threads: each may have as many registers as one such block leaves it. Blocks of 256
 // threads come in twos, so that one computes while the other waits for memory.
 #define FARSPAN_KERNEL_OF(NAME, PARAMS, THREADS, ...) \
-    extern "C" __global__ void __launch_bounds__(THREADS, THREADS >= 256 ? 2 : 1) NAME(const __grid_constant__ PARAMS params) \
+    extern "C" __global__ void __launch_bounds__(THREADS, THREADS >= 256 ? 2 : 1) \
+        NAME(const __grid_constant__ PARAMS params) \
     { \
         __VA_ARGS__(params); \
     }
