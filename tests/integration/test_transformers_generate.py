@@ -139,6 +139,7 @@ def test_a_cache_goes_on(llama: Any) -> None:
     options = {"do_sample": True, "top_k": 0, "custom_generate": generate, "seed": 4, "return_dict_in_generate": True}
     first = llama.generate(ids(2, 5), max_new_tokens=3, **options)
     again = llama.generate(first.sequences, max_new_tokens=3, cache=first.cache, **options)
+    assert again.cache.get_seq_length() == 5 + 6 - 1
     assert again.sequences.tolist() == llama.generate(ids(2, 5), max_new_tokens=6, **options).sequences.tolist()
 
 
