@@ -91,7 +91,7 @@ def test_every_position_scheme_is_in_an_example(scheme: str) -> None:
     assert f"positions.{scheme}(" in EXAMPLES
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "measure", "train", "info", "cache"])
+@pytest.mark.parametrize("command", ["demo", "generate", "measure", "lens", "train", "info", "cache"])
 def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from farspan.cli import main
 

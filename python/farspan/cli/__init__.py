@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from farspan import __version__
 from farspan._errors import Error, missing_package
-from farspan.cli import cache, demo, generate, info, measure, train
+from farspan.cli import cache, demo, generate, info, lens, measure, train
 
 COMMANDS = {
-    "demo": demo, "generate": generate, "measure": measure, "train": train, "info": info, "cache": cache,
+    "demo": demo, "generate": generate, "measure": measure, "lens": lens, "train": train, "info": info, "cache": cache,
 }  # fmt: skip
 """Each is a module with a `SUMMARY`, `add_arguments(parser)` and `run(options)`. What needs more than numpy is imported
 inside `run`: `farspan info` and every `--help` have to work where only numpy is installed."""

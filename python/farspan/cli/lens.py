@@ -1,0 +1,69 @@
+"""`farspan lens`: what each layer of a model would say, as JSON, a picture and a page to click through."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from farspan._errors import ArgumentError, message
+from farspan.cli.generate import prompt_ids
+from farspan.cli.options import add_json, add_model, add_out
+from farspan.cli.output import print_json
+from farspan.cli.values import whole
+
+if TYPE_CHECKING:
+    from farspan.lab.subject import LoadedModel
+
+SUMMARY = "What each layer of a model would say about a text: JSON, a picture and a page."
+
+PROMPT = "def first(self, name):\n    return self.name"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--prompt", default=PROMPT, metavar="TEXT", help="the text (default: %(default)r)")
+    add("--data", type=Path, metavar="FILE", help="a file with the text")
+    add = parser.add_argument
+    add("--top", type=whole(0), default=5, metavar="N", help="how many of the likeliest tokens (default: %(default)s)")
+    what = "translators that farspan.train_lens trained for this model (default: none, the logit lens)"
+    add("--translators", type=Path, metavar="FILE", help=what)
+    add_out(parser, "out/lens")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+
+    from farspan.inside import Translators, lens
+    from farspan.lab.lens_report import document_of, require_matplotlib, write
+    from farspan.lab.subject import load_model
+
+    # What is missing is told now, not after the weights have been read.
+    require_matplotlib()
+    if options.data is not None:
+        options.data.open("rb").close()
+    translators = None if options.translators is None else Translators.load(options.translators)
+    loaded = load_model(options.model, options.device)
+    tokens = prompt_ids(loaded, options.prompt) if options.data is None else _tokens_of(options.data, loaded)
+    found = lens(loaded.model, torch.tensor([tokens]), top=options.top, translators=translators)
+    document = document_of(found, tokens, loaded.tokenizer, loaded.name, translated=translators is not None)
+    paths = write(document, options.out)
+    if options.json:
+        print_json(document)
+        return
+    print(f"{len(tokens)} tokens, {len(found.layers)} layers of {loaded.name}; mean KL to the last layer, nats:")
+    print("  ".join(f"{at}: {kl:.2f}" for at, kl in zip(found.layers, found.kl.mean((1, 2)).tolist(), strict=True)))
+    print("written: " + ", ".join(map(str, paths)))
+
+
+def _tokens_of(file: Path, loaded: LoadedModel) -> list[int]:
+    """The file's tokens, behind what the tokenizer puts before a text."""
+    from farspan.lab.subject import load_text
+
+    text = load_text([file], loaded.tokenizer)
+    tokens = [*text.first_tokens, *text.tokens.tolist()]
+    if not tokens:
+        raise ArgumentError(message("data", "some text", f"{file}, which is empty"))
+    return tokens
