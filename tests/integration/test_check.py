@@ -12,7 +12,8 @@ from support import emulated
 
 from farspan import _core
 from farspan._backend import cpu
-from farspan.cli import check, main
+from farspan.cli import main
+from farspan.commands import check
 
 UNUSED_ON_SMALL_DEVICES = {"attention_f32_d256_w4_hooks"}
 """Blocks of four warps that need more shared memory than the emulated device has."""

@@ -349,7 +349,7 @@ def test_an_unforeseen_failure_is_one_short_line(run: Run, monkeypatch: pytest.M
     def fail(**options: object) -> None:
         raise RuntimeError("first line\n" + "x" * 5000)
 
-    monkeypatch.setattr("farspan.cli.info.print_info", fail)
+    monkeypatch.setattr("farspan.commands.info.print_info", fail)
     code, _, err = run("info")
     assert code == 1
     assert "RuntimeError: first line xxx" in only_line(err)
@@ -360,7 +360,7 @@ def test_interrupting_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(**options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("farspan.cli.info.print_info", interrupt)
+    monkeypatch.setattr("farspan.commands.info.print_info", interrupt)
     assert run("info")[0] == 130
 
 
@@ -395,9 +395,9 @@ def test_version_is_the_packages() -> None:
 def test_demo_shows_all_four_parts_and_writes_the_picture(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("farspan.cli.demo.LENGTHS", (32, 64))
-    monkeypatch.setattr("farspan.cli.demo.WINDOWS", 2)
-    monkeypatch.setattr("farspan.cli.demo.ROUNDS", 1)
+    monkeypatch.setattr("farspan.commands.demo.LENGTHS", (32, 64))
+    monkeypatch.setattr("farspan.commands.demo.WINDOWS", 2)
+    monkeypatch.setattr("farspan.commands.demo.ROUNDS", 1)
     code, out, _ = run("demo", "--out", tmp_path)
     assert code == 0
     assert "class Stack" in out

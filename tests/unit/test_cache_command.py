@@ -10,7 +10,7 @@ import pytest
 from farspan import BackendError, _core
 from farspan._backend.compiler import cuda_status
 from farspan._backend.nvrtc import find_nvrtc
-from farspan.cli import cache
+from farspan.commands import cache
 
 
 @pytest.fixture

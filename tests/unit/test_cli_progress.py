@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from farspan.cli import progress
-from farspan.cli.demo import speed_summary
+from farspan.commands import progress
+from farspan.commands.demo import speed_summary
 
 
 class Terminal(io.StringIO):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "python" / "farspan"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("integrations", "lab"),
     ("training",),
     ("inside",),

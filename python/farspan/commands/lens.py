@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farspan._errors import ArgumentError, message
-from farspan.cli.generate import prompt_ids
-from farspan.cli.options import add_json, add_model, add_out
-from farspan.cli.output import print_json
-from farspan.cli.values import whole
+from farspan.commands.generate import prompt_ids
+from farspan.commands.options import add_json, add_model, add_out
+from farspan.commands.output import print_json
+from farspan.commands.values import whole
 
 if TYPE_CHECKING:
     from farspan.lab.subject import LoadedModel

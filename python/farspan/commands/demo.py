@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farspan.cli.generate import prompt_ids, stream_completion
-from farspan.cli.measure import measure_to_files
-from farspan.cli.options import add_out
-from farspan.cli.output import print_now
+from farspan.commands.generate import prompt_ids, stream_completion
+from farspan.commands.measure import measure_to_files
+from farspan.commands.options import add_out
+from farspan.commands.output import print_now
 
 if TYPE_CHECKING:
     from farspan.lab.subject import LoadedModel

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
-from farspan.cli.options import add_json, add_model
-from farspan.cli.output import print_json, print_now
-from farspan.cli.sampling import add_sampler_options, sampler_settings
-from farspan.cli.values import real, whole
+from farspan.commands.options import add_json, add_model
+from farspan.commands.output import print_json, print_now
+from farspan.commands.sampling import add_sampler_options, sampler_settings
+from farspan.commands.values import real, whole
 from farspan.tokenizer import ByteTokenizer, TextStream
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
-from farspan.cli.options import add_json, add_model, add_out
-from farspan.cli.output import print_json
-from farspan.cli.progress import progress_on_stderr
-from farspan.cli.values import entries, whole
+from farspan.commands.options import add_json, add_model, add_out
+from farspan.commands.output import print_json
+from farspan.commands.progress import progress_on_stderr
+from farspan.commands.values import entries, whole
 from farspan.lab import schemes
 
 if TYPE_CHECKING:

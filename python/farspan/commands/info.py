@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from farspan._errors import Error
-from farspan.cli.options import add_json
-from farspan.cli.output import print_json
+from farspan.commands.options import add_json
+from farspan.commands.output import print_json
 from farspan.lab.machine import processor_name
 
 SUMMARY = "Versions, processor, and which backend each operation uses and why."
@@ -58,7 +58,7 @@ def print_info(*, as_json: bool, check: bool = False) -> None:
     """Print what `info` gives, as JSON or in lines for people, and whether the operations here are right."""
     known = info()
     if check:
-        from farspan.cli.check import check_everything
+        from farspan.commands.check import check_everything
 
         known["check"] = check_everything()
     if as_json:

@@ -11,9 +11,9 @@ from typing import Any
 from farspan import _core
 from farspan._backend.compiler import cuda_status, open_compiler
 from farspan._errors import BackendError, message
-from farspan.cli.options import add_json
-from farspan.cli.output import print_json
-from farspan.cli.values import whole
+from farspan.commands.options import add_json
+from farspan.commands.output import print_json
+from farspan.commands.values import whole
 
 SUMMARY = "The compiled CUDA kernels on this machine; none of it needs a GPU."
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from farspan import __version__
 from farspan._errors import Error, missing_package
-from farspan.cli import cache, demo, generate, info, lens, measure, train
+from farspan.commands import cache, demo, generate, info, lens, measure, train
 
 COMMANDS = {
     "demo": demo, "generate": generate, "measure": measure, "lens": lens, "train": train, "info": info, "cache": cache,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from farspan._backend.settings import MAX_TOP, ORDERS
-from farspan.cli.values import biases, ids, real, some_text, whole
+from farspan.commands.values import biases, ids, real, some_text, whole
 
 Kind = Callable[[str], Any]
 
