@@ -82,13 +82,13 @@ def find_nvdisasm() -> str | None:
 
 
 def disassembled(nvdisasm: str, cubin: bytes) -> list[Instruction]:
-    """The instructions of the only kernel in a file."""
+    """The instructions of the only kernel in a file. Some versions list the compiler's own subroutines behind it."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         text = subprocess.run([nvdisasm, "-json", file.name], check=True, capture_output=True, text=True).stdout
     _, functions = json.loads(text)
-    (function,) = functions
+    (function,) = (function for function in functions if not function["function-name"].startswith("$"))
     return [
         Instruction(x["opcode"], x.get("operands", ""), _is_conditional(x)) for x in function["sass-instructions"]
     ]  # fmt: skip

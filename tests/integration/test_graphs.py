@@ -104,7 +104,7 @@ def with_as_without(
 SCHEMES = [
     P.RoPE(), P.DynamicNTK(2, 12), P.LongRoPE((1.0,) * 6, (2.0,) * 6, 17, 64), P.YaRN(4, 16), P.NoPE(), P.ALiBi(),
     P.LogN(4), P.LogN(8, P.ALiBi()), P.SelfExtend(2, 8), P.ReRoPE(6), P.Streaming(2, 8), P.Streaming(1, 6, P.NoPE()),
-    P.HardALiBi(), P.Sandwich(), P.RandomPositions(99),
+    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999),
 ]  # fmt: skip
 
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support.training import RECIPE, documents, learner, log_of, same_weights, without_time
+from support.killed import (
+    run,
+    run_killed_after,
+    run_killed_while_writing,
+    run_without_picture,
+    signal_that_ended,
+    started,
+)
+from support.training import log_of, same_weights, without_time
 
 from farspan._errors import Error
-from farspan.model import Transformer, checkpoint, files, safetensors
-from farspan.training import fit, folder
+from farspan.model import Transformer, safetensors
+from farspan.training import folder
 from farspan.training.log import Log
-
-DOCUMENTS, HELD_OUT = documents(), documents(5, seed=1)
-
-
-def run(out: Path | None, resume: bool = False, dtype: str = "float32", **options: Any) -> Transformer:
-    model = learner(dtype)
-    fit(model, DOCUMENTS, RECIPE, out, resume, validation=HELD_OUT, **options)
-    return model
 
 
 @pytest.fixture
@@ -41,25 +38,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, list[d
     return run(out), log_of(out)
 
 
-def in_a_process(work: Callable[[], object]) -> int:
-    """Runs it in a copy of this process; the signal that ended that, 0 if none did."""
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # a copy has none of the threads that torch has made
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed before it was killed"
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def check_goes_on(out: Path, whole: tuple[Transformer, list[dict[str, Any]]]) -> None:
     model, log = whole
     assert same_weights(run(out, resume=True), model)
@@ -72,8 +50,7 @@ def check_goes_on(out: Path, whole: tuple[Transformer, list[dict[str, Any]]]) ->
 @pytest.mark.usefixtures("no_picture")
 def test_killed_after_a_step(step: int, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "out"
-    stop = lambda done, total, text: kill() if done == step else None  # noqa: E731
-    assert in_a_process(lambda: run(out, progress=stop)) == signal.SIGKILL
+    assert signal_that_ended(run_killed_after, out, step) == signal.SIGKILL
     assert len(log_of(out)) == step
     saved = out / "state.safetensors"
     assert saved.exists() == (step >= 4)
@@ -90,45 +67,12 @@ def test_killed_in_the_middle_of_a_write(
     name: str, moment: str, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the last time that the file is written: there is an older one that must stay whole."""
-    out, left, times = tmp_path / "out", files.replaced, WRITES[name]
+    out = tmp_path / "out"
     if name == "loss.png":
         pytest.importorskip("matplotlib", reason="the picture is drawn with it")
     else:
         monkeypatch.setattr(folder, "_can_draw", lambda: False)
-
-    class Dying:
-        """`replaced`, until its time comes."""
-
-        count = 0
-
-        def __init__(self, path: Path) -> None:
-            self.path, self.inner = path, left(path)
-
-        def __enter__(self) -> Path:
-            self.beside = self.inner.__enter__()
-            if self.path.name == name:
-                Dying.count += 1
-                self.dies = Dying.count == times
-                if self.dies and moment == "before":
-                    kill()
-            else:
-                self.dies = False
-            return self.beside
-
-        def __exit__(self, *error: Any) -> Any:
-            if self.dies and moment == "in the middle":
-                content = self.beside.read_bytes()
-                self.beside.write_bytes(content[: len(content) // 2])
-                kill()
-            self.inner.__exit__(*error)
-            if self.dies:
-                kill()
-
-    def dying_run() -> None:
-        folder.replaced = checkpoint.replaced = Dying  # type: ignore[assignment]
-        run(out)
-
-    assert in_a_process(dying_run) == signal.SIGKILL
+    assert signal_that_ended(run_killed_while_writing, out, name, WRITES[name], moment) == signal.SIGKILL
     for path in out.iterdir():
         if path.suffix == ".safetensors" and not path.name.startswith("."):
             assert safetensors.open_file(path), "a file is whole or not there"
@@ -138,16 +82,20 @@ def test_killed_in_the_middle_of_a_write(
 @pytest.mark.usefixtures("no_picture")
 def test_killed_at_random_moments_again_and_again(tmp_path: Path, whole: Any) -> None:
     out, moments = tmp_path / "out", random.Random(0)
+
+    def lines() -> int:
+        log = out / "log.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
     kills = 0
     for turn in range(6):
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            run(out, resume=turn > 0)
-            os._exit(0)
-        time.sleep(moments.uniform(0.02, 0.4))
-        os.kill(child, signal.SIGKILL)
-        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        process, before = started(run_without_picture, out, turn > 0), lines()
+        while process.is_alive() and lines() <= before:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     assert kills
     check_goes_on(out, whole)
 
@@ -155,8 +103,7 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, whole: Any) ->
 @pytest.mark.usefixtures("no_picture")
 def test_half_precision_goes_on_from_its_masters(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    stop = lambda done, total, text: kill() if done == 9 else None  # noqa: E731
-    assert in_a_process(lambda: run(out, dtype="bfloat16", progress=stop)) == signal.SIGKILL
+    assert signal_that_ended(run_killed_after, out, 9, "bfloat16") == signal.SIGKILL
     assert same_weights(run(out, resume=True, dtype="bfloat16"), run(None, dtype="bfloat16"))
 
 
