@@ -188,7 +188,7 @@ def hook_arguments(
     elif (query_offsets is None) != (key_offsets is None):
         missing = "query_offsets" if query_offsets is None else "key_offsets"
         raise ArgumentError(message(missing, "both query_offsets and key_offsets, or neither", "None"))
-    # Hooks that are not given are left out and cost a comparison each: this is asked in every layer.
+    # Hooks that are not given are left out: this is asked in every layer.
     given = {} if rotary is None else _rotary(rotary, query)
     if distance_bias is not None:
         given |= _distance_bias(distance_bias, query)
@@ -198,25 +198,21 @@ def hook_arguments(
         given["scale"] = arrays.number("scale", scale)
     if softcap is not None:
         given["softcap"] = arrays.number("softcap", softcap)
-    if sink is not None:
-        given["sink"] = arrays.small("sink", sink, query)
-    if key_bias is not None:
-        given["key_bias"] = arrays.small("key_bias", key_bias, query)
-    if query_scale is not None:
-        given["query_scale"] = arrays.small("query_scale", query_scale, query)
-    if query_positions is not None:
-        given["query_positions"] = arrays.small("query_positions", query_positions, query)
-    if key_positions is not None:
-        given["key_positions"] = arrays.small("key_positions", key_positions, query)
-    if key_lengths is not None:
-        given["key_lengths"] = arrays.small("key_lengths", key_lengths, query)
-    if query_offsets is not None:
-        given["query_offsets"] = arrays.small("query_offsets", query_offsets, query)
-    if key_offsets is not None:
-        given["key_offsets"] = arrays.small("key_offsets", key_offsets, query)
-    if block_table is not None:
-        given["block_table"] = arrays.small("block_table", block_table, query)
+    small = (
+        sink, key_bias, query_scale, query_positions, key_positions, key_lengths, query_offsets, key_offsets,
+        block_table,
+    )  # fmt: skip
+    for name, x in zip(_SMALL, small, strict=True):
+        if x is not None:
+            given[name] = arrays.small(name, x, query)
     return Hooks(bool(causal), keep_first=arrays.count("keep_first", keep_first), **given)
+
+
+_SMALL = (
+    "sink", "key_bias", "query_scale", "query_positions", "key_positions", "key_lengths", "query_offsets",
+    "key_offsets", "block_table",
+)  # fmt: skip
+"""The hooks that are arrays as the caller gives them."""
 
 
 def _window(window: Any) -> tuple[int | None, int | None]:

@@ -10,7 +10,7 @@ from farspan.model.families import rope
 from farspan.model.families.family import Fields, Settings
 from farspan.model.families.gemma import name_in_text, text_of
 from farspan.model.families.llama import Llama, without
-from farspan.model.families.windows import WINDOW
+from farspan.model.families.windows import WINDOW, setting_of_one
 from farspan.model.kinds import HEADS, LENGTH, MULTIPLIER, Setting, number, optional, read
 from farspan.positions import Scheme
 
@@ -43,7 +43,7 @@ class Ministral3(Llama):
         return (given["sliding_window"],) * given["num_hidden_layers"]
 
     def window_settings(self, windows: tuple[int | None, ...]) -> Settings | None:
-        return {"sliding_window": windows[0]} if len(set(windows)) == 1 else None
+        return setting_of_one(windows)
 
     def positions(self, given: Settings, dim: int) -> tuple[Scheme, ...]:
         return super().positions(_with_default(given), dim)

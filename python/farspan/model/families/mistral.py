@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from farspan.model.families.family import Settings
 from farspan.model.families.llama import Llama, without
-from farspan.model.families.windows import LAYER_TYPES, WINDOW, by_layer, settings_of
+from farspan.model.families.windows import LAYER_TYPES, WINDOW, by_layer, setting_of_one, settings_of
 from farspan.model.kinds import HEADS, LENGTH, Setting, optional
 
 
@@ -35,7 +35,7 @@ class Mistral(Llama):
         return by_layer(given["layer_types"], window, layers, "sliding_window")
 
     def window_settings(self, windows: tuple[int | None, ...]) -> Settings | None:
-        return {"sliding_window": windows[0]} if len(set(windows)) == 1 else None
+        return setting_of_one(windows)
 
 
 class Ministral(Mistral):

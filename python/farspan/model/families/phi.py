@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from farspan.model.families import rope
 from farspan.model.families.family import Fields, Settings
 from farspan.model.families.llama import Llama, without
-from farspan.model.families.windows import WINDOW
+from farspan.model.families.windows import WINDOW, setting_of_one
 from farspan.model.kinds import LENGTH, Setting, number, one_of, optional
 from farspan.positions import LongRoPE, NoPE, Scheme
 
@@ -48,7 +48,7 @@ class Phi3(Llama):
         return (given["sliding_window"],) * given["num_hidden_layers"]
 
     def window_settings(self, windows: tuple[int | None, ...]) -> Settings | None:
-        return {"sliding_window": windows[0]} if len(set(windows)) == 1 else None
+        return setting_of_one(windows)
 
     def positions(self, given: Settings, dim: int) -> tuple[Scheme, ...]:
         turning = int(dim * rope.share(given, 1.0))

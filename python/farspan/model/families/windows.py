@@ -1,4 +1,4 @@
-"""Sliding windows by layer, as several families write them: `layer_types` beside one `sliding_window`."""
+"""Sliding windows by layer, as several families write them: one `sliding_window`, alone or beside `layer_types`."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def settings_of(windows: Sequence[int | None]) -> dict[str, Any] | None:
         "sliding_window": next(iter(widths), None),
         "layer_types": [FULL if window is None else SLIDING for window in windows],
     }
+
+
+def setting_of_one(windows: Sequence[int | None]) -> dict[str, Any] | None:
+    """`sliding_window` alone, where it says the same of all layers; None: they differ."""
+    return {"sliding_window": windows[0]} if len(set(windows)) == 1 else None

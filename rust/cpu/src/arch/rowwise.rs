@@ -3,7 +3,6 @@
 use super::lanes::{LANES, Lanes};
 use super::math;
 use super::portable::Portable;
-use crate::dispatch::Machine;
 use std::f32::consts::FRAC_2_SQRT_PI;
 
 /// A function between the two products of an MLP.
@@ -192,22 +191,12 @@ compile!(avx2, super::super::avx2::Avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(avx512, super::super::avx512::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
-/// The kernels of an available machine.
-pub(crate) fn kernels(machine: Machine) -> Kernels {
-    assert!(machine.is_available(), "{} is not available", machine.name());
-    match machine {
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx2 => avx2::KERNELS,
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx512 => avx512::KERNELS,
-        _ => portable::KERNELS,
-    }
-}
+kernels_by_machine!();
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::MACHINES;
+    use crate::dispatch::{MACHINES, Machine};
 
     const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
 

@@ -10,7 +10,6 @@ use super::{CHUNK, MAX_DIM, Machine};
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
-use crate::dispatch;
 use crate::typed::RowMut;
 use std::ops::Range;
 
@@ -316,14 +315,4 @@ compile!(avx2, crate::arch::avx2::Avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(avx512, crate::arch::avx512::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
-/// The kernels of an available machine.
-pub(crate) fn kernels(machine: dispatch::Machine) -> Kernels {
-    assert!(machine.is_available(), "{} is not available", machine.name());
-    match machine {
-        #[cfg(target_arch = "x86_64")]
-        dispatch::Machine::Avx2 => avx2::KERNELS,
-        #[cfg(target_arch = "x86_64")]
-        dispatch::Machine::Avx512 => avx512::KERNELS,
-        _ => portable::KERNELS,
-    }
-}
+kernels_by_machine!();

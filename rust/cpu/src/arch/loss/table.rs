@@ -6,7 +6,6 @@ use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
 use crate::arch::product::Rows;
-use crate::dispatch::Machine;
 
 type PairSums = unsafe fn(&[f32], &[f32], (f32, f32), f32) -> ([f32; 3], bool);
 
@@ -154,14 +153,4 @@ compile!(avx2, crate::arch::avx2::Avx2, [6, 1], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(avx512, crate::arch::avx512::Avx512, [12, 2], "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c");
 
-/// The kernels of an available machine.
-pub(crate) fn kernels(machine: Machine) -> Kernels {
-    assert!(machine.is_available(), "{} is not available", machine.name());
-    match machine {
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx2 => avx2::KERNELS,
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx512 => avx512::KERNELS,
-        _ => portable::KERNELS,
-    }
-}
+kernels_by_machine!();

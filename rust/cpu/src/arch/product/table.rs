@@ -5,7 +5,6 @@ use super::rows;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
-use crate::dispatch::Machine;
 use crate::typed::RowMut;
 
 /// The functions of one machine.
@@ -109,14 +108,4 @@ compile!(
     "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
 );
 
-/// The kernels of an available machine.
-pub(crate) fn kernels(machine: Machine) -> Kernels {
-    assert!(machine.is_available(), "{} is not available", machine.name());
-    match machine {
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx2 => avx2::KERNELS,
-        #[cfg(target_arch = "x86_64")]
-        Machine::Avx512 => avx512::KERNELS,
-        _ => portable::KERNELS,
-    }
-}
+kernels_by_machine!();
