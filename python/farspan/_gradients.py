@@ -40,22 +40,24 @@ class Gradient:
 
 
 def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
-    """Three more calls of `linear`, so that gradients too are float32 sums with the same bits at any thread count."""
+    """Three more calls of `linear`, so that gradients too are float32 sums with the same bits at any thread count. On a
+    GPU these are torch's products, which read transposed operands where they lie."""
     linear = torch.ops.farspan.linear
     gradient, weight = upstream["output"], call["weight"]
+    laid_out = (lambda x: x) if gradient.is_cuda else Tensor.contiguous
     rows = gradient.reshape(-1, gradient.shape[-1])
     found = {}
     if "x" in asking:
-        found["x"] = linear(gradient.contiguous(), weight.t().contiguous())
+        found["x"] = linear(laid_out(gradient), laid_out(weight.t()))
     if "weight" in asking:
         x = call["x"]
-        columns = rows.t().contiguous()
+        columns = laid_out(rows.t())
         # A product has the element type of its first operand: float32 where those of x and weight differ.
         columns = columns if columns.dtype == weight.dtype else columns.float()
-        found["weight"] = linear(columns, x.reshape(-1, x.shape[-1]).t().contiguous()).to(weight.dtype)
+        found["weight"] = linear(columns, laid_out(x.reshape(-1, x.shape[-1]).t())).to(weight.dtype)
     if "bias" in asking:
         ones = torch.ones(1, rows.shape[0], dtype=torch.float32, device=rows.device)
-        found["bias"] = linear(ones, rows.t().contiguous()).reshape(-1)
+        found["bias"] = linear(ones, laid_out(rows.t())).reshape(-1)
     return found
 
 
@@ -115,15 +117,10 @@ GRADIENTS = {
         compute=_linear,
         unread=lambda asking: () if "weight" in asking else ("x",),
     ),
-    "linear_cross_entropy": Gradient(
-        of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True
-    ),
-    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token"), cpu_only=True),
+    "linear_cross_entropy": Gradient(of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum")),
+    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token")),
     "divergence": Gradient(
-        of=_OF_UNEMBEDDING,
-        compute=_divergence,
-        results=("max", "log_sum", "target_max", "target_log_sum"),
-        cpu_only=True,
+        of=_OF_UNEMBEDDING, compute=_divergence, results=("max", "log_sum", "target_max", "target_log_sum")
     ),
 }
 
