@@ -156,9 +156,9 @@ def _model(options: argparse.Namespace, config: Config) -> Transformer:
 
     from farspan.model import Transformer
 
+    torch.manual_seed(options.seed)  # of new weights, and of what a scheme that learns brings along
     if options.model:
         return Transformer.from_pretrained(options.model, options.dtype, options.device)
-    torch.manual_seed(options.seed)
     return Transformer(config, dtype=options.dtype).to(options.device)
 
 

@@ -28,6 +28,8 @@ from farspan.positions.frequencies import RotaryScheme, rope_frequencies
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+POSITIONS = "attention.positions."
+"""The parameters of a layer's position scheme."""
 
 
 # --------------------------------------------------------------------------------------------------------------- names
@@ -55,6 +57,9 @@ def _places(model: Decoder, family: Family) -> Iterator[tuple[str, Place]]:
 
 
 def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
+    if path.startswith(POSITIONS):
+        yield names.positions + path.removeprefix(POSITIONS), as_it_is(parameter)
+        return
     module, kind = path.rsplit(".", 1)
     layout = names.layouts.get(module)
     if path in names.tensors:
