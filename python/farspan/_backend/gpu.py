@@ -172,7 +172,7 @@ def score_gradient(
     rows = _rows(hidden)
     out = _allocate(memory, results.score_gradient(dtype, hidden, weight, targets, read, rules, asked))
     spread = _spread(targets.targets, rows.shape[0])
-    lists = [_without_gaps(x.reshape(rows.shape[0], -1)) for x in (read.top_token, read.by_top_logprob)]
+    lists = [_without_gaps(x.reshape(rows.shape[0], x.shape[-1])) for x in (read.top_token, read.by_top_logprob)]
     flat = ScoreRead(*[x.reshape(-1) for x in read])._replace(top_token=lists[0], by_top_logprob=lists[1])
     described = map_arrays(lambda _, x: memory.describe(x), flat)
     problem = _problem(memory, dtype, rows, weight, rules)

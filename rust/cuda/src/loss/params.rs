@@ -1,5 +1,5 @@
-//! The structs that the kernels take: `kernels/loss/params.cuh`, field by field. Numbers named as addresses are those of
-//! the device; 0 is null.
+//! The structs that the kernels take: `kernels/loss/params.cuh`, field by field. Numbers named as addresses are those
+//! of the device; 0 is null.
 
 use crate::device::Params;
 use crate::unembed::{RowsAt, Setting, UnembedParams};
