@@ -64,7 +64,7 @@ def _buckets(buckets: int, max_distance: int, causal: bool) -> np.ndarray:
     gap = np.abs(distance)
     grown = np.log(np.maximum(gap, 1) / exact) / math.log(max_distance / exact) * (side - exact)
     found = np.where(gap < exact, gap, np.minimum(exact + grown.astype(np.int64), side - 1))
-    return found + np.where(distance > 0, side, 0)
+    return found + np.where(distance < 0, side, 0)
 
 
 @dataclasses.dataclass(frozen=True)
