@@ -308,12 +308,15 @@ class Config:
     # ------------------------------------------------------------------------------------------------- reading, writing
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Config:
-        """Reads `config.json` of a model folder, and end-of-sequence ids from `generation_config.json` if it has any.
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Config:
+        """Reads `config.json` of a model folder, and end-of-sequence ids from `generation_config.json` if it has any;
+        or the settings of a GGUF file, or of the model that `package:NAME` stands for.
 
         CheckpointError: not there, not JSON, of a kind farspan lacks, or with a setting that cannot be.
         """
-        return cls.from_dict(read_settings(folder))
+        from farspan.model.source import read_config  # what opens checkpoints needs this class
+
+        return read_config(path)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:
