@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from farspan._errors import ArgumentError
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
-from farspan.commands.train import KEPT
 from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes, strict_json
+from farspan.tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
     from farspan.lab.extension import Extension
@@ -55,15 +54,16 @@ def run(options: argparse.Namespace) -> None:
     from farspan.lab import report
     from farspan.lab.extension import Tuning, checkpoint, extend
     from farspan.lab.measure import window_ends
-    from farspan.lab.subject import load_model, load_text, tokenizer_of
+    from farspan.lab.subject import copy_tokenizer, load_model, load_text, open_model
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
-    tokenizer = tokenizer_of(options.model)
+    opened = None if options.model is None else open_model(options.model)
+    tokenizer = ByteTokenizer() if opened is None else opened[1]
     text = load_text(options.data, tokenizer)
     window_ends(len(text.tokens), options.to, windows=1, targets=1)
     learnt = load_text(options.train_data, tokenizer).tokens if options.train_data else None
-    loaded = load_model(options.model, options.device, tokenizer)
+    loaded = load_model(options.model, options.device, opened)
     tuning = None
     if options.steps:
         tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     read = checkpoint.write(found.model, options.to, options.out)
-    _copy_tokenizer(options.model or FOLDER, options.out)
+    copy_tokenizer(options.model or FOLDER, options.out)
     report.draw(found.measurement, options.out / "extend.png")
     document = {**found.to_dict(), "checkpoint": {"folder": str(options.out), "transformers_reads_it": read}}
     written = strict_json.dumps(document, indent=1) + "\n"
@@ -97,12 +97,6 @@ def _check(options: argparse.Namespace) -> None:
         methods.split(options.methods, trains=options.steps is not None)
     except ArgumentError as error:
         options.parser.error(str(error))
-
-
-def _copy_tokenizer(source: Path, out: Path) -> None:
-    for name in KEPT:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
 
 
 def _print(found: Extension, out: Path, read: bool) -> None:

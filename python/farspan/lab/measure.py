@@ -97,8 +97,7 @@ def measure(
     if 2 * len(start) > lengths[0]:
         expected = f"at most half as many ids as the shortest length, {lengths[0]}"
         raise ArgumentError(message("first_tokens", expected, len(start)))
-    base = model.config.rope_theta or 10000.0
-    chosen = named.choose(schemes, Reach(trained_length, lengths[-1], base), default=default_schemes(model.config))
+    chosen = chosen_schemes(model.config, schemes, lengths, trained_length)
     if stride is not None and (isinstance(stride, bool) or not isinstance(stride, Integral) or stride < 1):
         raise ArgumentError(message("stride", "a positive integer, or None", repr(stride)))
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
@@ -140,6 +139,14 @@ def measure(
     if progress:
         progress(done, total, "done")
     return so_far(True)
+
+
+def chosen_schemes(
+    config: Config, schemes: named.Chosen, lengths: Sequence[int], trained_length: int
+) -> dict[str, Scheme | None]:
+    """What is measured under which name, in a measurement of these lengths."""
+    base = config.rope_theta or 10000.0
+    return named.choose(schemes, Reach(trained_length, max(lengths), base), default=default_schemes(config))
 
 
 def trained_length_of(config: Config) -> int:

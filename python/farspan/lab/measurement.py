@@ -7,7 +7,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from farspan.lab.needle import Found
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Measurement:
     points: tuple[Point, ...]
     margin: float = 0.05
     """in nats per token: by how much a loss may lie above a scheme's best one, and the length still counts as read"""
+    needles: tuple[Found, ...] = ()
+    """how often numbers in the text are found, if that was asked"""
 
     @property
     def unit(self) -> str:
