@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from farspan import __version__
 from farspan._errors import Error, missing_package
-from farspan.commands import cache, demo, extend, extrapolate, generate, info, lens, measure, train
+from farspan.commands import cache, chat, demo, extend, extrapolate, generate, info, lens, measure, train
 
 COMMANDS = {
-    "demo": demo, "generate": generate, "measure": measure, "extend": extend, "extrapolate": extrapolate,
+    "demo": demo, "generate": generate, "chat": chat, "measure": measure, "extend": extend, "extrapolate": extrapolate,
     "lens": lens, "train": train, "info": info, "cache": cache,
 }  # fmt: skip
 """Each is a module with a `SUMMARY`, `add_arguments(parser)` and `run(options)`. What needs more than numpy is imported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from farspan._errors import ArgumentError
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import look_here
 from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes, strict_json
 from farspan.tokenizer import ByteTokenizer
@@ -88,9 +88,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What cannot be is wrong usage. Classes of the user's own are looked for where the command runs, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """What cannot be is wrong usage."""
+    look_here()
     from farspan.lab.extension import methods
 
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from farspan._errors import ArgumentError
 from farspan.commands.options import add_device, add_json
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import look_here
 from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes, tasks
 from farspan.lab.recipes import RECIPES, Recipe
@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    # Classes of the user's own are looked for where the command runs, too.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    look_here()
     recipe = RECIPES.get(options.task)
     asked = [_settings(options, task, recipe) for task in (recipe.tasks if recipe else (options.task,))]
     from farspan.lab.extrapolation import report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model, add_out
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import look_here
 from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
@@ -140,9 +140,8 @@ def measure_to_files(
 
 
 def _check_schemes(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """An unknown name is wrong usage."""
+    look_here()
     try:
         schemes.check(options.schemes or ())
     except ArgumentError as error:

@@ -13,6 +13,9 @@ from farspan.model.decoder import Decoder
 from farspan.model.families import Family, Names, family_named
 from farspan.model.families.layouts import Place, as_it_is, stacked
 
+POSITIONS = "attention.positions."
+"""What the paths of the parameters of a layer's position scheme begin with."""
+
 
 class Stored(Protocol):
     """A tensor of a file, not yet read."""
@@ -44,6 +47,9 @@ def places(model: Decoder, names: Names) -> Iterator[tuple[str, Place]]:
 
 
 def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
+    if path.startswith(POSITIONS):
+        yield names.positions + path.removeprefix(POSITIONS), as_it_is(parameter)
+        return
     module, kind = path.rsplit(".", 1)
     layout = names.layouts.get(module)
     if path in names.tensors:

@@ -71,10 +71,13 @@ class Transformer(Decoder):
         """This model, its weights shared, with another position scheme in the layers that rotate; caches fit both.
 
         A scheme that only scales a RoPE takes over each layer's own base; any scaling that the layers had goes. Layers
-        that were trained without a rotation (a quarter of SmolLM3's) stay as they are.
+        that were trained without a rotation (a quarter of SmolLM3's) stay as they are. A scheme that learns brings its
+        parameters along, as they are before training, and they learn where the layer's projections do. Those that the
+        layers have of it already are kept.
         """
         twin = copy.copy(self)
         twin.config = self.config.with_positions(scheme)
+        twin.fit_positions()
         return twin
 
     def loss(
