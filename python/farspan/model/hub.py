@@ -60,10 +60,25 @@ class _Source:
 
     def __init__(self, name: str, repository: str, revision: str | None) -> None:
         self.revision = revision
-        self.local = False
-        """Whether the hub cannot be reached, so that the files here are all there is"""
         self._name, self._repository = name, repository
         self._library, self._errors = _library()
+        self._unreachable = self._why_unreachable()
+
+    @property
+    def local(self) -> bool:
+        """Whether the hub cannot be asked, so that the files here are all there is."""
+        return self._unreachable is not None
+
+    def _why_unreachable(self) -> str | None:
+        """Asked once: a download would ask for half a minute where there is no network."""
+        library = self._library
+        try:
+            library.get_hf_file_metadata(library.hf_hub_url(self._repository, "config.json", revision=self.revision))
+        except self._errors.HfHubHTTPError:  # an answer, which the download meets again
+            return None
+        except Exception as error:  # offline by choice, no network, no name, no route, no time
+            return _first_line(error)
+        return None
 
     @property
     def error(self) -> type[BackendError] | type[CheckpointError]:
@@ -83,10 +98,11 @@ class _Source:
             return None
         except errors.LocalEntryNotFoundError as error:
             if name != "config.json":
-                self.local = True
+                self._unreachable = self._unreachable or _first_line(error)
                 return None
             expected = "a folder, or a model that the Hugging Face hub or its cache here can give"
-            raise BackendError(message("model", expected, f"{self._name!r}: {_first_line(error)}")) from None
+            reason = self._unreachable or _first_line(error)
+            raise BackendError(message("model", expected, f"{self._name!r}: {reason}")) from None
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
             expected = "a folder, or a model on the Hugging Face hub"
             raise CheckpointError(message("model", expected, f"{self._name!r}: {_first_line(error)}")) from None
