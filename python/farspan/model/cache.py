@@ -34,6 +34,8 @@ class Cache:
 
     def __init__(self, form: CacheForm, batch: int, capacity: int | None = None) -> None:
         self.form, self.fixed = form, capacity is not None
+        self.graphs: Any = None
+        """What `generate` captured over it on a GPU, for the next call."""
         self._lengths = [0] * batch
         room = FIRST_CAPACITY if capacity is None else capacity
         shape = (2, batch, form.kv_heads, room, form.head_dim)
@@ -81,6 +83,12 @@ class Cache:
         self._lengths = wanted
         return self
 
+    def free_graphs(self) -> Cache:
+        """Forgets the CUDA graphs of steps over this cache, which hold memory for what a step computes; the next
+        `generate` captures them anew. Returns the cache."""
+        self.graphs = None
+        return self
+
     def fork(self, indices: Any) -> Cache:
         """A new cache whose row i continues sequence `indices[i]` of this one on its own."""
         rows = _integers("indices", indices, None)
@@ -88,7 +96,7 @@ class Cache:
             if not 0 <= row < self.batch:
                 raise ArgumentError(message(f"indices[{index}]", f"0 to {self.batch - 1}", row))
         twin = Cache.__new__(Cache)
-        twin.form, twin.fixed = self.form, self.fixed
+        twin.form, twin.fixed, twin.graphs = self.form, self.fixed, None
         twin._lengths = [self._lengths[row] for row in rows]
         where = torch.tensor(rows, dtype=torch.int64, device=self._stores[0].device)
         twin._hold(store.index_select(1, where) for store in self._stores)
