@@ -16,7 +16,7 @@ from support.models import SHAPE, ids, small_model, transformers_model
 import farspan
 from farspan import positions as P
 from farspan.model import Config, Transformer, safetensors
-from farspan.model.checkpoint import named_tensors
+from farspan.model.places import named_tensors
 from farspan.testing import assert_same_bits
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -231,12 +231,6 @@ def test_damage_is_named(name: str, sound: Path, tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(farspan.CheckpointError, match="nowhere"):
         Transformer.from_pretrained(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("read", [Transformer.from_pretrained, Config.from_pretrained], ids=["model", "config"])
-def test_a_name_on_the_hub_says_how_to_get_it(read: Any) -> None:
-    with pytest.raises(farspan.CheckpointError, match=r"hf download org/small-1b --local-dir small-1b"):
-        read("org/small-1b")
 
 
 def test_float64_is_refused_where_it_is_read_unless_the_backend_computes_in_it(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a model folder (default: the embedded model)")
+    what = "a model folder, a .gguf file, a name on the Hugging Face hub, or package:NAME (default: the embedded model)"
+    parser.add_argument("--model", type=Path, metavar="PATH", help=what)
     add_device(parser)
 
 

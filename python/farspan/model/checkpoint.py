@@ -8,81 +8,27 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, CheckpointError, message
-from farspan.model import safetensors
+from farspan.model import mxfp4, safetensors
 from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
-from farspan.model.families import Family, Names, family_named
-from farspan.model.families.layouts import Place, as_it_is, stacked
+from farspan.model.families import family_named
 from farspan.model.files import read_json, replaced
 from farspan.model.kinds import shown
+from farspan.model.places import check_tensors, named_tensors, places
 from farspan.model.safetensors import StoredTensor
 from farspan.positions.frequencies import RotaryScheme, rope_frequencies
+from farspan.tokenizer import Tokenizer, load_tokenizer
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-# --------------------------------------------------------------------------------------------------------------- names
-
-
-def named_tensors(model: Decoder, family: Family | None = None) -> dict[str, Tensor]:
-    """The model's parameters as the files have them that it is written to, or those of this family: views of its
-    memory wherever layouts agree."""
-    family = family or family_named(model.config.to_dict()["model_type"])
-    return {name: place.view.detach().reshape(place.shape) for name, place in _places(model, family)}
-
-
-def _places(model: Decoder, family: Family) -> Iterator[tuple[str, Place]]:
-    names = family.names
-    whole = {"embedding": names.embedding, "head": names.head, "places": names.places}
-    for path, parameter in model.named_parameters():
-        if path in whole:
-            yield whole[path], as_it_is(parameter)
-        elif path.startswith("norm."):
-            yield f"{names.norm}.{path.removeprefix('norm.')}", as_it_is(parameter)
-        else:
-            _, layer, part = path.split(".", 2)
-            for name, place in _places_in_layer(part, parameter, names, model.config):
-                yield names.layer.format(layer) + name, place
-
-
-def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
-    module, kind = path.rsplit(".", 1)
-    layout = names.layouts.get(module)
-    if path in names.tensors:
-        yield names.tensors[path], layout(parameter, config) if layout else as_it_is(parameter)
-        return
-    stored = [f"{name}.{kind}" for name in names.modules[module]]
-    if layout is not None:
-        yield stored[0], layout(parameter, config)
-        return
-    sizes = _stacks(config).get(module, [len(parameter)])
-    if len(stored) > len(sizes):  # an MLP without a gate has the second of the two names
-        stored = stored[-len(sizes) :]
-    if "{}" not in stored[0]:
-        yield from stacked(parameter, stored, sizes)
-        return
-    for expert, own in enumerate(parameter):
-        yield from stacked(own, [name.format(expert) for name in stored], sizes)
-
-
-def _stacks(config: Config) -> dict[str, list[int]]:
-    """How many rows each projection has in the modules that stack several."""
-    wide, narrow = config.num_attention_heads * config.dim_per_head, config.kv_heads * config.dim_per_head
-    halves = 1 + config.gated_mlp
-    return {
-        "attention.qkv": [wide, narrow, narrow],
-        "mlp.up": [config.intermediate_size] * halves,
-        "mlp.expert_up": [config.moe_intermediate_size or 0] * halves,
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -96,30 +42,32 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         settings = read_settings(folder)
+        self.place = Path(folder)
         self.config = Config.from_dict(settings)
         self.family = family_named(settings["model_type"])
         self.names = self.family.names
-        self._stored = self._renamed(self._open(Path(folder)))
+        stored = self._renamed(self._open(self.place))
+        self._stored: dict[str, Any] = mxfp4.joined(stored) if mxfp4.is_mxfp4(settings) else stored
         self._drop_angles()
         self._settle_tie()
 
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer. CheckpointError: none, or one with more tokens than the model has."""
+        tokenizer = load_tokenizer(self.place)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            where = str(self.place / "tokenizer.json")
+            raise CheckpointError(message(where, f"at most {self.config.vocab_size} tokens", tokenizer.vocab_size))
+        return tokenizer
+
     def check(self, model: Decoder) -> None:
         """CheckpointError unless the tensors are exactly the model's, by name and shape."""
-        slots = dict(_places(model, self.family))
-        missing = [name for name in slots if name not in self._stored]
-        if missing:
-            raise CheckpointError(message("weights", f"a tensor {missing[0]}", _others(missing, "none")))
-        extra = [name for name in self._stored if name not in slots]
-        if extra:
-            raise CheckpointError(message("weights", "only the model's tensors", extra[0] + _others(extra, "")))
-        for name, slot in slots.items():
-            self._stored[name].require(slot.shape, "as config.json says")
+        check_tensors(dict(places(model, self.names)), self._stored, "as config.json says")
 
     @torch.no_grad()
     def load(self, model: Decoder) -> None:
         """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
-        for name, (view, _) in _places(model, self.family):
-            view.copy_(self._stored[name].read().reshape(view.shape))
+        for name, (view, _) in places(model, self.names):
+            self._stored[name].copy_into(view)
 
     # ---- files
 
@@ -128,7 +76,7 @@ class Checkpoint:
             return safetensors.open_file(folder / ONE_FILE)
         if not (folder / INDEX).exists():
             raise CheckpointError(message(str(folder), f"{ONE_FILE} or {INDEX}", "neither"))
-        place_of = _read_index(folder / INDEX)
+        place_of = read_index(folder / INDEX)
         needed = {file for name, file in place_of.items() if not self._spare(name)}
         files = [file for file in sorted(set(place_of.values())) if file in needed or (folder / file).exists()]
         tensors: dict[str, StoredTensor] = {}
@@ -212,7 +160,8 @@ class Checkpoint:
         del self._stored[self.names.head]
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Which file has which tensor. CheckpointError: the index does not say it."""
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
@@ -221,10 +170,6 @@ def _read_index(path: Path) -> dict[str, str]:
         if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
             raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", shown(file)))
     return files
-
-
-def _others(names: list[str], none: str) -> str:
-    return f"{none} (and {len(names) - 1} more like it)" if len(names) > 1 else none
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -28,6 +28,7 @@ from farspan.model.operations import (
     TensorOperations,
     activation_dtype,
 )
+from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
 
 INITIAL_DEVIATION = 0.02
@@ -84,6 +85,8 @@ class Decoder(nn.Module):
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
+            if block.attention.positions is not None:
+                block.attention.positions.reset_parameters()
             down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
             for narrowed in (block.attention.out, down):
                 narrowed.weight.normal_(std=back)
@@ -134,12 +137,16 @@ class Decoder(nn.Module):
 
     def choose_operations(self) -> Operations:
         """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
-        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if self.backend == "reference" or wants_gradient or torch.compiler.is_compiling():
+        if self.backend == "reference" or self.wants_gradient or torch.compiler.is_compiling():
             return TensorOperations(self.backend, self.activations)
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether a pass is recorded for gradients."""
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def instrumented(self) -> bool:
@@ -148,10 +155,17 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` sequences. `capacity` None: it grows; a number: that many tokens, never more."""
+        self.require_causal("new_cache")
         for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
         return Cache(self._cache_form(), batch, capacity)
+
+    def require_causal(self, name: str) -> None:
+        """ArgumentError where every token sees those behind it, so that none can be read before the next ones."""
+        if not self.config.causal:
+            expected = "a model whose tokens see only those before them"
+            raise ArgumentError(message(name, expected, "one whose config says causal=False"))
 
     def _cache_form(self) -> CacheForm:
         c = self.config
@@ -172,13 +186,17 @@ class Decoder(nn.Module):
 
     def forward(
         self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
-        recompute: bool = False,
+        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None,
     ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
         With a cache, the ids are the next tokens of the sequences it holds, and it takes them in. Nothing is recorded
         for gradients then: keys of earlier calls have none. With `lengths`, ids are sequences of so many tokens each,
         one behind the other, `[tokens]` -> `[tokens, dim]`: no padding, and no sequence sees another.
+
+        `attention_mask` and `position_ids` `[batch, time]` say the same in transformers' way: 0 is padding, before or
+        behind the tokens of a row, and a sequence begins where positions begin at 0. Each sequence has the bits that it
+        has alone, and padding is 0 in the result.
 
         `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
         embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
@@ -189,6 +207,12 @@ class Decoder(nn.Module):
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         check_not_capturing(self.device)
+        if attention_mask is not None or position_ids is not None:
+            for name, value in {"cache": cache, "lengths": lengths, "tap": tap}.items():
+                if value is not None:
+                    expected = "None beside attention_mask and position_ids"
+                    raise ArgumentError(message(name, expected, type(value).__name__))
+            return self._padded(ids, attention_mask, position_ids, recompute=recompute)
         if cache is not None:
             if lengths is not None:
                 raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
@@ -203,12 +227,35 @@ class Decoder(nn.Module):
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         if lengths is None:
-            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache)
+            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache, draw=self._draw(cache))
         else:
-            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)))
+            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)), self._draw(cache))
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def _padded(self, ids: Tensor, attention_mask: Any, position_ids: Any, *, recompute: bool) -> Tensor:
+        """The sequences without their padding, in one pass, and where they were."""
+        kept, lengths = sequences(ids, attention_mask, position_ids)
+        hidden = torch.zeros(*ids.shape, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        if not lengths:
+            return hidden
+        packed = self.forward(ids[kept], lengths=lengths, recompute=recompute)
+        return hidden.index_put((kept.to(self.device),), packed)
+
+    def _draw(self, cache: Cache | None) -> int | None:
+        """A number for a batch in training, from which schemes with random positions draw these."""
+        draws = cache is None and any(kind.scheme.draws for kind in self.config.attention_kinds)
+        if not (draws and self.training and self.wants_gradient):
+            return None
+        return int(torch.randint(2**31, ()))
+
+    def fit_positions(self) -> None:
+        """Gives each layer the parameters that its position scheme has in the config, and keeps those it has."""
+        fitted = [block.with_positions(self.config, layer) for layer, block in enumerate(self.layers)]
+        if any(new is not old for new, old in zip(fitted, self.layers, strict=True)):
+            self._modules = dict(self._modules)  # a twin's own
+            self.layers = nn.ModuleList(fitted).train(self.training)
 
     def hidden_states(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> `[layers + 1, batch, time, dim]`: the residual stream, the embedding first and
@@ -281,9 +328,10 @@ class Decoder(nn.Module):
         dtype = str(self.dtype).removeprefix("torch.")
         return "\n".join([*lines, f"dtype={dtype}, device={self.device}, backend={self.backend}"])
 
-    def logits(self, ids: Any) -> Tensor:
-        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
-        return reference.logits(self(ids), self.unembedding, **self.logit_settings)
+    def logits(self, ids: Any, **options: Any) -> Tensor:
+        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs.
+        `options`: those of `forward`."""
+        return reference.logits(self(ids, **options), self.unembedding, **self.logit_settings)
 
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
