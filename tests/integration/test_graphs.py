@@ -107,7 +107,7 @@ def with_as_without(
 SCHEMES = [
     P.RoPE(), P.DynamicNTK(2, 12), P.LongRoPE((1.0,) * 6, (2.0,) * 6, 17, 64), P.YaRN(4, 16), P.NoPE(), P.ALiBi(),
     P.LogN(4), P.LogN(8, P.ALiBi()), P.SelfExtend(2, 8), P.ReRoPE(6), P.Streaming(2, 8), P.Streaming(1, 6, P.NoPE()),
-    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999), P.SSMax(9, P.T5(8, 20)), P.Kerple(),
+    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999), P.SSMax(9, P.T5(8, 20)), P.Kerple(), P.Forgetting(),
     P.Relative(6), P.RandomPositions(999, inner=P.Relative(6)),
 ]  # fmt: skip
 
@@ -119,6 +119,13 @@ def test_emulated_graphs_change_no_bit_under_any_scheme(
     model = tiny_model().with_positions(scheme)
     with_as_without(monkeypatch, model, max_new_tokens=14, temperature=0.9, seed=4)
     assert replays(made) > 5
+
+
+def test_passes_of_fire_are_not_captured(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their shapes follow from how long each sequence is."""
+    model = tiny_model().with_positions(P.FIRE(9.0))
+    with_as_without(monkeypatch, model, max_new_tokens=9, temperature=0.9, seed=4)
+    assert not replays(made)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
