@@ -95,7 +95,20 @@ def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules
     return total.float(), lse, torch.zeros_like(lse)
 
 
-_BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear, "linear_cross_entropy": _cross_entropy}
+def _linear_x_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient @ weight.to(gradient.dtype)
+
+
+def _linear_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient.flatten(0, -2).t() @ x.flatten(0, -2).to(gradient.dtype)
+
+
+_BY_TORCH: dict[str, Callable[..., Any]] = {
+    "linear": _linear,
+    "linear_x_gradient": _linear_x_gradient,
+    "linear_weight_gradient": _linear_weight_gradient,
+    "linear_cross_entropy": _cross_entropy,
+}
 """What torch computes on a GPU."""
 
 

@@ -88,6 +88,24 @@ def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Arra
     return output
 
 
+def linear_x_gradient(dtypes: tuple[str, str], gradient: Array, weight: Array) -> Array:
+    """`gradient @ weight`."""
+    follow_torch()
+    rows = rows_of("gradient", gradient, "weight", weight)
+    (output,) = allocate("gradient", results.linear_x_gradient(dtypes, gradient, weight))
+    _core.linear_x_gradient(*dtypes, output.reshape(rows.shape[0], weight.shape[1]), rows, weight)
+    return output
+
+
+def linear_weight_gradient(dtypes: tuple[str, str], gradient: Array, x: Array) -> Array:
+    """`gradient.T @ x`, of all their rows."""
+    follow_torch()
+    (output,) = allocate("gradient", results.linear_weight_gradient(dtypes, gradient, x))
+    rows = [given.reshape(-1, given.shape[-1]) for given in (gradient, x)]
+    _core.linear_weight_gradient(*dtypes, output, *rows)
+    return output
+
+
 def linear_rows(x: Array, weight_dtype: str, weight: Array, bias: Array | None) -> Array:
     """`linear` of a float32 x `[rows, in]`, for callers that have followed torch's thread count themselves."""
     output = empty("x", (x.shape[0], weight.shape[0]), np.float32)
@@ -308,6 +326,28 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     else:
         _core.rms_norm(output.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]), weight, eps)
     return output
+
+
+def add_rms_norm(x: Array, y: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+    """`x + y` of float32 rows, and its norm."""
+    total, output = (empty("x", x.shape, np.float32) for _ in range(2))
+    _core.add_rms_norm(total, output, x, y, weight, eps)
+    return total, output
+
+
+def rms_norm_gradient(x: Array, weight: Array, eps: float, slope: Array, beside: Array | None) -> tuple[Array, Array]:
+    """The slopes of a result by float32 rows and by the weight, from that by their norm. `beside` is the slope by the
+    rows themselves, where they are used beside their norm, and is added."""
+    of_x, of_weight = empty("x", x.shape, np.float32), np.empty_like(weight)
+    _core.rms_norm_gradient(of_x, of_weight, x, weight, eps, slope, beside)
+    return of_x, of_weight
+
+
+def activate_gradient(x: Array, activation: str, gated: bool, slope: Array) -> Array:
+    """The slope of a result by what `activate` was given, from that by what it gave."""
+    of_x = empty("x", x.shape, np.float32)
+    _core.activate_gradient(of_x, x, activation, gated, slope)
+    return of_x
 
 
 def activate(x: Array, activation: str, gated: bool) -> Array:

@@ -47,6 +47,11 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
 
+    @property
+    def gain(self) -> Tensor:
+        """What the norm multiplies with, float32 where that is not the weight itself: half precision has no 1.001."""
+        return 1 + self.weight.to(small_dtype(self.weight)) if self.adds_one else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.adds_one:
             return norm(x, self.weight, self.bias, self.eps, self.backend)
@@ -150,9 +155,16 @@ class Block(nn.Module):
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         call = operations.call
-        mixed = call(self.attention, _normed(x, self.attention_norm, operations), layer, plan, operations)
-        after = x + self._scaled(_normed(mixed, self.attention_post_norm, operations))
-        seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
+        seen = x
+        if self.attention_norm is not None:
+            x, seen = operations.norm_beside(x, self.attention_norm)
+        mixed = call(self.attention, seen, layer, plan, operations)
+        mixed = self._scaled(_normed(mixed, self.attention_post_norm, operations))
+        if self.parallel or self.mlp_norm is None:
+            after = x + mixed
+            seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
+        else:
+            after, seen = operations.norm_of_sum(x, mixed, self.mlp_norm)
         return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
 
     def _scaled(self, x: Any) -> Any:

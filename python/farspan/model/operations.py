@@ -66,6 +66,12 @@ class Operations(Protocol):
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
 
+    def norm_beside(self, x: Any, layer: Any) -> tuple[Any, Any]:
+        """x for its other use, and its norm."""
+
+    def norm_of_sum(self, x: Any, y: Any, layer: Any) -> tuple[Any, Any]:
+        """`x + y`, and its norm."""
+
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
@@ -127,6 +133,13 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        return x, self.norm(x, layer)
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        total = x + y
+        return total, self.norm(total, layer)
+
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
             return recorded.activate(x, activation)
@@ -179,6 +192,24 @@ class TensorOperations:
         if draws is None:
             return self.functions.greedy(hidden, unembedding, **rules)
         return self.functions.sample(hidden, unembedding, **draws, **rules)
+
+
+class RecordedOperations(TensorOperations):
+    """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
+    other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
+
+    def __init__(self) -> None:
+        super().__init__("fused", torch.float32)
+
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_beside(x, layer)
+        return recorded.norm_beside(x, layer.gain, layer.eps)
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_of_sum(x, y, layer)
+        return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
 
 
 class DeviceOperations(TensorOperations):
@@ -243,16 +274,30 @@ class ArrayOperations:
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
-        found = self._weights.get(layer)
-        if found is None:
-            gain = _numbers(layer.weight)
-            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
-        weight, bias = found
+        weight, bias = self._gain(layer)
         if bias is None:
             return cpu.rms_norm(x, weight, layer.eps)
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
+
+    def norm_beside(self, x: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        return x, self.norm(x, layer)
+
+    def norm_of_sum(self, x: np.ndarray, y: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = self._gain(layer)
+        if bias is None:
+            return cpu.add_rms_norm(x, y, weight, layer.eps)
+        total = x + y
+        return total, self.norm(total, layer)
+
+    def _gain(self, layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a norm multiplies with and adds."""
+        found = self._weights.get(layer)
+        if found is None:
+            gain = _numbers(layer.weight)
+            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
+        return found[0], found[1]
 
     def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
         out: np.ndarray = activation.of_array(x)
