@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from farspan.embedded import load_embedded
     from farspan.inside import Lens, Translators, lens, train_lens
     from farspan.lab.measure import measure
+    from farspan.loading import load
     from farspan.model import Cache, Completion, Config, Transformer
     from farspan.reference import sampler as reference_sampler
 
@@ -39,6 +40,7 @@ _LAZY = {
     "Transformer": "farspan.model",
     "Translators": "farspan.inside",
     "lens": "farspan.inside",
+    "load": "farspan.loading",
     "load_embedded": "farspan.embedded",
     "measure": "farspan.lab.measure",
     "positions": "farspan",
@@ -54,7 +56,7 @@ __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
     "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top", "Transformer", "Translators",
     "Verified", "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "lens", "linear",
-    "linear_cross_entropy", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
+    "linear_cross_entropy", "load", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
     "score", "set_num_threads", "top", "train_lens", "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
