@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import farspan
+from farspan.attention import hook_arguments
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.testing import assert_same_bits
@@ -125,3 +128,38 @@ def test_a_second_derivative_is_an_error(name: str) -> None:
     (first,) = torch.autograd.grad(RECORDED[name](x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         first.sum().backward()
+
+
+COUNTS = (4, 2, 2)
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 9), (4, 1, 22)], ids=["equal lengths", "ragged"])
+def test_heads_that_lie_packed_are_mixed_as_attention_does(lengths: tuple[int, ...]) -> None:
+    make = torch.Generator().manual_seed(9)
+    tokens, dim = sum(lengths), 16
+    heads, upstream = (torch.randn(tokens, count, dim, generator=make) for count in (sum(COUNTS), COUNTS[0]))
+    offsets = np.cumsum([0, *lengths])
+    ragged = {"query_offsets": offsets, "key_offsets": offsets}
+    time = lengths[0] if len(set(lengths)) == 1 else None
+    hooks = hook_arguments(heads.numpy(), causal=True, window=7, **({} if time else ragged))
+
+    def apart(heads: Tensor) -> Tensor:
+        return farspan.attention(*heads.split(COUNTS, 1), causal=True, window=7, **ragged).flatten(1)
+
+    found = []
+    for mix in (lambda x: recorded.mix_heads(x, COUNTS, time, hooks), apart):
+        x = heads.clone().requires_grad_()
+        mixed = mix(x)
+        mixed.backward(upstream.flatten(1))
+        found.append((mixed.detach().numpy(), x.grad.numpy()))
+    for name, one, other in zip(("mixed", "gradient"), *found, strict=True):
+        assert_same_bits(one, other, name)
+
+
+def test_a_sum_is_a_sum() -> None:
+    x, y = X.clone().requires_grad_(), X.roll(1).requires_grad_()
+    total = recorded.add(x, y)
+    assert_same_bits(total.detach().numpy(), (x + y).detach().numpy(), "sum")
+    total.backward(UPSTREAM)
+    assert torch.equal(x.grad, UPSTREAM)
+    assert torch.equal(y.grad, UPSTREAM)

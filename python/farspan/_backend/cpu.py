@@ -78,6 +78,45 @@ def attention_backward(
     return out
 
 
+def mix_heads(heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Array, Array]:
+    """Attention among the float32 heads of packed tokens, `[tokens, heads, dim]`: so many of queries, of keys and of
+    values, one behind the other. Sequences have `time` tokens each; None: as the hooks say. Gives the LSE too, beside
+    `[tokens, query heads, dim]`."""
+    follow_torch()
+    parts = _parts(heads, counts, time)
+    mixed = empty("query", (len(heads), counts[0], heads.shape[2]), np.float32)
+    lse = empty("query", results.attention("float32", *parts, hooks)["lse"][0], np.float32)
+    _core.attention("float32", _as_batch(mixed, time), lse, *parts, hooks)
+    return mixed, lse
+
+
+def mix_heads_gradient(
+    heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks, mixed: Array, lse: Array, slope: Array
+) -> Array:
+    """The slope of a result by `heads`, from what `mix_heads` gave and the slope by its first result."""
+    follow_torch()
+    shapes = [(len(heads), count, heads.shape[2]) for count in counts]
+    found = [np.zeros(shape, np.float32) for shape in shapes]
+    gradients = Gradients(**dict(zip(("query", "key", "value"), [_as_batch(x, time) for x in found], strict=True)))
+    query, key, value = _parts(heads, counts, time)
+    above = Above(lse, None, "query,key,value")
+    output, upstream = _as_batch(mixed, time), _as_batch(slope, time)
+    _core.attention_backward("float32", gradients, query, key, value, output, upstream, above, hooks)
+    return np.concatenate(found, 1)
+
+
+def _parts(heads: Array, counts: tuple[int, int, int], time: int | None) -> tuple[Array, Array, Array]:
+    """Queries, keys and values as attention takes them."""
+    batch = _as_batch(heads, time)
+    keys, values = counts[0], counts[0] + counts[1]
+    return batch[:, :keys], batch[:, keys:values], batch[:, values:]
+
+
+def _as_batch(packed: Array, time: int | None) -> Array:
+    """`[batch, heads, time, dim]` where all sequences have `time` tokens."""
+    return packed if time is None else packed.reshape(-1, time, *packed.shape[1:]).swapaxes(1, 2)
+
+
 def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Array:
     """`x @ weight.T + bias` over the last axis of x."""
     follow_torch()

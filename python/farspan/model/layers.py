@@ -96,7 +96,11 @@ class Attention(nn.Module):
             plan.cache.write(layer, heads[:, keys:], plan.slots)
         outputs = []
         for call in plan.calls:
-            own, hooks = heads[call.tokens], call.hooks[layer]
+            own, hooks = heads if len(plan.calls) == 1 else heads[call.tokens], call.hooks[layer]
+            if operations.mixes_heads and plan.cache is None and self.sink is None and self.positions is None:
+                counts = (self.heads, self.kv_heads, self.kv_heads)
+                outputs.append(operations.mix_heads(own, counts, call, layer))
+                continue
             learned = None
             if self.positions is not None:
                 learned = operations.learned(self.positions, call.features[layer])
@@ -168,11 +172,12 @@ class Block(nn.Module):
         mixed = call(self.attention, seen, layer, plan, operations)
         mixed = self._scaled(_normed(mixed, self.attention_post_norm, operations))
         if self.parallel or self.mlp_norm is None:
-            after = x + mixed
+            after = operations.add(x, mixed)
             seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
         else:
             after, seen = operations.norm_of_sum(x, mixed, self.mlp_norm)
-        return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
+        gathered = _normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations)
+        return operations.add(after, self._scaled(gathered))
 
     def with_positions(self, config: Config, layer: int) -> Block:
         """This block with the parameters that the layer's position scheme has in `config`: itself where these are its

@@ -26,7 +26,7 @@ from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
-from farspan.model.passes import PassPlan
+from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.positions import LayerPositions
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
@@ -55,6 +55,13 @@ class Operations(Protocol):
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         """The plan as `attention` and the cache read it."""
 
+    mixes_heads: bool
+    """Whether there is `mix_heads`."""
+
+    def mix_heads(self, heads: Any, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Any:
+        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
+        dim]`, where no cache, sink or learned hook has a part in it."""
+
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
         """A row of the embedding for each of `tokens`, an array or a tensor on any device: of words, or of places."""
 
@@ -72,6 +79,9 @@ class Operations(Protocol):
 
     def norm_of_sum(self, x: Any, y: Any, layer: Any) -> tuple[Any, Any]:
         """`x + y`, and its norm."""
+
+    def add(self, x: Any, y: Any) -> Any:
+        """`x + y`"""
 
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
@@ -113,6 +123,7 @@ class TensorOperations:
     """On tensors, by the functions of a backend; between the weights `dtype`. Modules are called, with their hooks."""
 
     refuses_unknown_ids = True
+    mixes_heads = False
 
     def __init__(self, backend: str, dtype: torch.dtype) -> None:
         self.backend, self.functions, self.dtype = backend, FUNCTIONS[backend], dtype
@@ -137,8 +148,14 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
+    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        raise NotImplementedError(type(self).__name__)
+
     def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
         return x, self.norm(x, layer)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
 
     def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
         total = x + y
@@ -208,8 +225,20 @@ class RecordedOperations(TensorOperations):
     """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
     other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
 
+    mixes_heads = True
+
     def __init__(self) -> None:
         super().__init__("fused", torch.float32)
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
+
+    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        hooks = call.hooks[layer]
+        if self._hooks[0] is not hooks:  # the layers of a pass share them
+            self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
+        return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return recorded.add(x, y)
 
     def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
         if layer.bias is not None:
@@ -264,6 +293,7 @@ class ArrayOperations:
     an object serves one forward pass, or the passes of one `generate`, between which nobody changes weights."""
 
     refuses_unknown_ids = True
+    mixes_heads = False
 
     def __init__(self) -> None:
         threads.follow_torch()
@@ -295,6 +325,13 @@ class ArrayOperations:
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
+
+    def mix_heads(self, heads: np.ndarray, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> np.ndarray:
+        raise NotImplementedError(type(self).__name__)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        total: np.ndarray = x + y
+        return total
 
     def norm_beside(self, x: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
         return x, self.norm(x, layer)

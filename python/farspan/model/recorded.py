@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from farspan._backend import cpu
+from farspan._backend.hooks import Hooks
 from farspan.model.activations import Activation
 
 
@@ -36,6 +37,19 @@ def norm_of_sum(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tenso
     """`x + y`, and its `rms_norm`."""
     found: tuple[Tensor, Tensor] = _NormOfSum.apply(x, y, weight, eps)
     return found
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """`x + y`. torch's own threads would spin for milliseconds after it, and take a core from the next operation."""
+    total: Tensor = _Sum.apply(x, y)
+    return total
+
+
+def mix_heads(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> Tensor:
+    """`[tokens, heads, dim]` of queries, keys and values -> `[tokens, query heads * dim]`, by attention: see
+    `farspan._backend.cpu.mix_heads`. The gradients of the three come as one array, as they lie."""
+    mixed: Tensor = _MixedHeads.apply(heads, counts, time, hooks)[0]
+    return mixed.flatten(1)
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -114,6 +128,43 @@ class _NormOfSum(torch.autograd.Function):
     def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         of_sum, of_weight = _slopes(ctx, gradient, beside)
         return of_sum, of_sum, of_weight, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy() + y.detach().numpy())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
+
+
+class _MixedHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Tensor, Tensor]:
+        mixed, lse = cpu.mix_heads(heads.detach().numpy(), counts, time, hooks)
+        return torch.from_numpy(mixed), torch.from_numpy(lse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], *output)
+        ctx.call = inputs[1:]
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, of_lse: Tensor) -> tuple[Tensor | None, ...]:
+        heads, mixed, lse = (part.detach().numpy() for part in ctx.saved_tensors)
+        counts, time, hooks = ctx.call
+        slope = gradient.contiguous().numpy()
+        found = cpu.mix_heads_gradient(heads, counts, time, hooks, mixed, lse, slope)
+        return torch.from_numpy(found), None, None, None
 
 
 def _slopes(ctx: Any, gradient: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

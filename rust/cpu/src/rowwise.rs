@@ -135,7 +135,7 @@ pub fn activate_gradient(
 
 /// Row `index`, of which [`check_rows`] has found that it is contiguous.
 fn numbers<'a>(rows: &ArrayView2<'a, f32>, index: usize) -> &'a [f32] {
-    rows.clone().index_axis_move(Axis(0), index).to_slice().expect("a row like the first")
+    (*rows).index_axis_move(Axis(0), index).to_slice().expect("a row like the first")
 }
 
 fn check_weight(weight: &[f32], width: usize) -> Result<()> {

@@ -15,7 +15,7 @@ macro_rules! linear_suite {
     ($name:ident = $backend:expr) => {
         $crate::instantiate! {
             $name = $backend, [$crate::linear]:
-            products_are_right_and_have_the_same_bits_in_every_call,
+            products_are_right_and_have_the_same_bits_in_every_call
             gradients_are_right_and_have_the_same_bits_in_every_call
         }
     };

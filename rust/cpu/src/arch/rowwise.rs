@@ -257,6 +257,9 @@ mod tests {
     use super::*;
     use crate::dispatch::{MACHINES, Machine};
 
+    /// Calls a kernel that writes two rows.
+    type Writes<'a> = &'a dyn Fn(Kernels, &mut [f32], &mut [f32]);
+
     const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
 
     fn numbers(count: usize, spread: f32) -> Vec<f32> {
@@ -304,7 +307,7 @@ mod tests {
                     kernels(machine).activate(&x, Some(&weight), activation, &mut second);
                     assert_eq!(first, second, "{} {activation:?} of {length}", machine.name());
                 }
-                let same = |gradient: &dyn Fn(Kernels, &mut [f32], &mut [f32])| {
+                let same = |gradient: Writes| {
                     let [first, second] = [Machine::Portable, machine].map(|machine| {
                         let (mut one, mut two) = (vec![0.0; length], vec![1.0; length]);
                         gradient(kernels(machine), &mut one, &mut two);

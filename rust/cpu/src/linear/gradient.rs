@@ -1,7 +1,8 @@
 //! The gradients of a linear layer: products of whole matrices, which read each operand as it lies.
 //!
-//! A number is a sum of sums over blocks of [`DEPTH`] steps, in order, each one chain of fused multiply-adds. It depends
-//! on nothing else: neither on the number of threads nor on the machine, nor the gradient of a row on the other rows.
+//! A number is a sum of sums over blocks of [`DEPTH`] steps, in order, each one chain of fused multiply-adds. It
+//! depends on nothing else: neither on the number of threads nor on the machine, nor the gradient of a row on the other
+//! rows.
 
 use super::tasks::cut;
 use crate::arch::buffer::Buffer;

@@ -89,8 +89,8 @@ impl Multiplied<'_, '_> {
     }
 }
 
-/// [`Multiplied`] by tiles of `R` rows, of `REST` at the end of a panel, and of up to `V` vectors. `P` planes are summed at
-/// the same time; 0: there are none ([`Order::Chain`]).
+/// [`Multiplied`] by tiles of `R` rows, of `REST` at the end of a panel, and of up to `V` vectors. `P` planes are
+/// summed at the same time; 0: there are none ([`Order::Chain`]).
 ///
 /// # Safety
 /// As [`Lanes`]; `call` was checked.
@@ -264,7 +264,7 @@ unsafe fn chains<L: Lanes, const R: usize, const V: usize, const P: usize>(
                 }
             }
         }
-        if count % 2 > 0 {
+        if !count.is_multiple_of(2) {
             for p in 0..P {
                 let at = (count - 1) * LANES;
                 step::<L, R, V>(&mut sums[p], starts[p].0.add(at), starts[p].1.add(at), panel);

@@ -76,8 +76,9 @@ impl Kernels {
 }
 
 /// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
-/// single row; of panels the rows of a tile and those at a panel's end, once for chains and once for planes, how many planes
-/// are summed at the same time, and vectors. `direct` is where widening weights in registers, once for each tile of rows, stops paying.
+/// single row. Of panels: the rows of a tile and those at a panel's end, once for chains and once for planes, how many
+/// planes are summed at the same time, and vectors. `direct` is where widening weights in registers, once for each tile
+/// of rows, stops paying.
 macro_rules! compile {
     (
         $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal],
