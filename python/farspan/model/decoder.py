@@ -29,8 +29,8 @@ from farspan.model.operations import (
     TensorOperations,
     activation_dtype,
 )
+from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
-from farspan.model.positions import LayerPositions
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -83,11 +83,11 @@ class Decoder(nn.Module):
                 module.weight.normal_(std=INITIAL_DEVIATION)
             elif isinstance(module, Attention) and module.sink is not None:
                 module.sink.normal_(std=INITIAL_DEVIATION)
-            elif isinstance(module, LayerPositions):
-                module.reset_parameters()
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
+            if block.attention.positions is not None:
+                block.attention.positions.reset_parameters()
             down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
             for narrowed in (block.attention.out, down):
                 narrowed.weight.normal_(std=back)
@@ -193,13 +193,17 @@ class Decoder(nn.Module):
 
     def forward(
         self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
-        recompute: bool = False,
+        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None,
     ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
         With a cache, the ids are the next tokens of the sequences it holds, and it takes them in. Nothing is recorded
         for gradients then: keys of earlier calls have none. With `lengths`, ids are sequences of so many tokens each,
         one behind the other, `[tokens]` -> `[tokens, dim]`: no padding, and no sequence sees another.
+
+        `attention_mask` and `position_ids` `[batch, time]` say the same in transformers' way: 0 is padding, before or
+        behind the tokens of a row, and a sequence begins where positions begin at 0. Each sequence has the bits that it
+        has alone, and padding is 0 in the result.
 
         `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
         embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
@@ -210,6 +214,12 @@ class Decoder(nn.Module):
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         check_not_capturing(self.device)
+        if attention_mask is not None or position_ids is not None:
+            for name, value in {"cache": cache, "lengths": lengths, "tap": tap}.items():
+                if value is not None:
+                    expected = "None beside attention_mask and position_ids"
+                    raise ArgumentError(message(name, expected, type(value).__name__))
+            return self._padded(ids, attention_mask, position_ids, recompute=recompute)
         if cache is not None:
             if lengths is not None:
                 raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
@@ -230,6 +240,15 @@ class Decoder(nn.Module):
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def _padded(self, ids: Tensor, attention_mask: Any, position_ids: Any, *, recompute: bool) -> Tensor:
+        """The sequences without their padding, in one pass, and where they were."""
+        kept, lengths = sequences(ids, attention_mask, position_ids)
+        hidden = torch.zeros(*ids.shape, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        if not lengths:
+            return hidden
+        packed = self.forward(ids[kept], lengths=lengths, recompute=recompute)
+        return hidden.index_put((kept.to(self.device),), packed)
 
     def _draw(self, cache: Cache | None) -> int | None:
         """A number for a batch in training, from which schemes with random positions draw these."""
@@ -316,9 +335,10 @@ class Decoder(nn.Module):
         dtype = str(self.dtype).removeprefix("torch.")
         return "\n".join([*lines, f"dtype={dtype}, device={self.device}, backend={self.backend}"])
 
-    def logits(self, ids: Any) -> Tensor:
-        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
-        return reference.logits(self(ids), self.unembedding, **self.logit_settings)
+    def logits(self, ids: Any, **options: Any) -> Tensor:
+        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs.
+        `options`: those of `forward`."""
+        return reference.logits(self(ids, **options), self.unembedding, **self.logit_settings)
 
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:

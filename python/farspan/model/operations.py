@@ -27,7 +27,6 @@ from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import AttentionCall, PassPlan
-from farspan.model.positions import LayerPositions
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
@@ -55,13 +54,6 @@ class Operations(Protocol):
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         """The plan as `attention` and the cache read it."""
 
-    mixes_heads: bool
-    """Whether there is `mix_heads`."""
-
-    def mix_heads(self, heads: Any, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Any:
-        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
-        dim]`, where no cache, sink or learned hook has a part in it."""
-
     def embed(self, tokens: Any, embedding: Tensor) -> Any:
         """A row of the embedding for each of `tokens`, an array or a tensor on any device: of words, or of places."""
 
@@ -86,7 +78,7 @@ class Operations(Protocol):
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         """The hooks that the parameters of a layer's position scheme decide."""
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
@@ -110,6 +102,15 @@ class Operations(Protocol):
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
 
+    def stacked(self, parts: list[Any], axis: int) -> Any:
+        """Several arrays as one with one axis more."""
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Any:
+        """A row of a plan's features, as numbers that can be computed with, once for each index of `shape`."""
+
+    def numbers(self, parameter: Tensor) -> Any:
+        """A small parameter as numbers that can be computed with."""
+
     def as_tensor(self, x: Any) -> Tensor:
         """Numbers of this kind as a tensor."""
 
@@ -123,7 +124,6 @@ class TensorOperations:
     """On tensors, by the functions of a backend; between the weights `dtype`. Modules are called, with their hooks."""
 
     refuses_unknown_ids = True
-    mixes_heads = False
 
     def __init__(self, backend: str, dtype: torch.dtype) -> None:
         self.backend, self.functions, self.dtype = backend, FUNCTIONS[backend], dtype
@@ -148,9 +148,6 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
-    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
-        raise NotImplementedError(type(self).__name__)
-
     def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
         return x, self.norm(x, layer)
 
@@ -167,7 +164,7 @@ class TensorOperations:
         out: Tensor = activation.of_parts(activation.parts(x))
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> dict[str, Any]:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> dict[str, Any]:
         return positions.learned_hooks(features)
 
     def attention(
@@ -209,6 +206,15 @@ class TensorOperations:
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
 
+    def stacked(self, parts: list[Tensor], axis: int) -> Tensor:
+        return torch.stack(parts, axis)
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Tensor:
+        return torch.as_tensor(row).to(self.dtype).expand(*shape, -1)
+
+    def numbers(self, parameter: Tensor) -> Tensor:
+        return parameter.to(self.dtype)
+
     def as_tensor(self, x: Tensor) -> Tensor:
         return x
 
@@ -225,13 +231,13 @@ class RecordedOperations(TensorOperations):
     """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
     other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
 
-    mixes_heads = True
-
     def __init__(self) -> None:
         super().__init__("fused", torch.float32)
         self._hooks: tuple[Any, Hooks] = (None, Hooks())
 
     def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
+        dim]`, where no cache, sink or learned hook has a part in it."""
         hooks = call.hooks[layer]
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
@@ -293,7 +299,6 @@ class ArrayOperations:
     an object serves one forward pass, or the passes of one `generate`, between which nobody changes weights."""
 
     refuses_unknown_ids = True
-    mixes_heads = False
 
     def __init__(self) -> None:
         threads.follow_torch()
@@ -326,9 +331,6 @@ class ArrayOperations:
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
 
-    def mix_heads(self, heads: np.ndarray, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> np.ndarray:
-        raise NotImplementedError(type(self).__name__)
-
     def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         total: np.ndarray = x + y
         return total
@@ -355,7 +357,7 @@ class ArrayOperations:
         out: np.ndarray = activation.of_array(x)
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         given = list(features.values())
         known, found = self._learned.get(positions, ((), None))
         if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
@@ -370,17 +372,11 @@ class ArrayOperations:
     ) -> np.ndarray:  # fmt: skip
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
+        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self.numbers(sink))
         if learned is not None:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
         return cpu.attention("float32", query, key, value, given)[0]
-
-    def _sink(self, sink: Tensor) -> np.ndarray:
-        found = self._weights.get(sink)
-        if found is None:
-            found = self._weights[sink] = (_numbers(sink),)
-        return found[0]
 
     @staticmethod
     def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -410,6 +406,18 @@ class ArrayOperations:
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
+
+    def stacked(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
+        return np.stack(parts, axis)
+
+    def repeated(self, row: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(row, (*shape, len(row)))
+
+    def numbers(self, parameter: Tensor) -> np.ndarray:
+        found = self._weights.get(parameter)
+        if found is None:
+            found = self._weights[parameter] = (_numbers(parameter),)
+        return found[0]
 
     def as_tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x)

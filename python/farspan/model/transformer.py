@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from farspan.model import checkpoint, source
+from farspan.model.borrowed import Borrowed
 from farspan.model.cache import Cache
+from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
 from farspan.model.loss import loss
@@ -37,7 +39,8 @@ class Transformer(Decoder):
         device: torch.device | str = "cpu", *, backend: str = "fused",
     ) -> Transformer:  # fmt: skip
         """The model of a folder with `config.json` and safetensors weights, in one file or in shards, of a GGUF file,
-        or of an installed package that carries one, as `package:NAME`.
+        of an installed package that carries one, as `package:NAME`, or of a name on the Hugging Face hub, as
+        `organisation/model` or `organisation/model@revision`: then the files needed are fetched into that hub's cache.
 
         `dtype` None: the one the checkpoint names, bfloat16 for a GGUF file. CheckpointError: anything missing,
         damaged, left over or unknown.
@@ -50,15 +53,36 @@ class Transformer(Decoder):
         backend: str = "fused",
     ) -> Transformer:  # fmt: skip
         """The model of a checkpoint that `farspan.model.source` opened. Its weights are read one after the other."""
-        wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
-        with torch.device("meta"):
-            shape = cls.__new__(cls)
-            nn.Module.__init__(shape)
-            shape._build(opened.config, backend, wanted, torch.device("meta"))
+        shape = cls._on_meta(opened.config, torch_dtype(opened.config.dtype if dtype is None else dtype), backend)
         opened.check(shape)
         model = shape.to_empty(device=torch_device(device))
         opened.load(model)
         return model
+
+    @classmethod
+    def from_transformers(cls, model: Any, *, backend: str = "fused") -> Transformer:
+        """A model of transformers that is in memory, of a family that `from_pretrained` reads, as one of farspan, in
+        its dtype and on its device.
+
+        Weights that both lay out alike are the same memory afterwards: embedding and head, norms, and projections that
+        are one matrix in both. Others, such as queries, keys and values, which are one matrix here, are copied.
+
+        ArgumentError, CheckpointError: no such model, or one of a family or with a setting that farspan lacks.
+        """
+        borrowed = Borrowed(model)
+        shape = cls._on_meta(borrowed.config, borrowed.dtype, backend)
+        borrowed.check(shape)
+        borrowed.lend(shape)
+        return shape
+
+    @classmethod
+    def _on_meta(cls, config: Config, dtype: torch.dtype, backend: str) -> Transformer:
+        """The modules without memory."""
+        with torch.device("meta"):
+            shape = cls.__new__(cls)
+            nn.Module.__init__(shape)
+            shape._build(config, backend, dtype, torch.device("meta"))
+        return shape
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype.
