@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
-from farspan.model.arguments import check_ids, counted_lengths, unknown_id
+from farspan.model.arguments import check_ids, counted_lengths, placed, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
@@ -31,6 +31,7 @@ from farspan.model.operations import (
 )
 from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
+from farspan.positions import Forgetting
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -176,7 +177,9 @@ class Decoder(nn.Module):
 
     def _cache_form(self) -> CacheForm:
         c = self.config
-        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device)
+        forgets = any(isinstance(part, Forgetting) for scheme in c.positions for part in scheme.learned_parts)
+        gates = c.num_attention_heads if forgets else 0
+        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device, gates)
 
     def check_cache(self, cache: Any, batch: int) -> None:
         """ArgumentError unless this model could have made the cache, for `batch` sequences."""
@@ -193,7 +196,7 @@ class Decoder(nn.Module):
 
     def forward(
         self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
-        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None,
+        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None, positions: Any = None,
     ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
@@ -208,14 +211,16 @@ class Decoder(nn.Module):
         `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
         embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
         copy, and must not write to. `recompute`: a backward pass computes each layer again instead of keeping what is
-        inside. The gradients have the same bits.
+        inside. The gradients have the same bits. `positions`: integers of at least 0, of the shape of ids, where the
+        tokens stand for a scheme that takes them from its caller (`farspan.positions.Coupled`). With a cache they are
+        those of all tokens, the ones that it holds too.
         """
         ids = as_ids(ids, 2 if lengths is None else 1)
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         check_not_capturing(self.device)
         if attention_mask is not None or position_ids is not None:
-            for name, value in {"cache": cache, "lengths": lengths, "tap": tap}.items():
+            for name, value in {"cache": cache, "lengths": lengths, "tap": tap, "positions": positions}.items():
                 if value is not None:
                     expected = "None beside attention_mask and position_ids"
                     raise ArgumentError(message(name, expected, type(value).__name__))
@@ -226,20 +231,35 @@ class Decoder(nn.Module):
             self.check_cache(cache, len(ids))
             if torch.is_grad_enabled():
                 with torch.no_grad():
-                    return self.forward(ids, cache, tap=tap)
+                    return self.forward(ids, cache, tap=tap, positions=positions)
         shape = (*ids.shape, self.config.hidden_size)
         if not ids.numel():
             return torch.empty(shape, dtype=self.dtype, device=self.device)
         operations = self.choose_operations()
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
+        draw = self._draw(cache)
         if lengths is None:
-            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache, draw=self._draw(cache))
+            new = (ids.shape[1],) * len(ids)
+            held = (0,) * len(ids) if cache is None else cache.counts
+            places = self.placed(positions, [old + more for old, more in zip(held, new, strict=True)])
+            plan = plan_pass(self.config, new, cache, draw=draw, positions=places)
         else:
-            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)), self._draw(cache))
+            each = counted_lengths(lengths, len(ids))
+            places = self.placed(positions, each)
+            plan = plan_documents(self.config, each, draw, places)
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def placed(self, positions: Any, lengths: Sequence[int]) -> list[np.ndarray] | None:
+        """Where the tokens of each sequence stand. ArgumentError: no scheme asks for that, or it cannot be."""
+        if positions is None:
+            return None
+        if not any(kind.scheme.takes_positions for kind in self.config.attention_kinds):
+            expected = "None, as no layer has a scheme that takes them (farspan.positions.Coupled)"
+            raise ArgumentError(message("positions", expected, type(positions).__name__))
+        return placed("positions", positions, lengths)
 
     def _padded(self, ids: Tensor, attention_mask: Any, position_ids: Any, *, recompute: bool) -> Tensor:
         """The sequences without their padding, in one pass, and where they were."""

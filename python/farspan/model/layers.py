@@ -18,8 +18,9 @@ from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
 from farspan.model.operations import Operations, RecordedOperations, norm, small_dtype
-from farspan.model.passes import PassPlan
-from farspan.model.positions import LayerPositions, positions_behind, positions_of
+from farspan.model.passes import AttentionCall, PassPlan
+from farspan.model.positions import LayerPositions, forgotten, positions_behind, positions_of
+from farspan.model.rows import apart, attention_by_rows, combined
 
 
 class Part:
@@ -95,6 +96,9 @@ class Attention(nn.Module):
             heads = operations.concatenate([query, key, heads[:, values:]], 1)
         if plan.cache is not None:
             plan.cache.write(layer, heads[:, keys:], plan.slots)
+        gates = None if self.positions is None else self.positions.log_gates(x, operations)
+        if gates is not None and plan.cache is not None:
+            plan.cache.write_gates(layer, gates, plan.slots)
         outputs = []
         for call in plan.calls:
             own, hooks = heads if len(plan.calls) == 1 else heads[call.tokens], call.hooks[layer]
@@ -112,18 +116,46 @@ class Attention(nn.Module):
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-            learned = None
+            learned: Any = None
             if self.positions is not None:
                 features = call.features[layer]
                 learned = operations.learned(self.positions, features)
+                if gates is not None:
+                    learned = learned | self._forgotten(gates, layer, call, plan)
                 query, key = self.positions.widened(query, key, features, operations)
-            mixed = operations.attention(query, key, value, hooks, self.sink, learned)
+            if self.positions is not None and self.positions.by_rows:
+                mixed = self._by_rows((query, key, value), layer, call, plan, learned, operations)
+            else:
+                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
             if call.span is not None:
                 mixed = mixed.swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
+
+    def _by_rows(
+        self, large: tuple[Any, Any, Any], layer: int, call: AttentionCall, plan: PassPlan, learned: dict[str, Any],
+        operations: Operations,
+    ) -> Any:  # fmt: skip
+        hooks, scale = operations.shared_by_rows(call.hooks[layer])
+        scale = combined(scale, learned.get("query_scale"))
+        ragged = call.span is None
+        lengths = plan.lengths if call.span is None else call.span.lengths
+        outputs = [
+            attention_by_rows(self.positions, one, hooks, self.sink, operations)
+            for one in apart(*large, call.features[layer], scale, lengths, ragged)
+        ]
+        if ragged:
+            outputs = [output[0].swapaxes(0, 1) for output in outputs]
+        return outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0)
+
+    def _forgotten(self, gates: Tensor, layer: int, call: AttentionCall, plan: PassPlan) -> dict[str, Any]:
+        if call.span is None:
+            return forgotten(gates[call.tokens], plan.lengths)
+        if plan.cache is not None:
+            return forgotten(plan.cache.read_gates(layer, call.rows, call.span.keys))
+        return forgotten(gates[call.tokens].unflatten(0, (-1, call.span.time)))
 
     def _normed(self, heads: Any, own_norm: Norm | None, operations: Operations) -> Any:
         """`[tokens, heads, dim]`, normalised head by head or over all of a token's heads."""

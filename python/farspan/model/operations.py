@@ -81,6 +81,9 @@ class Operations(Protocol):
     def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         """The hooks that the parameters of a layer's position scheme decide."""
 
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        """The hooks without those that go by token or sequence, and the scale of each query, None where it has none."""
+
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
         """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
 
@@ -165,7 +168,11 @@ class TensorOperations:
         return out
 
     def learned(self, positions: Any, features: Mapping[str, Any]) -> dict[str, Any]:
-        return positions.learned_hooks(features)
+        found: dict[str, Any] = positions.learned_hooks(features)
+        return found
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
@@ -267,6 +274,10 @@ class DeviceOperations(TensorOperations):
         super().__init__("fused", dtype)
         self._attention = ops.CALLS["attention"]
 
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(OF_TOKENS)
+        return Hooks(*hooks)._replace(**nothing), hooks[_QUERY_SCALE]
+
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
 
@@ -359,8 +370,8 @@ class ArrayOperations:
 
     def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         given = list(features.values())
-        known, found = self._learned.get(positions, ((), None))
-        if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
+        known, found = self._learned.get(positions, (None, None))
+        if known is None or any(x is not y for x, y in zip(known, given, strict=True)):
             with torch.no_grad():
                 found = positions.learned_hooks(features)
             self._learned[positions] = given, found
@@ -377,6 +388,9 @@ class ArrayOperations:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
         return cpu.attention("float32", query, key, value, given)[0]
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     @staticmethod
     def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -433,6 +447,14 @@ class ArrayOperations:
         else:
             weight = weight.numpy()
         return greedy(rows, weight, **rules) if draws is None else sample(rows, weight, **draws, **rules)
+
+
+OF_TOKENS = ("query_positions", "key_positions", "key_lengths", "query_offsets", "key_offsets", "query_scale")
+"""Hooks that have an entry for each token or sequence."""
+
+
+def _shared_by_rows(hooks: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    return {name: x for name, x in hooks.items() if name not in OF_TOKENS}, hooks.get("query_scale")
 
 
 _QUERY_SCALE = Hooks._fields.index("query_scale")

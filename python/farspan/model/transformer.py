@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -106,22 +106,23 @@ class Transformer(Decoder):
 
     def loss(
         self, ids: Any, targets: Any = None, *, lengths: Sequence[int] | None = None, ignore_index: int = -100,
-        reduction: str = "mean", recompute: bool = False,
+        reduction: str = "mean", recompute: bool = False, positions: Any = None,
     ) -> Tensor:  # fmt: skip
         """Nats per token of predicting the targets, float32: the cross-entropy of logits that are never built.
 
         `ids`, `targets`: `[batch, time]`. Targets None: the next token of each but the last. `reduction`: "mean" over
-        the targets that are not `ignore_index`, "sum", or "none" for each. `lengths`, `recompute`: as in `forward`;
-        with lengths, ids and targets are `[tokens]`, and no sequence predicts the next one.
+        the targets that are not `ignore_index`, "sum", or "none" for each. `lengths`, `recompute`, `positions`: as in
+        `forward`; with lengths, ids and targets are `[tokens]`, and no sequence predicts the next one.
 
         ArgumentError, DtypeError: targets of another shape, or outside the vocabulary.
         """
-        return loss(self, ids, targets, lengths, ignore_index, reduction, recompute)
+        return loss(self, ids, targets, lengths, ignore_index, reduction, recompute, positions)
 
     def generate(
         self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,
         stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None, *,
-        draft: Transformer | str | None = None, draft_length: int = 4, graphs: bool = True, **settings: Any,
+        draft: Transformer | str | None = None, draft_length: int = 4, graphs: bool = True,
+        positions: Callable[[list[int]], Sequence[int]] | None = None, **settings: Any,
     ) -> list[Completion]:  # fmt: skip
         """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
 
@@ -137,6 +138,9 @@ class Transformer(Decoder):
 
         `graphs`: on a GPU, passes whose shapes repeat are captured in CUDA graphs and replayed. That gives the same
         bits with less work for the CPU. A RuntimeWarning says where it is not possible. False: never.
+
+        `positions`: with a scheme that takes them (`farspan.positions.Coupled`), a function that gives a sequence's
+        positions from its tokens, the prompt included. It is asked before each pass.
 
         `settings`: those of `farspan.sample`. Each is a number or one per prompt; `order` and `top` are one for all. A
         penalty's history is the sequence so far, the prompt included. Some settings have more convenient forms here:
@@ -155,5 +159,5 @@ class Transformer(Decoder):
         """
         return generate(
             self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, graphs,
-            settings,
+            positions, settings,
         )  # fmt: skip

@@ -11,11 +11,14 @@ macro_rules! headers {
 /// Every header of `kernels/` and its folders, by its path from there, which is how others include it.
 pub const HEADERS: &[(&str, &str)] = headers![
     "attention/combine.cuh",
+    "attention/members.cuh",
     "attention/merge.cuh",
+    "attention/pages.cuh",
     "attention/params.cuh",
     "attention/prepare.cuh",
     "attention/product.cuh",
     "attention/ring.cuh",
+    "attention/rotate.cuh",
     "attention/rows.cuh",
     "attention/scores.cuh",
     "attention/tile.cuh",
