@@ -75,7 +75,19 @@ def _linear(x: Tensor, weight: Tensor, given: Any) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if given.bias is None else given.bias.to(x.dtype))
 
 
-_BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear}
+def _linear_x_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient @ weight.to(gradient.dtype)
+
+
+def _linear_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient.flatten(0, -2).t() @ x.flatten(0, -2).to(gradient.dtype)
+
+
+_BY_TORCH: dict[str, Callable[..., Any]] = {
+    "linear": _linear,
+    "linear_x_gradient": _linear_x_gradient,
+    "linear_weight_gradient": _linear_weight_gradient,
+}
 """What torch computes on a GPU."""
 
 

@@ -52,6 +52,16 @@ CALLS = {
     "linear": ("linear", (HIDDEN, WEIGHT, BIAS)),
     "linear, float16 by bfloat16": ("linear", (HIDDEN.half(), WEIGHT.bfloat16())),
     "linear, a permuted input": ("linear", (torch.randn(2, 3, 16).transpose(0, 1), WEIGHT)),
+    "linear_x_gradient": ("linear_x_gradient", (torch.randn(2, 3, 40), WEIGHT.clone().requires_grad_())),
+    "linear_x_gradient, float16 by bfloat16": ("linear_x_gradient", (torch.randn(3, 40).half(), WEIGHT.bfloat16())),
+    "linear_weight_gradient": (
+        "linear_weight_gradient",
+        (torch.randn(3, 40).requires_grad_(), torch.randn(3, 16).requires_grad_()),
+    ),
+    "linear_weight_gradient, float32 by float16": (
+        "linear_weight_gradient",
+        (torch.randn(3, 40), torch.randn(3, 16).half()),
+    ),
     "attention backward": (
         "attention_backward",
         (QUERY, KEY, VALUE, *UPWARD, *Above(torch.randn(2, 4, 5), None, "query,key,value")),
