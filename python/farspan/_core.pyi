@@ -146,3 +146,29 @@ def cuda_rank(
 ) -> None: ...
 def cuda_score(memory: Any, problem: _DeviceProblem, targets: _Described, top: int, out: Sequence[int], /) -> None: ...
 def cuda_top(memory: Any, problem: _DeviceProblem, k: int, out: Sequence[int], /) -> None: ...
+def cuda_linear_cross_entropy(
+    memory: Any, problem: _DeviceProblem, settings: CrossEntropy, out: Sequence[int], /
+) -> None: ...
+def cuda_linear_cross_entropy_gradient(
+    memory: Any,
+    problem: _DeviceProblem,
+    settings: CrossEntropy,
+    read: Sequence[_Described],
+    out: Sequence[int],
+    /,
+) -> None: ...
+def cuda_score_gradient(
+    memory: Any, problem: _DeviceProblem, targets: _Described, read: ScoreRead, out: Sequence[int], /
+) -> None: ...
+def cuda_divergence(
+    memory: Any, model: _DeviceProblem, target: _DeviceProblem, temperature: float, out: Sequence[int], /
+) -> None: ...
+def cuda_divergence_gradient(
+    memory: Any,
+    model: _DeviceProblem,
+    target: _DeviceProblem,
+    temperature: float,
+    read: Sequence[_Described],
+    out: Sequence[int],
+    /,
+) -> None: ...

@@ -143,15 +143,10 @@ GRADIENTS = {
         unread=lambda asking: () if "weight" in asking else ("gradient",),
     ),
     "linear_weight_gradient": Gradient(of=("gradient", "x"), compute=_linear_weight_gradient),
-    "linear_cross_entropy": Gradient(
-        of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True
-    ),
-    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token"), cpu_only=True),
+    "linear_cross_entropy": Gradient(of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum")),
+    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token")),
     "divergence": Gradient(
-        of=_OF_UNEMBEDDING,
-        compute=_divergence,
-        results=("max", "log_sum", "target_max", "target_log_sum"),
-        cpu_only=True,
+        of=_OF_UNEMBEDDING, compute=_divergence, results=("max", "log_sum", "target_max", "target_log_sum")
     ),
 }
 

@@ -15,9 +15,7 @@ import farspan
 import farspan.ops
 from farspan import reference
 from farspan._backend.hooks import Above, Hooks
-from farspan._backend.losses import CrossEntropy
 from farspan._backend.operations import OPERATIONS
-from farspan._backend.settings import Rules
 
 torch.manual_seed(0)
 QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
@@ -288,19 +286,6 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
 def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
     with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
         farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_gpu_makes_the_loss_of_what_score_gives(reduction: str) -> None:
-    """By the same lines of torch, on a CPU's tensors."""
-    targets = torch.tensor([[3, -100], [0, 36], [-100, 5]])
-    settings = CrossEntropy(targets, -100, 0.0, torch.rand(40), 0.1, reduction)
-    rules = Rules(0.5, 10.0, BIAS, 37)
-    by_score = farspan.ops._BY_TORCH["linear_cross_entropy"](HIDDEN, WEIGHT, settings, rules)[0]
-    expected = farspan.linear_cross_entropy(HIDDEN, WEIGHT, **settings._asdict(), **rules._asdict())
-    torch.testing.assert_close(by_score, expected)
-    with pytest.raises(farspan.BackendError, match="label_smoothing: expected 0 on a GPU"):
-        farspan.ops._BY_TORCH["linear_cross_entropy"](HIDDEN, WEIGHT, settings._replace(label_smoothing=0.1), rules)
 
 
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:

@@ -62,6 +62,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_rank, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_score, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_top, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_linear_cross_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_linear_cross_entropy_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_score_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_divergence, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_divergence_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::probe::cuda_probe, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_status, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_open, module)?)?;
