@@ -15,6 +15,7 @@ from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
 from farspan.loss import divergence, linear_cross_entropy
 from farspan.parallel.vocabulary import VocabularyShard, vocabulary_ranges
+from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
 from farspan.verify import Verified, verify
 
@@ -51,11 +52,12 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 """Those of them that are modules, and what these are called there."""
 
 __all__ = [
-    "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top", "Transformer", "Translators",
-    "Verified", "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "lens", "linear",
-    "linear_cross_entropy", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
-    "score", "set_num_threads", "top", "train_lens", "verify", "vocabulary_ranges",
+    "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "AttentionStatistics", "BackendError", "Cache", "CheckpointError",
+    "Completion", "Config", "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top",
+    "Transformer", "Translators", "Verified", "VocabularyShard", "attention", "attention_statistics", "divergence",
+    "get_num_threads", "greedy", "lens", "linear", "linear_cross_entropy", "load_embedded", "measure", "positions",
+    "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "train_lens", "verify",
+    "vocabulary_ranges",
 ]  # fmt: skip
 
 

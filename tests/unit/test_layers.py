@@ -20,7 +20,7 @@ LAYERS = (
     ("embedded",),
     ("model",),
     ("positions",),
-    ("verify",),
+    ("statistics", "verify"),
     ("attention", "linear", "loss", "unembed"),
     ("_compute",),
     ("ops", "reference"),

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod gradient;
 pub mod sampler;
+pub mod statistics;
 pub mod unembed;
 
 use farspan_cpu::dispatch::{MACHINES, Machine, force};
