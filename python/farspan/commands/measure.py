@@ -16,6 +16,7 @@ from farspan.commands.values import entries, whole
 from farspan.lab import schemes
 
 if TYPE_CHECKING:
+    from farspan.lab.attention import AttentionMeasurement
     from farspan.lab.measurement import Measurement
     from farspan.lab.subject import LoadedModel, Text
 
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
     what = "begin every window with the token for the beginning of a text; auto: where the tokenizer does"
     add("--bos", choices=("auto", "always", "never"), default="auto", help=f"{what} (default: %(default)s)")
+    what = "also what the heads of each layer look at: entropy, share of first key and sink, mean distance"
+    add("--statistics", action="store_true", help=what)
     add_out(parser, "out/measure")
     add_json(parser)
 
@@ -62,17 +65,21 @@ def run(options: argparse.Namespace) -> None:
     text = load_text(options.data, tokenizer)
     window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
     loaded = load_model(options.model, options.device, tokenizer)
-    measurement, paths = measure_to_files(
-        loaded, text, options.out, lengths=options.lengths, schemes=options.schemes, by=options.by,
-        windows=options.windows, targets=options.targets, trained_length=options.trained,
-        first_tokens=_first_tokens(options.bos, loaded, text),
+    asked = dict(
+        lengths=options.lengths, schemes=options.schemes, windows=options.windows, targets=options.targets,
+        trained_length=options.trained, first_tokens=_first_tokens(options.bos, loaded, text),
     )  # fmt: skip
+    measurement, paths = measure_to_files(loaded, text, options.out, by=options.by, **asked)
+    attention = attention_to_files(loaded, text, options.out, **asked) if options.statistics else None
     if options.json:
-        print_json(measurement.to_dict())
+        print_json(measurement.to_dict() | ({} if attention is None else {"attention": attention[0].to_dict()}))
         return
     print(report.table(measurement))
     for note in measurement.notes:
         print(f"note: {note}")
+    if attention is not None:
+        print(report.attention.table(attention[0]))
+        paths += attention[1]
     print("written: " + ", ".join(map(str, paths)))
 
 
@@ -96,6 +103,20 @@ def measure_to_files(loaded: LoadedModel, text: Text, out: Path, **options: Any)
             print(f"farspan: what was measured so far: {', '.join(map(str, paths))}", file=sys.stderr)
         raise
     return measurement, report.write(measurement, out)
+
+
+def attention_to_files(
+    loaded: LoadedModel, text: Text, out: Path, **options: Any
+) -> tuple[AttentionMeasurement, list[Path]]:
+    """What the model's heads look at with these options, with progress on stderr, and the files written."""
+    from farspan.lab import report
+    from farspan.lab.attention import measure_attention
+
+    with progress_on_stderr("looking at attention") as progress:
+        measurement = measure_attention(
+            loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, progress=progress, **options
+        )
+    return measurement, report.attention.write(measurement, out)
 
 
 def _check_schemes(options: argparse.Namespace) -> None:

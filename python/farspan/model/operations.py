@@ -28,13 +28,15 @@ from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
+from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
 FUSED = SimpleNamespace(
-    attention=attention, linear=linear, greedy=greedy, sample=sample, linear_cross_entropy=linear_cross_entropy
-)
+    attention=attention, attention_statistics=attention_statistics, linear=linear, greedy=greedy, sample=sample,
+    linear_cross_entropy=linear_cross_entropy,
+)  # fmt: skip
 """The package's own functions, under the names that `farspan.reference` has for them."""
 FUNCTIONS: dict[str, Any] = {"fused": FUSED, "reference": reference}
 """What each backend of a model computes with on tensors."""
@@ -71,6 +73,9 @@ class Operations(Protocol):
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None) -> Any:
         """Attention with the hooks that the plan has for a layer, and the layer's own sink."""
+
+    def statistics(self, query: Any, key: Any, hooks: Any, sink: Tensor | None) -> AttentionStatistics:
+        """What that attention looks at."""
 
     def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
         """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
@@ -136,9 +141,15 @@ class TensorOperations:
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None
     ) -> Tensor:
-        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
-        out: Tensor = self.functions.attention(query, key, value, **given)
+        out: Tensor = self.functions.attention(query, key, value, **self._given(query, hooks, sink))
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, hooks: dict[str, Any], sink: Tensor | None) -> AttentionStatistics:
+        found: AttentionStatistics = self.functions.attention_statistics(query, key, **self._given(query, hooks, sink))
+        return found
+
+    def _given(self, query: Tensor, hooks: dict[str, Any], sink: Tensor | None) -> dict[str, Any]:
+        return hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
         wide = logits.to(small_dtype(logits))
@@ -195,9 +206,14 @@ class DeviceOperations(TensorOperations):
         return on_device(plan, device)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None) -> Tensor:
-        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
-        out: Tensor = self._attention(query, key, value, *given)[0]
+        out: Tensor = self._attention(query, key, value, *self._hooks(hooks, sink))[0]
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, hooks: Any, sink: Tensor | None) -> AttentionStatistics:
+        return AttentionStatistics(*ops.CALLS["attention_statistics"](query, key, *self._hooks(hooks, sink)))
+
+    def _hooks(self, hooks: Any, sink: Tensor | None) -> Any:
+        return hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: str) -> Tensor:
@@ -261,10 +277,17 @@ class ArrayOperations:
     def attention(
         self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None
     ) -> np.ndarray:
+        return cpu.attention("float32", query, key, value, self._given(query, hooks, sink))[0]
+
+    def statistics(
+        self, query: np.ndarray, key: np.ndarray, hooks: dict[str, Any], sink: Tensor | None
+    ) -> AttentionStatistics:
+        return AttentionStatistics(*cpu.attention_statistics("float32", query, key, self._given(query, hooks, sink)))
+
+    def _given(self, query: np.ndarray, hooks: dict[str, Any], sink: Tensor | None) -> Hooks:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
-        return cpu.attention("float32", query, key, value, given)[0]
+        return self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
 
     def _sink(self, sink: Tensor) -> np.ndarray:
         found = self._weights.get(sink)
