@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from farspan.embedded import load_embedded
     from farspan.inside import Lens, Translators, lens, train_lens
     from farspan.lab.measure import measure
+    from farspan.loading import load
     from farspan.model import Cache, Completion, Config, Transformer
     from farspan.reference import sampler as reference_sampler
 
@@ -40,6 +41,7 @@ _LAZY = {
     "Transformer": "farspan.model",
     "Translators": "farspan.inside",
     "lens": "farspan.inside",
+    "load": "farspan.loading",
     "load_embedded": "farspan.embedded",
     "measure": "farspan.lab.measure",
     "positions": "farspan",
@@ -55,9 +57,9 @@ __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "AttentionStatistics", "BackendError", "Cache", "CheckpointError",
     "Completion", "Config", "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top",
     "Transformer", "Translators", "Verified", "VocabularyShard", "attention", "attention_statistics", "divergence",
-    "get_num_threads", "greedy", "lens", "linear", "linear_cross_entropy", "load_embedded", "measure", "positions",
-    "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "train_lens", "verify",
-    "vocabulary_ranges",
+    "get_num_threads", "greedy", "lens", "linear", "linear_cross_entropy", "load", "load_embedded", "measure",
+    "positions", "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "train_lens",
+    "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 

@@ -79,14 +79,14 @@ def _show_speed(loaded: LoadedModel) -> None:
     import torch
 
     from farspan.lab.eager import EagerLlama, weights_of
-    from farspan.model import checkpoint
+    from farspan.model.places import named_tensors
 
     tokens, rounds = SPEED_TOKENS, ROUNDS
     _headline(
         "3", f"speed: one sequence, {tokens} tokens, {torch.get_num_threads()} threads, median of {rounds} rounds"
     )
     ids = prompt_ids(loaded, PROMPT)
-    eager = EagerLlama(weights_of(checkpoint.named_tensors(loaded.model), loaded.model.dtype), loaded.model.config)
+    eager = EagerLlama(weights_of(named_tensors(loaded.model), loaded.model.dtype), loaded.model.config)
 
     def ours(count: int) -> None:
         loaded.model.generate([ids], max_new_tokens=count, temperature=TEMPERATURE, seed=SEED, stop=())

@@ -116,7 +116,7 @@ def prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
     """The prompt's tokens; for an empty one the model's token for the beginning of a text."""
     if _OF_NO_CHARACTER.search(prompt) and not isinstance(loaded.tokenizer, ByteTokenizer):
         raise ArgumentError(message("prompt", "UTF-8, the only form that this model's tokenizer reads", ascii(prompt)))
-    ids = loaded.tokenizer.encode(prompt)
+    ids = loaded.tokenizer.encode(prompt, special=True)
     begin = loaded.model.config.bos_token_id
     if ids:
         return ids
@@ -126,7 +126,7 @@ def prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
 
 
 def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
-    return [loaded.tokenizer.encode(text, special=False) for text in texts]
+    return [loaded.tokenizer.encode(text) for text in texts]
 
 
 def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:

@@ -29,7 +29,10 @@ BYTES, END = 256, 256
 LONGEST_CONTEXT = 1024
 RATES = {"new": 1e-3, "fine-tuned": 2e-5}
 DTYPES = ("float32", "bfloat16", "float16")
-KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
 """What the folder of a fine-tuned model takes over."""
 
 
@@ -39,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=what)
     add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run, and of the model")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="DIR", help="fine-tune the model of this folder")
+    source.add_argument(
+        "--model", type=Path, metavar="PATH", help="fine-tune this model: a folder, a .gguf file, package:NAME"
+    )
     what = "train a new model of this config.json; tokens are bytes, and id 256 ends a document"
     source.add_argument("--config", type=Path, metavar="FILE", help=what)
     add("--scheme", metavar="NAME", help="train with this position scheme (names: farspan measure --help)")
@@ -128,14 +133,13 @@ def _new(path: Path) -> tuple[Config, Encode]:
     return dataclasses.replace(config, eos_token_ids=config.eos_token_ids or (END,)), files.as_bytes(END)
 
 
-def _fine_tuned(folder: Path) -> tuple[Config, Encode]:
-    """The config of a model folder, and its tokenizer."""
-    from farspan.lab.subject import tokenizer_of
-    from farspan.model import Config
+def _fine_tuned(path: Path) -> tuple[Config, Encode]:
+    """The config of a checkpoint, and its tokenizer."""
+    from farspan.lab.subject import open_model
     from farspan.training import files
 
-    tokenizer = tokenizer_of(folder)
-    config = Config.from_pretrained(folder)
+    checkpoint, tokenizer = open_model(path)
+    config = checkpoint.config
     return config, files.by_tokenizer(tokenizer, next(iter(config.eos_token_ids), None))
 
 
@@ -156,9 +160,9 @@ def _model(options: argparse.Namespace, config: Config) -> Transformer:
 
     from farspan.model import Transformer
 
+    torch.manual_seed(options.seed)  # of new weights, and of what a scheme that learns brings along
     if options.model:
         return Transformer.from_pretrained(options.model, options.dtype, options.device)
-    torch.manual_seed(options.seed)
     return Transformer(config, dtype=options.dtype).to(options.device)
 
 
@@ -179,9 +183,16 @@ def _with_scheme(model: Transformer, name: str | None, context: int) -> Transfor
 def _write_tokenizer(options: argparse.Namespace) -> None:
     """`farspan generate --model DIR` reads and writes text then."""
     if options.model:
+        from farspan.model.gguf.checkpoint import GgufCheckpoint
+        from farspan.model.source import located
+
+        place = located(options.model)
+        if place.is_file():
+            GgufCheckpoint(place).tokenizer().save(options.out)
+            return
         for name in KEPT:
-            if (options.model / name).is_file():
-                shutil.copyfile(options.model / name, options.out / name)
+            if (place / name).is_file():
+                shutil.copyfile(place / name, options.out / name)
         return
     from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
 

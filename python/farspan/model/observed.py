@@ -9,9 +9,9 @@ from torch import Tensor
 
 from farspan.model.operations import Operations
 
-Look = Callable[[Operations, Any, Any, Any, Any, Tensor | None], Any]
-"""What looks at the attention of a layer: `(operations, mixed, query, key, hooks, sink)`, `mixed` being what it gave.
-Numbers are of the kind of the operations, and must not be written to."""
+Look = Callable[..., Any]
+"""What looks at the attention of a layer: `(operations, mixed, query, key, hooks, sink, learned)`, `mixed` being what
+it gave. Numbers are of the kind of the operations, and must not be written to."""
 
 
 class ObservedOperations:
@@ -23,7 +23,7 @@ class ObservedOperations:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._operations, name)
 
-    def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None) -> Any:
-        mixed = self._operations.attention(query, key, value, hooks, sink)
-        self._look(self._operations, mixed, query, key, hooks, sink)
+    def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
+        mixed = self._operations.attention(query, key, value, hooks, sink, learned)
+        self._look(self._operations, mixed, query, key, hooks, sink, learned)
         return mixed

@@ -56,6 +56,7 @@ def generate(
     graphs: Any, settings: dict[str, Any],
 ) -> list[Completion]:  # fmt: skip
     """The meaning of `Transformer.generate`."""
+    model.require_causal("generate")
     arguments.count("max_new_tokens", max_new_tokens, 0)
     arguments.count("draft_length", draft_length, 1)
     if streamer is not None and not callable(streamer):
