@@ -303,7 +303,7 @@ def test_commands_take_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_template_of_a_file(tmp_path: Path) -> None:
     _, tokenizer = farspan.load(llama_file(tmp_path / "m.gguf"))
     turn, end = TOKENS.index("<|turn|>"), TOKENS.index("<|end|>")
-    expected = [turn, *tokenizer.encode("user hello"), end, turn]
+    expected = [turn, *tokenizer.encode("user\nhello"), end, turn, *tokenizer.encode("assistant\n")]
     assert tokenizer.chat([{"role": "user", "content": "hello"}]) == expected
     with pytest.raises(ArgumentError, match="messages"):
         tokenizer.chat("hello")

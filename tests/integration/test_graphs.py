@@ -104,7 +104,8 @@ def with_as_without(
 SCHEMES = [
     P.RoPE(), P.DynamicNTK(2, 12), P.LongRoPE((1.0,) * 6, (2.0,) * 6, 17, 64), P.YaRN(4, 16), P.NoPE(), P.ALiBi(),
     P.LogN(4), P.LogN(8, P.ALiBi()), P.SelfExtend(2, 8), P.ReRoPE(6), P.Streaming(2, 8), P.Streaming(1, 6, P.NoPE()),
-    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999),
+    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999), P.SSMax(9, P.T5(8, 20)), P.Kerple(),
+    P.Relative(6), P.RandomPositions(999, inner=P.Relative(6)),
 ]  # fmt: skip
 
 
@@ -338,7 +339,9 @@ def test_passes_of_other_numbers_have_the_same_form() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 def test_hooks_have_one_form_within_a_bucket(scheme: Any) -> None:
     def form(*lengths: int) -> Any:
-        return staging.form_of(hook_arguments(np.empty(0), **scheme.hooks(P.Span(1, lengths, 2, 12, slots=256))), [])
+        span = P.Span(1, lengths, 2, 12, slots=256)
+        hooks = hook_arguments(np.empty(0), **scheme.fixed_hooks(span))
+        return staging.form_of((hooks, tuple(scheme.features(span).items())), [])
 
     assert form(40, 61) == form(256, 129)
 

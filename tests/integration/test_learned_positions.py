@@ -70,6 +70,20 @@ def alibi(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tens
     return products(query, key) - slopes[:, None, None] * gaps(query.shape[2]).abs()
 
 
+def relative(dim: int) -> Scores:
+    """Term by term, with the table of sines and cosines of every pair."""
+
+    def scores(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
+        angle = gaps(query.shape[2])[..., None] * 10000.0 ** (-2 * torch.arange(dim // 2) / dim).double()
+        waves = torch.cat([angle.sin(), angle.cos()], -1)
+        asked = torch.einsum("bhtd,hrd->bhtr", query, own["position_query.weight"])
+        asked = asked + own["position_query.bias"][:, None]
+        of_content = (query + own["content_bias"][:, None]) @ key.mT
+        return (of_content + torch.einsum("bhtr,tsr->bhts", asked, waves)) / query.shape[-1] ** 0.5
+
+    return scores
+
+
 CASES: dict[str, tuple[P.Scheme, Scores, bool]] = {
     "T5": (P.T5(8, 20), t5(8, 20), True),
     "T5 as published": (P.T5(), t5(32, 128), True),
@@ -80,6 +94,8 @@ CASES: dict[str, tuple[P.Scheme, Scores, bool]] = {
     "SSMax": (P.SSMax(20, inner=P.NoPE()), ssmax, True),
     "SSMax with an offset": (P.SSMax(20, inner=P.NoPE(), offset=True), ssmax, True),
     "SSMax, both directions": (P.SSMax(20, inner=P.NoPE()), ssmax_both_ways, False),
+    "relative": (P.Relative(20), relative(20), True),
+    "relative, both directions": (P.Relative(), relative(64), False),
     "random positions under KERPLE": (P.RandomPositions(POOL, 5, inner=P.Kerple()), at_random_places, True),
     "ALiBi, both directions": (P.ALiBi(), alibi, False),
     "nothing, both directions": (P.NoPE(), lambda query, key, own, _: products(query, key), False),
@@ -187,6 +203,10 @@ def test_initial_values() -> None:
     slope = P.SSMax(1024).initial(shape)["query_slope"]
     assert float(slope[0]) == pytest.approx(0.168, abs=0.001)
     assert (slope * torch.arange(1, 1025).log()[:, None]).mean() == pytest.approx(1, abs=1e-5)
+    asked = P.Relative().initial(shape)
+    assert float(asked["position_query.weight"].std()) == pytest.approx(0.02, rel=0.02)
+    assert not asked["position_query.bias"].any()
+    assert not asked["content_bias"].any()
     both = P.SSMax(1024, offset=True).initial(shape)
     assert (both["query_slope"] == 0).all()
     assert (both["query_offset"] == 1).all()
@@ -223,6 +243,11 @@ def test_with_positions_keeps_what_was_learned() -> None:
     """A scheme may be refined, or read further, with the parameters that the layers have."""
     trained = small_model(positions=P.T5(8, 20))
     own = trained.layers[2].attention.positions.bucket_bias
+    asking = small_model(positions=P.Relative(8))
+    again = asking.with_positions(P.RandomPositions(99, inner=P.Relative(8)))
+    for layer, kept in zip(again.layers, asking.layers, strict=True):
+        for name, parameter in kept.attention.positions.named_parameters():
+            assert layer.attention.positions.get_parameter(name) is parameter
     for scheme in (P.RandomPositions(99, inner=P.T5(8, 20)), P.T5(8, 40), P.SSMax(9, inner=P.T5(8, 20))):
         assert trained.with_positions(scheme).layers[2].attention.positions.bucket_bias is own
     assert trained.with_positions(P.T5(8, 20)).layers[0] is trained.layers[0]
@@ -323,6 +348,8 @@ def test_schemes_of_one_direction_are_refused(scheme: P.Scheme) -> None:
 
 @pytest.mark.parametrize(("make", "word"), [
     (lambda: P.T5(buckets=6), "buckets"), (lambda: P.T5(32, 16), "max_distance"), (lambda: P.Kerple(power=1), "power"),
+    (lambda: P.Relative(7), "dim"), (lambda: P.Relative(0), "dim"),
+    (lambda: Config(**SHAPE, positions=P.Relative(246)), "positions: expected .* at most 244 dims"),
     (lambda: P.SSMax(1), "original_length"), (lambda: P.SSMax(9, inner=3), "inner"),
     (lambda: P.SSMax(9, inner=P.SSMax(9)), "inner"), (lambda: P.SSMax(9, offset=1), "offset"),
     (lambda: P.SSMax(9, slope="x"), "slope"), (lambda: P.RandomPositions(9, inner=P.RandomPositions(9)), "inner"),

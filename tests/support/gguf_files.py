@@ -19,7 +19,10 @@ LETTERS = {byte: chr(byte) for byte in BYTES} | {
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "Ġw or", "l d", "Ġwor ld", "1 2", "Ġ Ġ"]
 CONTROL = ["<|end|>", "<|turn|>"]
 TOKENS = [LETTERS[byte] for byte in range(256)] + [merge.replace(" ", "") for merge in MERGES] + CONTROL
-TEMPLATE = "{% for m in messages %}{{ '<|turn|>' + m['role'] + ' ' + m['content'] + eos_token }}{% endfor %}<|turn|>"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+)
 SIZES = {
     "context_length": 64, "embedding_length": SHAPE["hidden_size"], "block_count": SHAPE["num_hidden_layers"],
     "feed_forward_length": SHAPE["intermediate_size"], "attention.head_count": SHAPE["num_attention_heads"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +14,8 @@ from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_device, add_json
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import check_scheme, with_scheme
 from farspan.commands.values import real, whole
-from farspan.lab import schemes
 
 if TYPE_CHECKING:
     from farspan.model import Config, Transformer
@@ -75,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    _check_scheme(options)
+    check_scheme(options)
     from farspan import training
     from farspan.training import files
     from farspan.training.folder import require_no_run
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = _recipe(options, config)
     documents = files.documents(options.data, encode)
     validation = files.documents(options.validation, encode) if options.validation else None
-    model = _with_scheme(_model(options, config), options.scheme, recipe.context)
+    model = with_scheme(_model(options, config), options.scheme, recipe.context)
     try:
         with progress_on_stderr("training", unit="step") as progress:
             result = training.fit(
@@ -108,16 +107,6 @@ def run(options: argparse.Namespace) -> None:
     held_out = "" if result.validation_loss is None else f", {result.validation_loss:.4f} on the validation text"
     print(f"{result.steps} steps in {result.seconds:.0f} s: {result.loss:.4f} nats per token at the end{held_out}")
     print(f"written: {options.out}")
-
-
-def _check_scheme(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        schemes.check([options.scheme] if options.scheme else [])
-    except ArgumentError as error:
-        options.parser.error(str(error))
 
 
 def _new(path: Path) -> tuple[Config, Encode]:
@@ -164,20 +153,6 @@ def _model(options: argparse.Namespace, config: Config) -> Transformer:
     if options.model:
         return Transformer.from_pretrained(options.model, options.dtype, options.device)
     return Transformer(config, dtype=options.dtype).to(options.device)
-
-
-def _with_scheme(model: Transformer, name: str | None, context: int) -> Transformer:
-    """A scheme's settings follow from what the model was made for, and from the context that it is trained on."""
-    if name is None:
-        return model
-    from farspan.lab.measure import trained_length_of
-    from farspan.positions.frequencies import DEFAULT_BASE
-    from farspan.positions.table import Reach
-
-    trained = trained_length_of(model.config)
-    reach = Reach(trained, max(trained, context), model.config.rope_theta or DEFAULT_BASE)
-    (scheme,) = schemes.make([name], reach).values()
-    return model if scheme is None else model.with_positions(scheme)
 
 
 def _write_tokenizer(options: argparse.Namespace) -> None:

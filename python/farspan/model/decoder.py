@@ -31,7 +31,6 @@ from farspan.model.operations import (
     activation_dtype,
 )
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
-from farspan.model.positions import LayerPositions
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -84,11 +83,11 @@ class Decoder(nn.Module):
                 module.weight.normal_(std=INITIAL_DEVIATION)
             elif isinstance(module, Attention) and module.sink is not None:
                 module.sink.normal_(std=INITIAL_DEVIATION)
-            elif isinstance(module, LayerPositions):
-                module.reset_parameters()
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
+            if block.attention.positions is not None:
+                block.attention.positions.reset_parameters()
             down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
             for narrowed in (block.attention.out, down):
                 narrowed.weight.normal_(std=back)

@@ -67,6 +67,7 @@ class Attention(nn.Module):
     def __init__(self, config: Config, layer: int, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.dim_per_head
+        self.backend = backend
         stacked = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = Linear(config.hidden_size, stacked, config.attention_bias, backend)
         self.out = Linear(self.heads * self.head_dim, config.hidden_size, config.attention_output_bias, backend)
@@ -78,7 +79,7 @@ class Attention(nn.Module):
 
         self.q_norm, self.k_norm = own_norm(self.heads), own_norm(self.kv_heads)
         self.sink = nn.Parameter(torch.empty(self.heads)) if config.attention_sinks else None
-        self.positions = positions_of(config, layer)
+        self.positions = positions_of(config, layer, backend)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
@@ -92,20 +93,23 @@ class Attention(nn.Module):
         outputs = []
         for call in plan.calls:
             own, hooks = heads[call.tokens], call.hooks[layer]
-            learned = None
-            if self.positions is not None:
-                learned = operations.learned(self.positions, call.features[layer])
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
-                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
             else:
                 own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
+                query = own[:, :keys]
                 if plan.cache is None:
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-                query = own[:, :keys]
-                mixed = operations.attention(query, key, value, hooks, self.sink, learned).swapaxes(1, 2)
+            learned = None
+            if self.positions is not None:
+                features = call.features[layer]
+                learned = operations.learned(self.positions, features)
+                query, key = self.positions.widened(query, key, features, operations)
+            mixed = operations.attention(query, key, value, hooks, self.sink, learned)
+            if call.span is not None:
+                mixed = mixed.swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
@@ -160,13 +164,13 @@ class Block(nn.Module):
         mixed = call(self.attention, _normed(x, self.attention_norm, operations), layer, plan, operations)
         after = x + self._scaled(_normed(mixed, self.attention_post_norm, operations))
         seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
-        return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
+        return after + self._scaled(_normed(operations.rowwise(self.mlp, seen), self.mlp_post_norm, operations))
 
     def with_positions(self, config: Config, layer: int) -> Block:
         """This block with the parameters that the layer's position scheme has in `config`: itself where these are its
         own, else a copy that shares everything else."""
         own = self.attention.positions
-        fitted = positions_behind(own, config, layer, like=self.attention.qkv.weight)
+        fitted = positions_behind(own, config, layer, self.attention.backend, self.attention.qkv.weight)
         if fitted is own:
             return self
         block, attention = shallow(self), shallow(self.attention)

@@ -27,13 +27,14 @@ from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
-from farspan.model.positions import LayerPositions
 from farspan.model.staging import on_device
 from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
+ROWS_AT_ONCE = 2048
+"""Tokens that go through an MLP together where nobody records: so many rows of what is inside are in memory."""
 FUSED = SimpleNamespace(
     attention=attention, attention_statistics=attention_statistics, linear=linear, greedy=greedy, sample=sample,
     linear_cross_entropy=linear_cross_entropy,
@@ -63,6 +64,9 @@ class Operations(Protocol):
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         """What a part of a layer does."""
 
+    def rowwise(self, module: nn.Module, x: Any) -> Any:
+        """What a part of a layer makes of rows that know nothing of each other, of the same width."""
+
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
 
@@ -72,7 +76,7 @@ class Operations(Protocol):
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         """The hooks that the parameters of a layer's position scheme decide."""
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
@@ -100,6 +104,15 @@ class Operations(Protocol):
 
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
+
+    def stacked(self, parts: list[Any], axis: int) -> Any:
+        """Several arrays as one with one axis more."""
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Any:
+        """A row of a plan's features, as numbers that can be computed with, once for each index of `shape`."""
+
+    def numbers(self, parameter: Tensor) -> Any:
+        """A small parameter as numbers that can be computed with."""
 
     def as_tensor(self, x: Any) -> Tensor:
         """Numbers of this kind as a tensor."""
@@ -130,6 +143,9 @@ class TensorOperations:
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module(*arguments)
 
+    def rowwise(self, module: nn.Module, x: Tensor) -> Any:
+        return module(x, self)
+
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
         return out
@@ -144,7 +160,7 @@ class TensorOperations:
         out: Tensor = activation.of_parts(activation.parts(x))
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> dict[str, Any]:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> dict[str, Any]:
         return positions.learned_hooks(features)
 
     def attention(
@@ -196,6 +212,15 @@ class TensorOperations:
 
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
+
+    def stacked(self, parts: list[Tensor], axis: int) -> Tensor:
+        return torch.stack(parts, axis)
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Tensor:
+        return torch.as_tensor(row).to(self.dtype).expand(*shape, -1)
+
+    def numbers(self, parameter: Tensor) -> Tensor:
+        return parameter.to(self.dtype)
 
     def as_tensor(self, x: Tensor) -> Tensor:
         return x
@@ -278,6 +303,16 @@ class ArrayOperations:
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module.forward(*arguments)  # nobody has hooked it
 
+    def rowwise(self, module: nn.Module, x: np.ndarray) -> np.ndarray:
+        """Many rows in parts: what is inside is several times as wide as they are."""
+        if len(x) <= ROWS_AT_ONCE:
+            whole: np.ndarray = module.forward(x, self)
+            return whole
+        out = np.empty_like(x)
+        for start in range(0, len(x), ROWS_AT_ONCE):
+            out[start : start + ROWS_AT_ONCE] = module.forward(x[start : start + ROWS_AT_ONCE], self)
+        return out
+
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
@@ -300,7 +335,7 @@ class ArrayOperations:
         out: np.ndarray = activation.of_array(x)
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         given = list(features.values())
         known, found = self._learned.get(positions, ((), None))
         if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
@@ -327,17 +362,11 @@ class ArrayOperations:
     ) -> Hooks:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
+        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self.numbers(sink))
         if learned is not None:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
         return given
-
-    def _sink(self, sink: Tensor) -> np.ndarray:
-        found = self._weights.get(sink)
-        if found is None:
-            found = self._weights[sink] = (_numbers(sink),)
-        return found[0]
 
     @staticmethod
     def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -367,6 +396,18 @@ class ArrayOperations:
 
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
+
+    def stacked(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
+        return np.stack(parts, axis)
+
+    def repeated(self, row: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(row, (*shape, len(row)))
+
+    def numbers(self, parameter: Tensor) -> np.ndarray:
+        found = self._weights.get(parameter)
+        if found is None:
+            found = self._weights[parameter] = (_numbers(parameter),)
+        return found[0]
 
     def as_tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x)

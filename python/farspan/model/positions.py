@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from farspan.positions import LayerShape, Learned
+from farspan.model.experts import ExpertLinear
+from farspan.positions import LayerShape, Learned, Relative
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
+    from farspan.model.operations import Operations
 
 
 class LayerPositions(nn.Module):
     """What the schemes that learn, `parts`, have in one layer. Its memory is uninitialised."""
 
-    def __init__(self, parts: tuple[Learned, ...], shape: LayerShape) -> None:
+    def __init__(self, parts: tuple[Learned, ...], shape: LayerShape, backend: str) -> None:
         super().__init__()
         self.parts, self.shape = parts, shape
+        self.position_query: ExpertLinear | None = None
         for part in parts:
+            if isinstance(part, Relative):
+                self.position_query = ExpertLinear(shape.heads, shape.head_dim, part.dim, True, backend)
             for name, size in self._sizes(part).items():
-                self.register_parameter(name, nn.Parameter(torch.empty(size)))
+                if "." not in name:
+                    self.register_parameter(name, nn.Parameter(torch.empty(size)))
 
     def _sizes(self, part: Learned) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -42,7 +48,8 @@ class LayerPositions(nn.Module):
             sizes = self._sizes(part)
             if others.get(type(part)) == sizes:
                 for name in sizes:
-                    self.register_parameter(name, other.get_parameter(name))
+                    module, _, own = name.rpartition(".")
+                    self.get_submodule(module).register_parameter(own, other.get_parameter(name))
 
     def learned_hooks(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments of attention that the parameters decide: float64 tensors."""
@@ -54,24 +61,43 @@ class LayerPositions(nn.Module):
             found |= part.learned_hooks(given, weights)
         return found
 
+    def widened(self, query: Any, key: Any, features: Mapping[str, Any], operations: Operations) -> tuple[Any, Any]:
+        """Query and key with the dims that a scheme adds in front. Heads are the second axis."""
+        linear = self.position_query
+        if linear is None:
+            return query, key
+        asked = []
+        for head in range(self.shape.heads):
+            rows = query[:, head].reshape(-1, self.shape.head_dim)
+            asked.append(operations.of_expert(rows, linear, head).reshape(*query[:, head].shape[:-1], -1))
+        bias = operations.numbers(self.get_parameter("content_bias"))
+        query = query + (bias if query.ndim == 3 else bias[:, None])
+        return (
+            operations.concatenate([operations.stacked(asked, 1), query], -1),
+            operations.concatenate([operations.repeated(features["ahead"], key.shape[:-1]), key], -1),
+        )
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name} {list(x.shape)}" for name, x in self.named_parameters())
 
 
-def positions_of(config: Config, layer: int) -> LayerPositions | None:
+def positions_of(config: Config, layer: int, backend: str) -> LayerPositions | None:
     """What a layer of this config has: None where its scheme learns nothing."""
     parts = config.positions[layer].learned_parts
     if not parts:
         return None
-    return LayerPositions(parts, LayerShape(config.num_attention_heads, config.dim_per_head, config.hidden_size))
+    shape = LayerShape(config.num_attention_heads, config.dim_per_head, config.hidden_size)
+    return LayerPositions(parts, shape, backend)
 
 
-def positions_behind(own: LayerPositions | None, config: Config, layer: int, like: Tensor) -> LayerPositions | None:
+def positions_behind(
+    own: LayerPositions | None, config: Config, layer: int, backend: str, like: Tensor
+) -> LayerPositions | None:
     """What a layer has that had `own`: that itself where the schemes are the same, else new parameters beside those
     that it had already, of the dtype and on the device of `like`. They ask for gradients where that does."""
     if own is not None and own.parts == config.positions[layer].learned_parts:
         return own
-    found = positions_of(config, layer)
+    found = positions_of(config, layer, backend)
     if found is None:
         return None
     found.reset_parameters()

@@ -26,6 +26,7 @@ from farspan.positions.learned import LayerShape, Learned
 from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.relative import Relative
 from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme, Span
 from farspan.positions.table import TABLE
@@ -34,8 +35,8 @@ SCHEMES: tuple[type[Scheme], ...] = tuple(dict.fromkeys(entry.scheme for entry i
 
 __all__ = [
     "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "Kerple", "LayerShape", "Learned",
-    "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "RoPE",
-    "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
+    "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "Relative",
+    "RoPE", "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
 ]  # fmt: skip
 
 

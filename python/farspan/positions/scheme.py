@@ -119,6 +119,11 @@ class Scheme(abc.ABC):
         """Whether a query and a key are as far from each other as their positions say, whatever their order is."""
         return False
 
+    @property
+    def more_dims(self) -> int:
+        """How many dims it adds to queries and keys, in front."""
+        return 0
+
     def switch(self, length: int) -> int:
         """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
         del length
@@ -169,6 +174,10 @@ class Refining(Scheme):
     @property
     def by_positions(self) -> bool:
         return self.inner.by_positions
+
+    @property
+    def more_dims(self) -> int:
+        return self.inner.more_dims
 
     @property
     def rope_base(self) -> float | None:

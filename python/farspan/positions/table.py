@@ -24,6 +24,7 @@ from farspan.positions.frequencies import (
 from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.relative import Relative
 from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme
 
@@ -115,8 +116,8 @@ TABLE: tuple[Entry, ...] = (
         lambda r: RandomPositions(_pool(r), inner=RoPE(None)),
     ),
     Entry(
-        RandomPositions, "random-relative", "random positions, relative", "the same with a learned bias", "#3288BD",
-        "$R$", lambda r: RandomPositions(_pool(r), inner=T5(max_distance=_pool(r))),
+        RandomPositions, "random-relative", "random positions, relative", "the same, and queries learn what to ask",
+        "#3288BD", "$R$", lambda r: RandomPositions(_pool(r), inner=Relative()),
     ),
     Entry(
         LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
@@ -147,6 +148,10 @@ TABLE: tuple[Entry, ...] = (
     Entry(
         Sandwich, "sandwich", "Sandwich", "a bias that falls with the logarithm of the distance", "#805D00", "4",
         lambda r: Sandwich(),
+    ),
+    Entry(
+        Relative, "relative", "relative", "Transformer-XL's: what queries learn to ask of distances", "#9E0142", "$r$",
+        lambda r: Relative(),
     ),
     Entry(T5, "t5", "T5 bias", "a learned bias for each range of distances", "#1B9E77", "$T$", lambda r: T5()),
     Entry(
