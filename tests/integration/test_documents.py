@@ -91,7 +91,10 @@ def test_every_position_scheme_is_in_an_example(scheme: str) -> None:
     assert f"positions.{scheme}(" in EXAMPLES
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "measure", "lens", "train", "info", "cache"])
+EXPLAINED = ("demo", "generate", "measure", "extend", "extrapolate", "lens", "train", "info", "cache")
+
+
+@pytest.mark.parametrize("command", EXPLAINED)
 def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from farspan.cli import main
 

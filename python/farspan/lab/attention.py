@@ -81,6 +81,7 @@ def measure_attention(
     *,
     windows: int = 8,
     targets: int = 64,
+    stride: int | None = None,
     trained_length: int | None = None,
     first_tokens: Sequence[int] = (),
     model_name: str = "the model",
@@ -89,7 +90,7 @@ def measure_attention(
 ) -> AttentionMeasurement:
     """The means of `model.attention_statistics` at every length and under every scheme. Arguments as in
     `farspan.measure`; no logits are computed, and no weights of attention are kept."""
-    setup = set_up(model, tokens, lengths, schemes, windows, targets, trained_length, first_tokens)
+    setup = set_up(model, tokens, lengths, schemes, windows, targets, stride, trained_length, first_tokens)
     total, done = len(setup.schemes) * len(setup.ends) * sum(setup.lengths), 0
     points: list[AttentionPoint] = []
     for name, scheme in setup.schemes.items():

@@ -7,6 +7,7 @@ Curves compare like with like: at every length and under every scheme the very s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -42,6 +43,8 @@ def measure(
     by: str = "length",
     windows: int = 32,
     targets: int = 64,
+    stride: int | None = None,
+    margin: float = 0.05,
     trained_length: int | None = None,
     first_tokens: Sequence[int] = (),
     model_name: str = "the model",
@@ -64,6 +67,11 @@ def measure(
     from one length to the next. A scheme whose frequencies depend on the length then has those of the whole window at
     every position; a note in the result says so.
 
+    `stride`: tokens from one window's end to the next one's (None: the windows are spread over the text, as far apart
+    as it allows). At most so many `targets` are scored, so that no token counts twice. By position windows may overlap:
+    with a stride of 1 every position is averaged over nearly the same tokens. `margin`, in nats per token, is for
+    `Measurement.effective_lengths`.
+
     `first_tokens`: ids that every window begins with, such as the model's token for the beginning of a text. A window
     of length n then has n tokens with them. `bytes_per_token`: of the text, for bits per byte.
 
@@ -79,9 +87,11 @@ def measure(
     """
     if by not in ("length", "position"):
         raise ArgumentError(message("by", "'length' or 'position'", repr(by)))
-    setup = set_up(model, tokens, lengths, schemes, windows, targets, trained_length, first_tokens)
-    lengths, ends, targets, chosen = setup.lengths, setup.ends, setup.targets, setup.schemes
-    start = setup.first_tokens
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
+        raise ArgumentError(message("margin", "a finite number of at least 0", repr(margin)))
+    setup = set_up(model, tokens, lengths, schemes, windows, targets, stride, trained_length, first_tokens)
+    lengths, ends, stride, targets = setup.lengths, setup.ends, setup.stride, setup.targets
+    chosen, start = setup.schemes, setup.first_tokens
     read = lengths if by == "length" else lengths[-1:]
 
     points: list[Point] = []
@@ -90,8 +100,9 @@ def measure(
         return Measurement(
             model_name, text_name, setup.trained_length, bytes_per_token,
             {name: _settings(model.config, scheme) for name, scheme in chosen.items()},
-            by, lengths, len(ends), setup.stride, targets, tuple(start.tolist()),
-            (*notes, *_notes(model.config, chosen, by, lengths, start.tolist())), complete, tuple(points),
+            by, lengths, len(ends), stride, targets, tuple(start.tolist()),
+            (*notes, *_notes(model.config, chosen, by, lengths, start.tolist(), stride)), complete, tuple(points),
+            float(margin),
         )  # fmt: skip
 
     total, done = len(chosen) * len(ends) * sum(read), 0
@@ -130,8 +141,9 @@ class Setup:
     trained_length: int
     targets: int
     ends: Tensor
-    """where windows end, and the stride from one to the next"""
+    """where windows end"""
     stride: int
+    """from one end to the next"""
 
     def windows(self, length: int) -> Iterator[Tensor]:
         """Windows `[some, length + 1]`, the last column only predicted."""
@@ -143,7 +155,7 @@ class Setup:
 
 def set_up(
     model: Transformer, tokens: Any, lengths: Sequence[int], schemes: named.Chosen, windows: int, targets: int,
-    trained_length: int | None, first_tokens: Sequence[int],
+    stride: int | None, trained_length: int | None, first_tokens: Sequence[int],
 ) -> Setup:  # fmt: skip
     """The arguments of `measure` as it uses them. ArgumentError, DtypeError: one that cannot be."""
     if not isinstance(model, Transformer):
@@ -157,11 +169,20 @@ def set_up(
     if 2 * len(start) > lengths[0]:
         expected = f"at most half as many ids as the shortest length, {lengths[0]}"
         raise ArgumentError(message("first_tokens", expected, len(start)))
-    base = model.config.rope_theta or 10000.0
-    chosen = named.choose(schemes, Reach(trained_length, lengths[-1], base), default=default_schemes(model.config))
-    targets = min(targets, max(1, lengths[0] // 2))
-    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets)
+    chosen = chosen_schemes(model.config, schemes, lengths, trained_length)
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, Integral) or stride < 1):
+        raise ArgumentError(message("stride", "a positive integer, or None", repr(stride)))
+    targets = min(targets, max(1, lengths[0] // 2), stride or targets)
+    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets, stride)
     return Setup(tokens, start, lengths, chosen, trained_length, targets, ends, stride)
+
+
+def chosen_schemes(
+    config: Config, schemes: named.Chosen, lengths: Sequence[int], trained_length: int
+) -> dict[str, Scheme | None]:
+    """What is measured under which name, in a measurement of these lengths."""
+    base = config.rope_theta or 10000.0
+    return named.choose(schemes, Reach(trained_length, max(lengths), base), default=default_schemes(config))
 
 
 def trained_length_of(config: Config) -> int:
@@ -181,8 +202,9 @@ def default_schemes(config: Config) -> tuple[str, ...]:
     return tuple(name for name in named.COMPARED if name != "rope" or not plain)
 
 
-def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[Tensor, int]:
-    """Where windows end, evenly over the text and never with a target in common, and the stride between them.
+def window_ends(tokens: int, longest: int, windows: int, targets: int, stride: int | None = None) -> tuple[Tensor, int]:
+    """Where windows end, and the stride between them: the one asked for, from the first place on where a window fits,
+    or None, evenly over the text and never with a target in common.
 
     A window of length L that ends at e reads the tokens e - L to e - 1 and predicts those one later.
     """
@@ -190,6 +212,8 @@ def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[
     if room < 0:
         expected = f"at most {max(0, tokens - 1)}, what this text of {tokens} tokens holds"
         raise ArgumentError(message("lengths", expected, longest))
+    if stride is not None:
+        return longest + stride * torch.arange(min(windows, room // stride + 1)), stride
     count = min(windows, room // targets + 1)
     stride = room // (count - 1) if count > 1 else 0
     return longest + stride * torch.arange(count), stride
@@ -239,9 +263,14 @@ def _settings(config: Config, scheme: Scheme | None) -> dict[str, Any]:
 
 
 def _notes(
-    config: Config, chosen: Mapping[str, Scheme | None], by: str, lengths: Sequence[int], start: list[int]
+    config: Config, chosen: Mapping[str, Scheme | None], by: str, lengths: Sequence[int], start: list[int], stride: int
 ) -> Iterator[str]:
     """What a reader of the figures should know."""
+    if by == "position" and 0 < stride < lengths[-1]:
+        yield (
+            f"windows of {lengths[-1]} tokens begin every {stride}: they share tokens, and standard errors, which take "
+            "them as independent, are too small"
+        )
     if start:
         yield f"every window begins with {', '.join(map(str, start))}, the token for the beginning of a text"
     own = _own_schemes(config)

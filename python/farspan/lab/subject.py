@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from farspan._errors import ArgumentError, message
 from farspan.embedded import load_embedded
 from farspan.lab.embedded import data
 from farspan.model import Transformer, source
+from farspan.model.gguf.checkpoint import GgufCheckpoint
 from farspan.tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -56,6 +58,24 @@ def open_model(path: Path) -> Opened:
     wrong with a model, a text or an installation is told before they are read."""
     checkpoint = source.open_checkpoint(path)
     return checkpoint, checkpoint.tokenizer()
+
+
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+"""What the folder of a model that comes from another one takes over."""
+
+
+def copy_tokenizer(path: Path, out: Path) -> None:
+    """Puts the tokenizer of a model, and how it generates, into the folder of one that comes from it."""
+    place = source.located(path)
+    if place.is_file():
+        GgufCheckpoint(place).tokenizer().save(out)
+        return
+    for name in KEPT:
+        if (place / name).is_file():
+            shutil.copyfile(place / name, out / name)
 
 
 def model_name(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from farspan._pictures import require_matplotlib
 from farspan.lab.report import attention
-from farspan.lab.report.files import table, write
+from farspan.lab.report.files import needle_table, reach_line, table, write
 from farspan.lab.report.plot import draw
 
-__all__ = ["attention", "draw", "require_matplotlib", "table", "write"]
+__all__ = ["attention", "draw", "needle_table", "reach_line", "require_matplotlib", "table", "write"]
