@@ -27,7 +27,7 @@ def raw_logit(model: farspan.Transformer, tokens: torch.Tensor, at: int, token: 
     centred = state - state.mean() if norm.kind == "layer" else state
     normal = centred * (centred.square().mean() + norm.eps).rsqrt() * (norm.weight.double() + norm.adds_one)
     normal = normal if norm.bias is None else normal + norm.bias.double()
-    return float(normal @ model.unembedding[token].double()) * model.logit_settings.get("scale", 1.0)
+    return float((normal @ model.unembedding[token].double()).detach()) * model.logit_settings.get("scale", 1.0)
 
 
 def check(model: farspan.Transformer) -> torch.Tensor:

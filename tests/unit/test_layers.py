@@ -27,7 +27,7 @@ LAYERS = (
     ("_gradients",),
     ("parallel",),
     ("_backend",),
-    ("_core", "_pictures", "_results", "testing", "tokenizer"),
+    ("_core", "_pictures", "_results", "_strict_json", "testing", "tokenizer"),
     ("_errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,23 +1,20 @@
-"""A lens in a notebook: the page inline, and a table for pandas."""
+"""A `farspan.Lens` in a notebook: the page inline, and a table for pandas."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from farspan._errors import missing_package
 from farspan.inside.page import document_of, page_of
-
-if TYPE_CHECKING:
-    from farspan.inside.reading import Lens
 
 PAGES = 4
 """Sequences that a notebook shows."""
 HEIGHT = 560
 
 
-def inline_pages(lens: Lens) -> str:
+def inline_pages(lens: Any) -> str:
     """A frame with the page of each of the first sequences. It can run the page's script and nothing else."""
     frames = []
     for sequence in range(min(PAGES, len(lens.tokens))):
@@ -29,7 +26,7 @@ def inline_pages(lens: Lens) -> str:
     return "\n".join(frames) + (f"\n<p>and {left} more sequences</p>" if left else "")
 
 
-def frame_of(lens: Lens) -> Any:
+def frame_of(lens: Any) -> Any:
     """What `Lens.to_frame` says."""
     try:
         import pandas
@@ -54,7 +51,7 @@ def frame_of(lens: Lens) -> Any:
     return pandas.DataFrame(columns)
 
 
-def text_of(lens: Lens) -> Callable[[int], str]:
+def text_of(lens: Any) -> Callable[[int], str]:
     """How ids are written."""
     tokenizer = lens.tokenizer
     return str if tokenizer is None else lambda token: tokenizer.decode([token])

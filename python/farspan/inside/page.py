@@ -1,22 +1,19 @@
-"""The page of a lens: one file that needs no network, and the document that it shows."""
+"""The page of a `farspan.Lens`: one file that needs no network, and the document that it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from farspan import _strict_json
-
-if TYPE_CHECKING:
-    from farspan.inside.reading import Lens
 
 PLACE = "__DOCUMENT__"
 FIELDS = ("entropy", "kl", "logprob", "rank", "top_token", "top_logprob")
 
 
 def document_of(
-    lens: Lens, text_of: Callable[[int], str], model_name: str, *, sequence: int = 0, translated: bool = False
+    lens: Any, text_of: Callable[[int], str], model_name: str, *, sequence: int = 0, translated: bool = False
 ) -> dict[str, Any]:
     """The fields of a lens on one sequence, `[layers][time]` and `[layers][time][top]`, and the texts of its ids."""
     values = {name: getattr(lens, name)[:, sequence].tolist() for name in FIELDS}

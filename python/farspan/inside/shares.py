@@ -64,7 +64,7 @@ def attribution(model: Transformer, ids: Any, position: int, token: int) -> Tens
     final = _Linearised(model.norm, streams[-1])
     direction = model.unembedding[target].double() * model.logit_settings.get("scale", 1.0)
     rows = []
-    for block, of_heads, before, after in zip(model.layers, mixed, streams, streams[1:], strict=True):
+    for block, of_heads, before, after in zip(model.layers, mixed, streams[:-1], streams[1:], strict=True):
         heads, bias = _attention_parts(block, of_heads)
         mlp = after - before - heads.sum(0) - bias
         rows.append(final.parts(torch.cat((bias[None], mlp[None], heads))) @ direction)
