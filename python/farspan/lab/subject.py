@@ -47,7 +47,7 @@ def load_model(path: Path | None, device: str = "cpu", opened: Opened | None = N
     if path is None:
         return LoadedModel("the embedded model", *load_embedded(device=device))
     checkpoint, tokenizer = opened or open_model(path)
-    return LoadedModel(model_name(path), Transformer.from_checkpoint(checkpoint, device=device), tokenizer)
+    return LoadedModel(model_name(checkpoint.place), Transformer.from_checkpoint(checkpoint, device=device), tokenizer)
 
 
 Opened = tuple[source.Opened, Tokenizer]
@@ -80,7 +80,7 @@ def copy_tokenizer(path: Path, out: Path) -> None:
 
 def model_name(path: Path) -> str:
     """What a model is called: in the hub's cache the folder's own name is a number."""
-    whole = source.located(path).resolve()
+    whole = path.resolve()
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
         return whole.parent.parent.name.removeprefix("models--").replace("--", "/")
     return whole.name

@@ -17,9 +17,10 @@ from farspan.model.activations import Activation
 from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
-from farspan.model.operations import Operations, norm, small_dtype
-from farspan.model.passes import PassPlan
-from farspan.model.positions import LayerPositions, positions_behind, positions_of
+from farspan.model.operations import Operations, RecordedOperations, norm, small_dtype
+from farspan.model.passes import AttentionCall, PassPlan
+from farspan.model.positions import LayerPositions, forgotten, positions_behind, positions_of
+from farspan.model.rows import apart, attention_by_rows, combined
 
 
 class Part:
@@ -48,6 +49,11 @@ class Norm(nn.Module):
         self.kind, self.eps, self.backend, self.adds_one = kind, eps, backend, adds_one
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
+
+    @property
+    def gain(self) -> Tensor:
+        """What the norm multiplies with, float32 where that is not the weight itself: half precision has no 1.001."""
+        return 1 + self.weight.to(small_dtype(self.weight)) if self.adds_one else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.adds_one:
@@ -90,9 +96,17 @@ class Attention(nn.Module):
             heads = operations.concatenate([query, key, heads[:, values:]], 1)
         if plan.cache is not None:
             plan.cache.write(layer, heads[:, keys:], plan.slots)
+        gates = None if self.positions is None else self.positions.log_gates(x, operations)
+        if gates is not None and plan.cache is not None:
+            plan.cache.write_gates(layer, gates, plan.slots)
         outputs = []
         for call in plan.calls:
-            own, hooks = heads[call.tokens], call.hooks[layer]
+            own, hooks = heads if len(plan.calls) == 1 else heads[call.tokens], call.hooks[layer]
+            plain = plan.cache is None and self.sink is None and self.positions is None
+            if plain and isinstance(operations, RecordedOperations):
+                counts = (self.heads, self.kv_heads, self.kv_heads)
+                outputs.append(operations.mix_heads(own, counts, call, layer))
+                continue
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
             else:
@@ -102,18 +116,46 @@ class Attention(nn.Module):
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-            learned = None
+            learned: Any = None
             if self.positions is not None:
                 features = call.features[layer]
                 learned = operations.learned(self.positions, features)
+                if gates is not None:
+                    learned = learned | self._forgotten(gates, layer, call, plan)
                 query, key = self.positions.widened(query, key, features, operations)
-            mixed = operations.attention(query, key, value, hooks, self.sink, learned)
+            if self.positions is not None and self.positions.by_rows:
+                mixed = self._by_rows((query, key, value), layer, call, plan, learned, operations)
+            else:
+                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
             if call.span is not None:
                 mixed = mixed.swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
+
+    def _by_rows(
+        self, large: tuple[Any, Any, Any], layer: int, call: AttentionCall, plan: PassPlan, learned: dict[str, Any],
+        operations: Operations,
+    ) -> Any:  # fmt: skip
+        hooks, scale = operations.shared_by_rows(call.hooks[layer])
+        scale = combined(scale, learned.get("query_scale"))
+        ragged = call.span is None
+        lengths = plan.lengths if call.span is None else call.span.lengths
+        outputs = [
+            attention_by_rows(self.positions, one, hooks, self.sink, operations)
+            for one in apart(*large, call.features[layer], scale, lengths, ragged)
+        ]
+        if ragged:
+            outputs = [output[0].swapaxes(0, 1) for output in outputs]
+        return outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0)
+
+    def _forgotten(self, gates: Tensor, layer: int, call: AttentionCall, plan: PassPlan) -> dict[str, Any]:
+        if call.span is None:
+            return forgotten(gates[call.tokens], plan.lengths)
+        if plan.cache is not None:
+            return forgotten(plan.cache.read_gates(layer, call.rows, call.span.keys))
+        return forgotten(gates[call.tokens].unflatten(0, (-1, call.span.time)))
 
     def _normed(self, heads: Any, own_norm: Norm | None, operations: Operations) -> Any:
         """`[tokens, heads, dim]`, normalised head by head or over all of a token's heads."""
@@ -161,10 +203,18 @@ class Block(nn.Module):
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         call = operations.call
-        mixed = call(self.attention, _normed(x, self.attention_norm, operations), layer, plan, operations)
-        after = x + self._scaled(_normed(mixed, self.attention_post_norm, operations))
-        seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
-        return after + self._scaled(_normed(operations.rowwise(self.mlp, seen), self.mlp_post_norm, operations))
+        seen = x
+        if self.attention_norm is not None:
+            x, seen = operations.norm_beside(x, self.attention_norm)
+        mixed = call(self.attention, seen, layer, plan, operations)
+        mixed = self._scaled(_normed(mixed, self.attention_post_norm, operations))
+        if self.parallel or self.mlp_norm is None:
+            after = operations.add(x, mixed)
+            seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
+        else:
+            after, seen = operations.norm_of_sum(x, mixed, self.mlp_norm)
+        gathered = _normed(operations.rowwise(self.mlp, seen), self.mlp_post_norm, operations)
+        return operations.add(after, self._scaled(gathered))
 
     def with_positions(self, config: Config, layer: int) -> Block:
         """This block with the parameters that the layer's position scheme has in `config`: itself where these are its

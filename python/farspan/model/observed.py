@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from farspan._errors import BackendError, message
+from farspan.model.config import Config
 from farspan.model.operations import Operations
 
 Look = Callable[..., Any]
@@ -27,3 +29,10 @@ class ObservedOperations:
         mixed = self._operations.attention(query, key, value, hooks, sink, learned)
         self._look(self._operations, mixed, query, key, hooks, sink, learned)
         return mixed
+
+
+def check_each_layer(shown: int, config: Config) -> None:
+    """BackendError: some layer's attention was not one call, as under schemes whose rows have keys of their own."""
+    if shown not in (0, config.num_hidden_layers):
+        schemes = ", ".join(dict.fromkeys(map(str, config.positions)))
+        raise BackendError(message("positions", "a scheme whose rows share one call of attention", schemes))

@@ -26,7 +26,7 @@ from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
-from farspan.model.passes import PassPlan
+from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.staging import on_device
 from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
@@ -73,19 +73,29 @@ class Operations(Protocol):
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
 
+    def norm_beside(self, x: Any, layer: Any) -> tuple[Any, Any]:
+        """x for its other use, and its norm."""
+
+    def norm_of_sum(self, x: Any, y: Any, layer: Any) -> tuple[Any, Any]:
+        """`x + y`, and its norm."""
+
+    def add(self, x: Any, y: Any) -> Any:
+        """`x + y`"""
+
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
     def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         """The hooks that the parameters of a layer's position scheme decide."""
 
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        """The hooks without those that go by token or sequence, and the scale of each query, None where it has none."""
+
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
         """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
 
-    def statistics(
-        self, query: Any, key: Any, hooks: Any, sink: Tensor | None, learned: Any = None
-    ) -> AttentionStatistics:
-        """What that attention looks at."""
+    def statistics(self, query: Any, key: Any, *settings: Any) -> AttentionStatistics:
+        """What attention with the same hooks, sink and `learned` looks at."""
 
     def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
         """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
@@ -154,6 +164,16 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        return x, self.norm(x, layer)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        total = x + y
+        return total, self.norm(total, layer)
+
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
             return recorded.activate(x, activation)
@@ -161,7 +181,11 @@ class TensorOperations:
         return out
 
     def learned(self, positions: Any, features: Mapping[str, Any]) -> dict[str, Any]:
-        return positions.learned_hooks(features)
+        found: dict[str, Any] = positions.learned_hooks(features)
+        return found
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
@@ -170,11 +194,8 @@ class TensorOperations:
         out: Tensor = self.functions.attention(query, key, value, **self._given(query, hooks, sink, learned))
         return out
 
-    def statistics(
-        self, query: Tensor, key: Tensor, hooks: dict[str, Any], sink: Tensor | None,
-        learned: dict[str, Any] | None = None,
-    ) -> AttentionStatistics:  # fmt: skip
-        given = self._given(query, hooks, sink, learned)
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
         found: AttentionStatistics = self.functions.attention_statistics(query, key, **given)
         return found
 
@@ -234,6 +255,36 @@ class TensorOperations:
         return self.functions.sample(hidden, unembedding, **draws, **rules)
 
 
+class RecordedOperations(TensorOperations):
+    """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
+    other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
+
+    def __init__(self) -> None:
+        super().__init__("fused", torch.float32)
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
+
+    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
+        dim]`, where no cache, sink or learned hook has a part in it."""
+        hooks = call.hooks[layer]
+        if self._hooks[0] is not hooks:  # the layers of a pass share them
+            self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
+        return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return recorded.add(x, y)
+
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_beside(x, layer)
+        return recorded.norm_beside(x, layer.gain, layer.eps)
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_of_sum(x, y, layer)
+        return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
+
+
 class DeviceOperations(TensorOperations):
     """On tensors of a GPU, by the functions of `farspan`. Plans have their arrays there, and hooks in the order of the
     operator."""
@@ -244,6 +295,10 @@ class DeviceOperations(TensorOperations):
         super().__init__("fused", dtype)
         self._attention = ops.CALLS["attention"]
 
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(OF_TOKENS)
+        return Hooks(*hooks)._replace(**nothing), hooks[_QUERY_SCALE]
+
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
 
@@ -253,10 +308,8 @@ class DeviceOperations(TensorOperations):
         out: Tensor = self._attention(query, key, value, *self._hooks(hooks, sink, learned))[0]
         return out
 
-    def statistics(
-        self, query: Tensor, key: Tensor, hooks: Any, sink: Tensor | None, learned: Any = None
-    ) -> AttentionStatistics:
-        given = self._hooks(hooks, sink, learned)
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._hooks(*settings)
         return AttentionStatistics(*ops.CALLS["attention_statistics"](query, key, *given))
 
     def _hooks(self, hooks: Any, sink: Tensor | None, learned: Any) -> Any:
@@ -320,16 +373,34 @@ class ArrayOperations:
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
-        found = self._weights.get(layer)
-        if found is None:
-            gain = _numbers(layer.weight)
-            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
-        weight, bias = found
+        weight, bias = self._gain(layer)
         if bias is None:
             return cpu.rms_norm(x, weight, layer.eps)
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        total: np.ndarray = x + y
+        return total
+
+    def norm_beside(self, x: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        return x, self.norm(x, layer)
+
+    def norm_of_sum(self, x: np.ndarray, y: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = self._gain(layer)
+        if bias is None:
+            return cpu.add_rms_norm(x, y, weight, layer.eps)
+        total = x + y
+        return total, self.norm(total, layer)
+
+    def _gain(self, layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a norm multiplies with and adds."""
+        found = self._weights.get(layer)
+        if found is None:
+            gain = _numbers(layer.weight)
+            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
+        return found[0], found[1]
 
     def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
         out: np.ndarray = activation.of_array(x)
@@ -337,8 +408,8 @@ class ArrayOperations:
 
     def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         given = list(features.values())
-        known, found = self._learned.get(positions, ((), None))
-        if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
+        known, found = self._learned.get(positions, (None, None))
+        if known is None or any(x is not y for x, y in zip(known, given, strict=True)):
             with torch.no_grad():
                 found = positions.learned_hooks(features)
             self._learned[positions] = given, found
@@ -350,11 +421,8 @@ class ArrayOperations:
     ) -> np.ndarray:  # fmt: skip
         return cpu.attention("float32", query, key, value, self._given(query, hooks, sink, learned))[0]
 
-    def statistics(
-        self, query: np.ndarray, key: np.ndarray, hooks: dict[str, Any], sink: Tensor | None,
-        learned: dict[str, Any] | None = None,
-    ) -> AttentionStatistics:  # fmt: skip
-        given = self._given(query, hooks, sink, learned)
+    def statistics(self, query: np.ndarray, key: np.ndarray, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
         return AttentionStatistics(*cpu.attention_statistics("float32", query, key, given))
 
     def _given(
@@ -367,6 +435,9 @@ class ArrayOperations:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
         return given
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     @staticmethod
     def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -423,6 +494,14 @@ class ArrayOperations:
         else:
             weight = weight.numpy()
         return greedy(rows, weight, **rules) if draws is None else sample(rows, weight, **draws, **rules)
+
+
+OF_TOKENS = ("query_positions", "key_positions", "key_lengths", "query_offsets", "key_offsets", "query_scale")
+"""Hooks that have an entry for each token or sequence."""
+
+
+def _shared_by_rows(hooks: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    return {name: x for name, x in hooks.items() if name not in OF_TOKENS}, hooks.get("query_scale")
 
 
 _QUERY_SCALE = Hooks._fields.index("query_scale")

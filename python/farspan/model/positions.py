@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from farspan.model.experts import ExpertLinear
-from farspan.positions import LayerShape, Learned, Relative
+from farspan.model.linear import Linear
+from farspan.positions import FIRE, Forgetting, LayerShape, Learned, Relative
 
 if TYPE_CHECKING:
     from farspan.model.config import Config
@@ -23,7 +25,10 @@ class LayerPositions(nn.Module):
         super().__init__()
         self.parts, self.shape = parts, shape
         self.position_query: ExpertLinear | None = None
+        self.gate: Linear | None = None
         for part in parts:
+            if isinstance(part, Forgetting):
+                self.gate = Linear(shape.width, shape.heads, True, backend)
             if isinstance(part, Relative):
                 self.position_query = ExpertLinear(shape.heads, shape.head_dim, part.dim, True, backend)
             for name, size in self._sizes(part).items():
@@ -61,6 +66,24 @@ class LayerPositions(nn.Module):
             found |= part.learned_hooks(given, weights)
         return found
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether a bias depends on the query's place: then `farspan.model.rows` computes attention."""
+        return any(isinstance(part, FIRE) for part in self.parts)
+
+    def row_bias(self, query_places: Tensor, key_places: Tensor) -> Tensor:
+        """`[heads, queries, keys]`, where `by_rows`."""
+        (fire,) = (part for part in self.parts if isinstance(part, FIRE))
+        found: Tensor = fire.bias(query_places, key_places, dict(self.named_parameters()))
+        return found
+
+    def log_gates(self, x: Any, operations: Operations) -> Tensor | None:
+        """`[tokens, heads]`: the logarithm of each forget gate, from what the layer's attention reads."""
+        if self.gate is None:
+            return None
+        opened = operations.as_tensor(operations.linear(x, self.gate))
+        return F.logsigmoid(opened.double()).to(torch.promote_types(opened.dtype, torch.float32))
+
     def widened(self, query: Any, key: Any, features: Mapping[str, Any], operations: Operations) -> tuple[Any, Any]:
         """Query and key with the dims that a scheme adds in front. Heads are the second axis."""
         linear = self.position_query
@@ -79,6 +102,16 @@ class LayerPositions(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name} {list(x.shape)}" for name, x in self.named_parameters())
+
+
+def forgotten(log_gates: Tensor, lengths: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """The bias of each key that forget gates mean, as attention's arguments: of `[batch, tokens, heads]`, or with
+    lengths of `[tokens, heads]`, sequence behind sequence. It is summed up in float64, from a sequence's first token
+    on: so it has the same bits however a text is read."""
+    if lengths is None:
+        return {"key_bias": -log_gates.mT.contiguous().double().cumsum(2)}
+    sums = [own.double().cumsum(1) for own in log_gates.T.contiguous().split(lengths, 1)]
+    return {"key_bias": -torch.cat(sums, 1)}
 
 
 def positions_of(config: Config, layer: int, backend: str) -> LayerPositions | None:

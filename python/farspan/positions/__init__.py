@@ -11,6 +11,9 @@ from typing import Any
 
 from farspan._errors import ArgumentError, message
 from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
+from farspan.positions.coupled import Coupled
+from farspan.positions.fire import FIRE
+from farspan.positions.forgetting import Forgetting
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -34,9 +37,10 @@ from farspan.positions.table import TABLE
 SCHEMES: tuple[type[Scheme], ...] = tuple(dict.fromkeys(entry.scheme for entry in TABLE if entry.scheme))
 
 __all__ = [
-    "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "Kerple", "LayerShape", "Learned",
-    "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "Relative",
-    "RoPE", "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
+    "FIRE", "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "Coupled", "DynamicNTK", "Forgetting", "HardALiBi",
+    "Kerple", "LayerShape", "Learned", "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE",
+    "RandomPositions", "ReRoPE", "Relative", "RoPE", "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming",
+    "YaRN", "scheme_from_dict",
 ]  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class Span:
     """Whether no query sees the keys behind it."""
     reach: int | None = None
     """A bound of the distances: all are shorter. None: as many as there are keys."""
+    positions: np.ndarray | None = None
+    """`[batch, keys]`: where the tokens stand, if somebody says so; what lies behind a sequence's end is nothing."""
     draw: int | None = None
     """Of a batch in training: what is drawn at random is drawn from this number too. None: always the same."""
 
@@ -115,9 +117,19 @@ class Scheme(abc.ABC):
         return False
 
     @property
+    def takes_positions(self) -> bool:
+        """Whether tokens stand where the caller says."""
+        return False
+
+    @property
     def by_positions(self) -> bool:
         """Whether a query and a key are as far from each other as their positions say, whatever their order is."""
         return False
+
+    @property
+    def needs_all_keys(self) -> bool:
+        """Whether a layer with it can have no window of its own."""
+        return any(part.needs_all_keys for part in self.learned_parts if part is not self)
 
     @property
     def more_dims(self) -> int:
@@ -170,6 +182,10 @@ class Refining(Scheme):
     @property
     def draws(self) -> bool:
         return self.inner.draws
+
+    @property
+    def takes_positions(self) -> bool:
+        return self.inner.takes_positions
 
     @property
     def by_positions(self) -> bool:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
+from farspan.positions.coupled import Coupled
+from farspan.positions.fire import FIRE
+from farspan.positions.forgetting import Forgetting
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -161,6 +164,18 @@ TABLE: tuple[Entry, ...] = (
     Entry(
         Kerple, "kerple-power", "KERPLE, power", "a bias that falls with a power of the distance, learned", "#A6761D",
         "$k$", lambda r: Kerple(power=True),
+    ),
+    Entry(
+        FIRE, "fire", "FIRE", "a learned curve over distances, measured by how far on the query stands", "#E7298A",
+        "$f$", lambda r: FIRE(),
+    ),
+    Entry(
+        Forgetting, "forgetting", "forget gates", "each token learns what to let through of those before it",
+        "#66A61E", "$F$", lambda r: Forgetting(), aliases=("fox",),
+    ),
+    Entry(
+        Coupled, "coupled", "coupled positions", "tokens stand where the task says, several at one place",
+        "#006837", "$C$", lambda r: Coupled(inner=RoPE(None)),
     ),
     Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE(), aliases=("none",)),
 )  # fmt: skip

@@ -17,11 +17,11 @@ use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
 use params::{
-    ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PreparedAt, ProblemParams, ResultParams,
-    SequencesAt,
+    ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PrepareSideParams, PreparedAt,
+    ProblemParams, ResultParams, RotateParams, SequencesAt,
 };
 use plan::{Plan, Workload};
-use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, prepare, walk};
+use variants::{COMBINE_ROWS, PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, prepare, rotate, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
@@ -54,15 +54,16 @@ pub unsafe fn attention(
         return Ok(());
     }
     let grid = call.grid()?;
-    for (of_queries, batch, axis) in [(true, shape.batch, shape.query_time), (false, shape.key_batch, shape.key_time)] {
-        let params = call.prepare_params(&layout, of_queries);
-        let numbers = axis * call.problem.half().max(1);
-        let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
-        let blocks = in_a_row(if of_queries { "query" } else { "key" }, blocks, "blocks of positions")?;
-        if (params.prepared.positions != 0 || params.prepared.turns != 0) && blocks > 0 {
-            // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-            unsafe { device.launch(&prepare(), [blocks, 1, 1], 0, params.bytes())? };
-        }
+    let Layout { queries, keys, .. } = layout;
+    if [queries, keys].iter().any(|side| side.positions != 0 || side.turns != 0) {
+        let (params, blocks) = call.prepare_params(&layout)?;
+        // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
+        unsafe { device.launch(&prepare(), [blocks, 1, 1], 0, params.bytes())? };
+    }
+    if queries.turned != 0 || keys.turned != 0 {
+        let (params, blocks) = call.rotate_params(&layout)?;
+        // SAFETY: as above; the launch before has written the turns of all queries and keys that exist.
+        unsafe { device.launch(&rotate(problem.query.dtype), [blocks, 1, 1], 0, params.bytes())? };
     }
     let params = call.params(&layout, &output, lse.as_ref());
     let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
@@ -75,6 +76,15 @@ pub unsafe fn attention(
         unsafe { device.launch(&combine(problem.query.dtype, width), grid, 0, params.bytes())? };
     }
     Ok(())
+}
+
+/// The blocks of a kernel that goes over all queries, then over all keys, each given as the entries of a batch and the
+/// threads for one of them: those of the queries, and those of both.
+fn blocks_over(queries: (usize, usize), keys: (usize, usize), threads: u32, what: &str) -> Result<(i32, u32)> {
+    let blocks = |(batch, numbers): (usize, usize)| batch.saturating_mul(numbers.div_ceil(threads as usize));
+    let (of_queries, of_keys) = (blocks(queries), blocks(keys));
+    let all = in_a_row(if of_keys > of_queries { "key" } else { "query" }, of_queries.saturating_add(of_keys), what)?;
+    Ok((of_queries as i32, all))
 }
 
 /// So many blocks along the one axis of a grid that has room for them. Kernels count in 32 bits.
@@ -135,7 +145,7 @@ impl<'a> Call<'a> {
     fn has_hooks(&self) -> bool {
         let Attention { query_scale, key_bias, distance_bias, rules, .. } = self.problem;
         let tables = query_scale.is_some() || key_bias.is_some() || distance_bias.is_some();
-        tables || rules.softcap.is_some() || self.problem.half() > 0
+        tables || rules.softcap.is_some() || border(self.problem).is_some()
     }
 
     fn layout(&self, start: u64) -> Layout {
@@ -148,16 +158,21 @@ impl<'a> Call<'a> {
         };
         let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
-        let mut prepared = |batch: usize, time: usize| {
+        let Shape { batch, query_heads, query_time, key_batch, key_heads, key_time, .. } = self.shape;
+        let half = self.problem.half();
+        let row_bytes = self.turned_dim() * self.work.dtype.size();
+        let mut prepared = |batch: usize, heads: usize, time: usize, turn: bool| {
             let rows = batch * time;
             PreparedAt {
                 positions: place(by_distance, rows * size_of::<f64>()),
-                turns: place(self.problem.half() > 0, rows * self.problem.half() * size_of::<[f32; 2]>()),
-                far_turns: place(far, rows * self.problem.half() * size_of::<[f32; 2]>()),
+                turns: place(half > 0, rows * half * size_of::<[f32; 2]>()),
+                far_turns: place(far, rows * half * size_of::<[f32; 2]>()),
+                turned: place(turn, rows * heads * row_bytes),
+                far_turned: place(far, rows * heads * row_bytes),
             }
         };
-        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
-        let (queries, keys) = (prepared(batch, query_time), prepared(key_batch, key_time));
+        let queries = prepared(batch, query_heads, query_time, half > 0);
+        let keys = prepared(key_batch, key_heads, key_time, half > 0 && !self.turns_in_tiles());
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
         let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
@@ -197,36 +212,93 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn prepare_params(&self, layout: &Layout, of_queries: bool) -> PrepareParams {
+    /// Of `attention_prepare`, and its blocks.
+    fn prepare_params(&self, layout: &Layout) -> Result<(PrepareParams, u32)> {
         let Attention { rotary, query_positions, key_positions, .. } = self.problem;
+        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
+        let pairs = self.problem.half().max(1);
+        let (queries, keys) = ((batch, query_time * pairs), (key_batch, key_time * pairs));
+        let (query_blocks, blocks) = blocks_over(queries, keys, PREPARE_THREADS, "blocks of positions")?;
         let far = rotary.and_then(|rotary| rotary.far);
-        let (positions, far_positions, prepared) = match of_queries {
-            true => (*query_positions, far.map(|far| far.query_positions), layout.queries),
-            false => (*key_positions, far.map(|far| far.key_positions), layout.keys),
-        };
-        let inv_freq = rotary.map(|rotary| rotary.inv_freq);
-        PrepareParams {
-            sequences: self.sequences(),
-            positions: positions_at(positions),
+        let side = |positions: &Option<Numbers<2>>, far_positions: Option<Numbers<2>>, prepared| PrepareSideParams {
+            positions: positions_at(*positions),
             far_positions: positions_at(far_positions),
             prepared,
+        };
+        let inv_freq = rotary.map(|rotary| rotary.inv_freq);
+        let params = PrepareParams {
+            sequences: self.sequences(),
+            queries: side(query_positions, far.map(|far| far.query_positions), layout.queries),
+            keys: side(key_positions, far.map(|far| far.key_positions), layout.keys),
             inv_freq: inv_freq.map_or(0, |tensor| tensor.pointer),
             inv_freq_stride: inv_freq.map_or(0, |tensor| tensor.strides[0]),
-            of_queries: i32::from(of_queries),
             half: self.problem.half() as i32,
+            query_blocks,
             magnitude: rotary.map_or(1.0, |rotary| rotary.magnitude),
             padding: 0,
+        };
+        Ok((params, blocks))
+    }
+
+    /// Of `attention_rotate`, and its blocks.
+    fn rotate_params(&self, layout: &Layout) -> Result<(RotateParams, u32)> {
+        let Attention { query, key, .. } = self.problem;
+        let Shape { batch, query_heads, query_time, key_batch, key_heads, key_time, .. } = self.shape;
+        let pieces = self.turned_dim() * self.work.dtype.size() / ALIGNMENT;
+        let of = |time: usize, heads: usize| time.saturating_mul(heads).saturating_mul(pieces);
+        let key_batch = if layout.keys.turned == 0 { 0 } else { key_batch };
+        let (queries, keys) = ((batch, of(query_time, query_heads)), (key_batch, of(key_time, key_heads)));
+        let (query_blocks, blocks) = blocks_over(queries, keys, ROTATE_THREADS, "blocks of rows that turn")?;
+        let in_pieces = [query, key].map(|matrix| i32::from(is_in_pieces(matrix)));
+        Ok((RotateParams { problem: self.problem_params(layout), query_blocks, in_pieces, padding: 0 }, blocks))
+    }
+
+    /// Whether the walk turns keys in its tiles. Few rows read a key once: to write it down turned and to read it again
+    /// would take longer than to turn it. A tile has to hold both numbers of each pair, in whole pieces.
+    fn turns_in_tiles(&self) -> bool {
+        let Some(rotary) = self.problem.rotary else { return false };
+        let (half, size) = (self.problem.half(), self.work.dtype.size());
+        let pairs_in_tile = 2 * half * size <= panel_bytes(self.work.dtype, self.plan.width);
+        let whole = (half * size).is_multiple_of(ALIGNMENT) && is_in_pieces(&self.problem.key);
+        self.plan.warps == 1 && !rotary.interleaved && border(self.problem).is_none() && pairs_in_tile && whole
+    }
+
+    /// The head dimension in whole pieces of sixteen bytes.
+    fn turned_dim(&self) -> usize {
+        self.shape.head_dim.next_multiple_of(ALIGNMENT / self.work.dtype.size())
+    }
+
+    /// What the walk reads: queries that turned in their place, and keys too, or their turns.
+    fn turned_params(&self, layout: &Layout) -> ProblemParams {
+        let given = self.problem_params(layout);
+        let dim = self.turned_dim();
+        let array = |given: ArrayAt, pointer: u64, heads: usize, time: usize| {
+            let strides = [heads * time * dim, time * dim, dim].map(|stride| stride as i64);
+            if pointer == 0 { given } else { ArrayAt { pointer, strides } }
+        };
+        let Shape { query_heads, query_time, key_heads, key_time, .. } = self.shape;
+        let (queries, keys) = (layout.queries, layout.keys);
+        ProblemParams {
+            query: array(given.query, queries.turned, query_heads, query_time),
+            key: array(given.key, keys.turned, key_heads, key_time),
+            keys: PreparedAt { turns: if self.turns_in_tiles() { keys.turns } else { 0 }, ..keys },
+            head_dim: if keys.turned == 0 { given.head_dim } else { dim as i32 },
+            keys_turned: i32::from(keys.turned != 0),
+            ..given
         }
     }
 
     fn params(&self, layout: &Layout, output: &Large, lse: Option<&Tensor<3>>) -> AttentionParams {
         let Attention { query, key, value, .. } = self.problem;
+        let (queries, keys) = (layout.queries, layout.keys);
+        let in_pieces =
+            [queries.turned != 0 || is_in_pieces(query), keys.turned != 0 || is_in_pieces(key), is_in_pieces(value)];
         AttentionParams {
-            problem: self.problem_params(layout),
+            problem: self.turned_params(layout),
             plan: PlanParams {
                 chunks_per_block: self.plan.chunks_per_block as i32,
                 parts: self.plan.parts as i32,
-                in_pieces: [query, key, value].map(|matrix| i32::from(is_in_pieces(matrix))),
+                in_pieces: in_pieces.map(i32::from),
                 tiles: self.plan.tiles as i32,
             },
             results: ResultParams {
@@ -262,6 +334,8 @@ impl<'a> Call<'a> {
             group: self.shape.group() as i32,
             head_dim: self.shape.head_dim as i32,
             value_dim: self.shape.value_dim as i32,
+            turned_dim: self.turned_dim() as i32,
+            keys_turned: 0,
             causal: i32::from(rules.causal),
             window: [bound(rules.window.0), bound(rules.window.1)],
             keep_first: bounded(rules.keep_first),
