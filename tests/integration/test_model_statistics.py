@@ -60,3 +60,10 @@ def test_no_tokens_have_no_statistics() -> None:
         found = model.attention_statistics(torch.zeros(shape, dtype=torch.int64))
         layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
         assert all(field.shape == (layers, shape[0], heads, shape[1]) for field in found)
+
+
+def test_a_scheme_whose_rows_have_keys_of_their_own_is_refused() -> None:
+    model = small_model().with_positions(P.FIRE())
+    for look in (model.attention_statistics, lambda tokens: farspan.attribution(model, tokens, -1, 3)):
+        with pytest.raises(farspan.BackendError, match="positions: expected a scheme whose rows share one call"):
+            look(ids(1, 9))

@@ -14,7 +14,6 @@ from farspan.model import Transformer
 from farspan.model.arguments import check_ids, integer
 from farspan.model.decoder import as_ids
 from farspan.model.layers import Block, Norm
-from farspan.model.observed import check_each_layer
 from farspan.model.operations import Operations
 
 
@@ -62,7 +61,6 @@ def attribution(model: Transformer, ids: Any, position: int, token: int) -> Tens
         mixed.append(operations.as_tensor(found)[0, :, at].double())
 
     model(ids, tap=lambda _, stream: streams.append(stream[0, at].double()), look=look)
-    check_each_layer(len(mixed), model.config)
     final = _Linearised(model.norm, streams[-1])
     direction = model.unembedding[target].double() * model.logit_settings.get("scale", 1.0)
     rows = []

@@ -21,7 +21,7 @@ from farspan.model.config import DTYPES, Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.layers import Attention, Block, Norm, Part, hooks_everywhere, is_instrumented
 from farspan.model.linear import Linear
-from farspan.model.observed import Look, ObservedOperations, check_each_layer
+from farspan.model.observed import Look, ObservedOperations
 from farspan.model.operations import (
     FUNCTIONS,
     ArrayOperations,
@@ -247,7 +247,7 @@ class Decoder(nn.Module):
             return torch.empty(shape, dtype=self.dtype, device=self.device)
         operations: Operations = self.choose_operations()
         if look is not None:
-            operations = cast(Operations, ObservedOperations(operations, look))
+            operations = cast(Operations, ObservedOperations(operations, look, self.config))
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         draw = self._draw(cache)
@@ -319,7 +319,6 @@ class Decoder(nn.Module):
             layers.append(AttentionStatistics(*map(operations.as_tensor, found)))
 
         self(ids, look=look)
-        check_each_layer(len(layers), self.config)
         if not layers:  # no ids
             shape = (self.config.num_hidden_layers, len(ids), self.config.num_attention_heads, ids.shape[1])
             empty = torch.empty(shape, dtype=torch.float32, device=self.device)

@@ -17,22 +17,19 @@ it gave. Numbers are of the kind of the operations, and must not be written to."
 
 
 class ObservedOperations:
-    """Operations of a model whose calls of attention are shown, in the order of the layers."""
+    """Operations of a model whose calls of attention are shown, in the order of the layers. BackendError: a position
+    scheme whose rows share no call."""
 
-    def __init__(self, operations: Operations, look: Look) -> None:
-        self._operations, self._look = operations, look
+    def __init__(self, operations: Operations, look: Look, config: Config) -> None:
+        self._operations, self._look, self._config = operations, look, config
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._operations, name)
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
+        if query.shape[1] != self._config.num_attention_heads:  # each row has keys of its own, as heads have
+            schemes = ", ".join(dict.fromkeys(map(str, self._config.positions)))
+            raise BackendError(message("positions", "a scheme whose rows share one call of attention", schemes))
         mixed = self._operations.attention(query, key, value, hooks, sink, learned)
         self._look(self._operations, mixed, query, key, hooks, sink, learned)
         return mixed
-
-
-def check_each_layer(shown: int, config: Config) -> None:
-    """BackendError: some layer's attention was not one call, as under schemes whose rows have keys of their own."""
-    if shown not in (0, config.num_hidden_layers):
-        schemes = ", ".join(dict.fromkeys(map(str, config.positions)))
-        raise BackendError(message("positions", "a scheme whose rows share one call of attention", schemes))
