@@ -8,6 +8,7 @@ import numpy as np
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import CrossEntropy, ScoreRead
 from farspan._backend.settings import Draws, Rules, Settings, Shard
+from farspan._results import AttentionStatistics
 
 _Array = np.ndarray
 _Problem: TypeAlias = tuple[str, _Array, _Array, Rules]
@@ -35,14 +36,25 @@ def attention_backward(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_statistics(
+    dtype: str, statistics: AttentionStatistics, query: _Array, key: _Array, hooks: Hooks, /
+) -> None: ...
 
 HOOKS: tuple[str, ...]
 ABOVE: tuple[str, ...]
 GRADIENTS: tuple[str, ...]
+STATISTICS: tuple[str, ...]
 """The fields of Hooks, Above and Gradients that are read."""
 
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...
+def linear_x_gradient(dtype: str, weight_dtype: str, out: _Array, gradient: _Array, weight: _Array, /) -> None: ...
+def linear_weight_gradient(dtype: str, x_dtype: str, out: _Array, gradient: _Array, x: _Array, /) -> None: ...
 def rms_norm(out: _Array, x: _Array, weight: _Array, eps: float, /) -> None: ...
+def add_rms_norm(sum: _Array, out: _Array, x: _Array, y: _Array, weight: _Array, eps: float, /) -> None: ...
+def rms_norm_gradient(
+    out: _Array, of_weight: _Array, x: _Array, weight: _Array, eps: float, slope: _Array, beside: _Array | None, /
+) -> None: ...
+def activate_gradient(out: _Array, x: _Array, activation: str, gated: bool, slope: _Array, /) -> None: ...
 def activate(out: _Array, x: _Array, activation: str, gated: bool, /) -> None: ...
 
 RULES: tuple[str, ...]
@@ -139,3 +151,29 @@ def cuda_rank(
 ) -> None: ...
 def cuda_score(memory: Any, problem: _DeviceProblem, targets: _Described, top: int, out: Sequence[int], /) -> None: ...
 def cuda_top(memory: Any, problem: _DeviceProblem, k: int, out: Sequence[int], /) -> None: ...
+def cuda_linear_cross_entropy(
+    memory: Any, problem: _DeviceProblem, settings: CrossEntropy, out: Sequence[int], /
+) -> None: ...
+def cuda_linear_cross_entropy_gradient(
+    memory: Any,
+    problem: _DeviceProblem,
+    settings: CrossEntropy,
+    read: Sequence[_Described],
+    out: Sequence[int],
+    /,
+) -> None: ...
+def cuda_score_gradient(
+    memory: Any, problem: _DeviceProblem, targets: _Described, read: ScoreRead, out: Sequence[int], /
+) -> None: ...
+def cuda_divergence(
+    memory: Any, model: _DeviceProblem, target: _DeviceProblem, temperature: float, out: Sequence[int], /
+) -> None: ...
+def cuda_divergence_gradient(
+    memory: Any,
+    model: _DeviceProblem,
+    target: _DeviceProblem,
+    temperature: float,
+    read: Sequence[_Described],
+    out: Sequence[int],
+    /,
+) -> None: ...

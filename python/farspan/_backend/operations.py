@@ -18,6 +18,7 @@ from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.schema import schema
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
+from farspan._results import AttentionStatistics
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Operation:
     mixed: bool = False
     """Whether the large inputs may differ in their element type; backends are told all of these then."""
     gradient_of: str = ""
-    """The operation whose backward pass this is. It has no gradient of its own."""
+    """The operation whose backward pass this is, or a part of it."""
 
     def schema(self) -> str:
         """The operator as torch declares it."""
@@ -73,7 +74,12 @@ OPERATIONS = {
             tuple(f"{name}_gradient" for name in Gradients._fields),
             gradient_of="attention",
         ),
+        Operation("attention_statistics", ("query", "key"), (Hooks,), AttentionStatistics._fields),
         Operation("linear", ("x", "weight"), (Bias,), ("output",), mixed=True),
+        Operation("linear_x_gradient", ("gradient", "weight"), (), ("x_gradient",), mixed=True, gradient_of="linear"),
+        Operation(
+            "linear_weight_gradient", ("gradient", "x"), (), ("weight_gradient",), mixed=True, gradient_of="linear"
+        ),
         Operation("greedy", _UNEMBEDDING, (Rules,), tuple(results.SAMPLE)),
         Operation("sample", _UNEMBEDDING, (Draws, Rules, Settings), tuple(results.SAMPLE)),
         Operation("ranks", _UNEMBEDDING, (Drawn, Rules, Settings), ("rank",)),

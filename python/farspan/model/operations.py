@@ -26,15 +26,19 @@ from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
-from farspan.model.passes import PassPlan
+from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.staging import on_device
+from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
+ROWS_AT_ONCE = 2048
+"""Tokens that go through an MLP together where nobody records: so many rows of what is inside are in memory."""
 FUSED = SimpleNamespace(
-    attention=attention, linear=linear, greedy=greedy, sample=sample, linear_cross_entropy=linear_cross_entropy
-)
+    attention=attention, attention_statistics=attention_statistics, linear=linear, greedy=greedy, sample=sample,
+    linear_cross_entropy=linear_cross_entropy,
+)  # fmt: skip
 """The package's own functions, under the names that `farspan.reference` has for them."""
 FUNCTIONS: dict[str, Any] = {"fused": FUSED, "reference": reference}
 """What each backend of a model computes with on tensors."""
@@ -60,11 +64,23 @@ class Operations(Protocol):
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         """What a part of a layer does."""
 
+    def rowwise(self, module: nn.Module, x: Any) -> Any:
+        """What a part of a layer makes of rows that know nothing of each other, of the same width."""
+
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
 
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
+
+    def norm_beside(self, x: Any, layer: Any) -> tuple[Any, Any]:
+        """x for its other use, and its norm."""
+
+    def norm_of_sum(self, x: Any, y: Any, layer: Any) -> tuple[Any, Any]:
+        """`x + y`, and its norm."""
+
+    def add(self, x: Any, y: Any) -> Any:
+        """`x + y`"""
 
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
@@ -77,6 +93,9 @@ class Operations(Protocol):
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
         """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
+
+    def statistics(self, query: Any, key: Any, *settings: Any) -> AttentionStatistics:
+        """What attention with the same hooks, sink and `learned` looks at."""
 
     def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
         """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
@@ -134,6 +153,9 @@ class TensorOperations:
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module(*arguments)
 
+    def rowwise(self, module: nn.Module, x: Tensor) -> Any:
+        return module(x, self)
+
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
         return out
@@ -141,6 +163,16 @@ class TensorOperations:
     def norm(self, x: Tensor, layer: Any) -> Tensor:
         out: Tensor = layer(x)
         return out
+
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        return x, self.norm(x, layer)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        total = x + y
+        return total, self.norm(total, layer)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
@@ -159,11 +191,19 @@ class TensorOperations:
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
         learned: dict[str, Any] | None = None,
     ) -> Tensor:  # fmt: skip
-        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
-        if learned is not None:
-            given = with_learned(given, learned, small_dtype(query))
-        out: Tensor = self.functions.attention(query, key, value, **given)
+        out: Tensor = self.functions.attention(query, key, value, **self._given(query, hooks, sink, learned))
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
+        found: AttentionStatistics = self.functions.attention_statistics(query, key, **given)
+        return found
+
+    def _given(
+        self, query: Tensor, hooks: dict[str, Any], sink: Tensor | None, learned: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
+        return given if learned is None else with_learned(given, learned, small_dtype(query))
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
         wide = logits.to(small_dtype(logits))
@@ -215,6 +255,36 @@ class TensorOperations:
         return self.functions.sample(hidden, unembedding, **draws, **rules)
 
 
+class RecordedOperations(TensorOperations):
+    """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
+    other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
+
+    def __init__(self) -> None:
+        super().__init__("fused", torch.float32)
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
+
+    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
+        dim]`, where no cache, sink or learned hook has a part in it."""
+        hooks = call.hooks[layer]
+        if self._hooks[0] is not hooks:  # the layers of a pass share them
+            self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
+        return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return recorded.add(x, y)
+
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_beside(x, layer)
+        return recorded.norm_beside(x, layer.gain, layer.eps)
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_of_sum(x, y, layer)
+        return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
+
+
 class DeviceOperations(TensorOperations):
     """On tensors of a GPU, by the functions of `farspan`. Plans have their arrays there, and hooks in the order of the
     operator."""
@@ -235,11 +305,18 @@ class DeviceOperations(TensorOperations):
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None, learned: Any = None
     ) -> Tensor:
-        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
-        if learned is not None:
-            given = _replaced(Hooks(*given), with_learned({"query_scale": given[_QUERY_SCALE]}, learned, torch.float32))
-        out: Tensor = self._attention(query, key, value, *given)[0]
+        out: Tensor = self._attention(query, key, value, *self._hooks(hooks, sink, learned))[0]
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._hooks(*settings)
+        return AttentionStatistics(*ops.CALLS["attention_statistics"](query, key, *given))
+
+    def _hooks(self, hooks: Any, sink: Tensor | None, learned: Any) -> Any:
+        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
+        if learned is None:
+            return given
+        return _replaced(Hooks(*given), with_learned({"query_scale": given[_QUERY_SCALE]}, learned, torch.float32))
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: str) -> Tensor:
@@ -279,6 +356,16 @@ class ArrayOperations:
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module.forward(*arguments)  # nobody has hooked it
 
+    def rowwise(self, module: nn.Module, x: np.ndarray) -> np.ndarray:
+        """Many rows in parts: what is inside is several times as wide as they are."""
+        if len(x) <= ROWS_AT_ONCE:
+            whole: np.ndarray = module.forward(x, self)
+            return whole
+        out = np.empty_like(x)
+        for start in range(0, len(x), ROWS_AT_ONCE):
+            out[start : start + ROWS_AT_ONCE] = module.forward(x[start : start + ROWS_AT_ONCE], self)
+        return out
+
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
@@ -286,16 +373,34 @@ class ArrayOperations:
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
-        found = self._weights.get(layer)
-        if found is None:
-            gain = _numbers(layer.weight)
-            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
-        weight, bias = found
+        weight, bias = self._gain(layer)
         if bias is None:
             return cpu.rms_norm(x, weight, layer.eps)
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        total: np.ndarray = x + y
+        return total
+
+    def norm_beside(self, x: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        return x, self.norm(x, layer)
+
+    def norm_of_sum(self, x: np.ndarray, y: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = self._gain(layer)
+        if bias is None:
+            return cpu.add_rms_norm(x, y, weight, layer.eps)
+        total = x + y
+        return total, self.norm(total, layer)
+
+    def _gain(self, layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a norm multiplies with and adds."""
+        found = self._weights.get(layer)
+        if found is None:
+            gain = _numbers(layer.weight)
+            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
+        return found[0], found[1]
 
     def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
         out: np.ndarray = activation.of_array(x)
@@ -314,13 +419,22 @@ class ArrayOperations:
         self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None,
         learned: dict[str, Any] | None = None,
     ) -> np.ndarray:  # fmt: skip
+        return cpu.attention("float32", query, key, value, self._given(query, hooks, sink, learned))[0]
+
+    def statistics(self, query: np.ndarray, key: np.ndarray, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
+        return AttentionStatistics(*cpu.attention_statistics("float32", query, key, given))
+
+    def _given(
+        self, query: np.ndarray, hooks: dict[str, Any], sink: Tensor | None, learned: dict[str, Any] | None
+    ) -> Hooks:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
         given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self.numbers(sink))
         if learned is not None:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
-        return cpu.attention("float32", query, key, value, given)[0]
+        return given
 
     def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
         return _shared_by_rows(hooks)
