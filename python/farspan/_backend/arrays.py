@@ -150,6 +150,8 @@ def per_row(
     A plain integer of 2**63 and more, where `high` lets it pass, becomes the int64 of the same bits.
     """
     kind = "int64" if integer else "float64" if wide else "float32"
+    if type(x) is int and integer and low <= x < high:  # nearly every call
+        return _scalar(name, x - 2 * _INT64 if x >= _INT64 else x, first, kind)
     if isinstance(x, (int, float)):
         value: float = number(name, x)
         if integer:

@@ -25,7 +25,7 @@ from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Sett
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
     """Output and LSE."""
-    output, lse = _allocate(memory, results.attention(dtype, query, key, value, hooks))
+    output, lse = [memory.empty(*form) for form in results.attention(dtype, query, key, value, hooks).values()]
     if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     at = memory.describe

@@ -31,6 +31,7 @@ COUNTS = {"top_k": 0, "min_keep": 1, "no_repeat_ngram": 0, "dry_allowed_length":
 """Whole-numbered settings, in the order of the rows of `Settings.counts`."""
 
 NO_EFFECT = REALS | COUNTS
+_PLAIN = frozenset((int, float))
 
 MAX_TOP = 128
 """The longest list of most likely tokens."""
@@ -170,7 +171,7 @@ def collect(
     if top > MAX_TOP:
         raise ArgumentError(message("top", f"0 to {MAX_TOP}", top))
     given = (history, prompt_lengths, logit_bias, banned, allowed, mask)
-    off = all([type(x) in (int, float) and x == NO_EFFECT[name] for name, x in per_row.items()])
+    off = _PLAIN.issuperset(map(type, per_row.values())) and per_row == NO_EFFECT
     if off and top == 0 and samples == 1 and all(x is None for x in given):
         return NOTHING
     if _on_gpu(hidden):
