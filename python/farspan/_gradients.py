@@ -108,7 +108,6 @@ GRADIENTS = {
         compute=_attention,
         results=("output", "lse"),
         unless="block_table",
-        cpu_only=True,
     ),
     "linear": Gradient(
         of=("x", "weight", "bias"),

@@ -137,6 +137,6 @@ def emulated_kernels() -> Iterator[None]:
         operation = getattr(gpu, name)
         return lambda *arguments: operation(HostMemory(emulator()), *arguments)
 
-    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    names = ("attention", "attention_backward", "greedy", "sample", "ranks", "score", "top")
     with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in names}):
         yield

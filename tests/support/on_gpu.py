@@ -76,6 +76,6 @@ def gpu_kernels() -> Iterator[None]:
 
         return call
 
-    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    names = ("attention", "attention_backward", "greedy", "sample", "ranks", "score", "top")
     with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
         yield

@@ -8,15 +8,17 @@ waits for the device; other settings are decided on the host.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from farspan import _core
 from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.memory import Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
+
+_Arguments = TypeVar("_Arguments", bound=tuple[Any, ...])
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
@@ -25,9 +27,31 @@ def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hook
     if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     at = memory.describe
-    described = map_arrays(lambda _, x: (at(x), dtype_name(x)), hooks)
-    _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), described)
+    _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), _typed(memory, hooks))
     return output, lse
+
+
+def attention_backward(
+    memory: Memory,
+    dtype: str,
+    query: Any,
+    key: Any,
+    value: Any,
+    output: Any,
+    output_gradient: Any,
+    above: Above,
+    hooks: Hooks,
+) -> tuple[Any, ...]:
+    """The gradients of `Gradients`, empty where nobody asks."""
+    found = results.attention_backward(dtype, query, key, value, output, output_gradient, above, hooks)
+    out = _allocate(memory, found)
+    for x in out:  # what belongs to no key or query that exists is not written
+        x[...] = 0
+    at, asking = memory.describe, above.asking.split(",")
+    gradients = Gradients(*[at(x) if name in asking else None for name, x in zip(found, out, strict=True)])
+    large = [at(x) for x in (query, key, value, output, output_gradient)]
+    _core.cuda_attention_backward(memory, dtype, gradients, *large, _typed(memory, above), _typed(memory, hooks))
+    return out
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
@@ -118,6 +142,11 @@ def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, 
     problem = _problem(memory, dtype, _rows(hidden), weight, rules)
     _core.cuda_top(memory, problem, longest.k, _addresses(memory, out))
     return out
+
+
+def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
+    """The same arguments with each array as its place and the name of its element type."""
+    return map_arrays(lambda _, x: (memory.describe(x), dtype_name(x)), arguments)
 
 
 def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:

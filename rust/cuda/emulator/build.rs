@@ -8,6 +8,10 @@ mod device;
 #[path = "../src/attention/variants.rs"]
 mod attention;
 
+#[allow(dead_code)]
+#[path = "../src/attention/gradient/variants.rs"]
+mod gradient;
+
 #[path = "../src/probe/variants.rs"]
 mod probe;
 
@@ -30,6 +34,7 @@ fn main() {
         "kernels",
         "../kernels",
         "../src/device.rs",
+        "../src/attention/gradient/variants.rs",
         "../src/attention/variants.rs",
         "../src/probe/variants.rs",
         "../src/unembed/variants.rs",
@@ -45,7 +50,8 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    build.files(sources(&out, [attention::variants(), probe::variants(), unembed::variants()].concat()));
+    let variants = [attention::variants(), gradient::variants(), probe::variants(), unembed::variants()].concat();
+    build.files(sources(&out, variants));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
     if env::var_os("FARSPAN_SANITIZE").is_some() {

@@ -4,6 +4,7 @@
 //! are too few rows to keep the device busy, several blocks share the chunks of a row and a second kernel merges their
 //! results in the order of the chunks, as a block does by itself: a row has the same bits either way.
 
+pub mod gradient;
 mod params;
 pub mod plan;
 mod problem;
@@ -11,6 +12,7 @@ pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
+pub(crate) use variants::{CHUNK, WARP_ROWS, WIDTHS, type_names};
 
 use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
@@ -21,7 +23,7 @@ use params::{
     SequencesAt,
 };
 use plan::{Plan, Workload};
-use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, prepare, walk};
+use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
@@ -54,16 +56,8 @@ pub unsafe fn attention(
         return Ok(());
     }
     let grid = call.grid()?;
-    for (of_queries, batch, axis) in [(true, shape.batch, shape.query_time), (false, shape.key_batch, shape.key_time)] {
-        let params = call.prepare_params(&layout, of_queries);
-        let numbers = axis * call.problem.half().max(1);
-        let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
-        let blocks = in_a_row(if of_queries { "query" } else { "key" }, blocks, "blocks of positions")?;
-        if (params.prepared.positions != 0 || params.prepared.turns != 0) && blocks > 0 {
-            // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-            unsafe { device.launch(&prepare(), [blocks, 1, 1], 0, params.bytes())? };
-        }
-    }
+    // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
+    unsafe { call.prepare(device, [layout.queries, layout.keys])? };
     let params = call.params(&layout, &output, lse.as_ref());
     let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
     let kernel = walk(problem.query.dtype, width, warps, call.has_hooks());
@@ -146,23 +140,48 @@ impl<'a> Call<'a> {
             bytes += size;
             if size > 0 { at } else { 0 }
         };
+        let [queries, keys] = self.prepared(&mut place);
+        let results = self.work.chunks() * self.work.rows();
+        let split = self.plan.splits > 1;
+        let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
+        let partial_states = place(split, results * size_of::<[f32; 2]>());
+        Layout { queries, keys, partial_values, partial_states, bytes }
+    }
+
+    /// Where what is prepared of queries and of keys lies; `place` gives room for so many bytes, where they are needed.
+    fn prepared(&self, place: &mut impl FnMut(bool, usize) -> u64) -> [PreparedAt; 2] {
         let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
-        let mut prepared = |batch: usize, time: usize| {
+        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
+        [(batch, query_time), (key_batch, key_time)].map(|(batch, time)| {
             let rows = batch * time;
             PreparedAt {
                 positions: place(by_distance, rows * size_of::<f64>()),
                 turns: place(self.problem.half() > 0, rows * self.problem.half() * size_of::<[f32; 2]>()),
                 far_turns: place(far, rows * self.problem.half() * size_of::<[f32; 2]>()),
             }
-        };
+        })
+    }
+
+    /// Starts the kernels that write down what positions mean.
+    ///
+    /// # Safety
+    /// As [`attention`]; the places are as large as [`Call::prepared`] asked for.
+    unsafe fn prepare(&self, device: &dyn Device, prepared: [PreparedAt; 2]) -> Result<()> {
         let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
-        let (queries, keys) = (prepared(batch, query_time), prepared(key_batch, key_time));
-        let results = self.work.chunks() * self.work.rows();
-        let split = self.plan.splits > 1;
-        let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
-        let partial_states = place(split, results * size_of::<[f32; 2]>());
-        Layout { queries, keys, partial_values, partial_states, bytes }
+        for (prepared, of_queries, batch, axis) in
+            [(prepared[0], true, batch, query_time), (prepared[1], false, key_batch, key_time)]
+        {
+            let params = self.prepare_params(prepared, of_queries);
+            let numbers = axis * self.problem.half().max(1);
+            let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
+            let blocks = in_a_row(if of_queries { "query" } else { "key" }, blocks, "blocks of positions")?;
+            if (prepared.positions != 0 || prepared.turns != 0) && blocks > 0 {
+                // SAFETY: the caller's.
+                unsafe { device.launch(&variants::prepare(), [blocks, 1, 1], 0, params.bytes())? };
+            }
+        }
+        Ok(())
     }
 
     fn sequences(&self) -> SequencesAt {
@@ -197,12 +216,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn prepare_params(&self, layout: &Layout, of_queries: bool) -> PrepareParams {
+    fn prepare_params(&self, prepared: PreparedAt, of_queries: bool) -> PrepareParams {
         let Attention { rotary, query_positions, key_positions, .. } = self.problem;
         let far = rotary.and_then(|rotary| rotary.far);
-        let (positions, far_positions, prepared) = match of_queries {
-            true => (*query_positions, far.map(|far| far.query_positions), layout.queries),
-            false => (*key_positions, far.map(|far| far.key_positions), layout.keys),
+        let (positions, far_positions) = match of_queries {
+            true => (*query_positions, far.map(|far| far.query_positions)),
+            false => (*key_positions, far.map(|far| far.key_positions)),
         };
         let inv_freq = rotary.map(|rotary| rotary.inv_freq);
         PrepareParams {
@@ -222,7 +241,7 @@ impl<'a> Call<'a> {
     fn params(&self, layout: &Layout, output: &Large, lse: Option<&Tensor<3>>) -> AttentionParams {
         let Attention { query, key, value, .. } = self.problem;
         AttentionParams {
-            problem: self.problem_params(layout),
+            problem: self.problem_params([layout.queries, layout.keys]),
             plan: PlanParams {
                 chunks_per_block: self.plan.chunks_per_block as i32,
                 parts: self.plan.parts as i32,
@@ -238,7 +257,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn problem_params(&self, layout: &Layout) -> ProblemParams {
+    fn problem_params(&self, [queries, keys]: [PreparedAt; 2]) -> ProblemParams {
         let Attention { query, key, value, rules, distance_bias, sink, .. } = self.problem;
         let bounded = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let bound = |bound: Option<usize>| bound.map_or(-1, bounded);
@@ -250,8 +269,8 @@ impl<'a> Call<'a> {
             key_bias: table_at(self.problem.key_bias.as_ref()),
             sequences: self.sequences(),
             pages: self.pages(),
-            queries: layout.queries,
-            keys: layout.keys,
+            queries,
+            keys,
             distance_table: distance_bias.map_or(0, |bias| bias.table.pointer),
             sink: sink.map_or(0, |sink| sink.pointer),
             distance_stride: distance_bias.map_or(0, |bias| bias.table.strides[0]),

@@ -40,5 +40,5 @@ pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {
-    [attention::variants(), probe::variants(), unembed::variants()].concat()
+    [attention::variants(), attention::gradient::variants(), probe::variants(), unembed::variants()].concat()
 }
