@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from farspan.embedded import load_embedded
     from farspan.inside import Lens, Translators, lens, train_lens
     from farspan.lab.measure import measure
+    from farspan.loading import load
     from farspan.model import Cache, Completion, Config, Transformer
+    from farspan.model.generation.conversation import Conversation
+    from farspan.model.generation.text import TextCompletion, generate_text
     from farspan.reference import sampler as reference_sampler
 
 try:
@@ -35,10 +38,14 @@ _LAZY = {
     "Cache": "farspan.model",
     "Completion": "farspan.model",
     "Config": "farspan.model",
+    "Conversation": "farspan.model.generation.conversation",
     "Lens": "farspan.inside",
+    "TextCompletion": "farspan.model.generation.text",
     "Transformer": "farspan.model",
     "Translators": "farspan.inside",
+    "generate_text": "farspan.model.generation.text",
     "lens": "farspan.inside",
+    "load": "farspan.loading",
     "load_embedded": "farspan.embedded",
     "measure": "farspan.lab.measure",
     "positions": "farspan",
@@ -52,10 +59,11 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 
 __all__ = [
     "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "Top", "Transformer", "Translators",
-    "Verified", "VocabularyShard", "attention", "divergence", "get_num_threads", "greedy", "lens", "linear",
-    "linear_cross_entropy", "load_embedded", "measure", "positions", "reference", "reference_sampler", "sample",
-    "score", "set_num_threads", "top", "train_lens", "verify", "vocabulary_ranges",
+    "Conversation", "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "TextCompletion",
+    "Top", "Transformer", "Translators", "Verified", "VocabularyShard", "attention", "divergence", "generate_text",
+    "get_num_threads", "greedy", "lens", "linear", "linear_cross_entropy", "load", "load_embedded", "measure",
+    "positions", "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "train_lens",
+    "verify", "vocabulary_ranges",
 ]  # fmt: skip
 
 

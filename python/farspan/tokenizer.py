@@ -1,24 +1,36 @@
-"""Between text and token ids: bytes for the embedded model, a folder's `tokenizer.json` for all others."""
+"""Between text and token ids: bytes for the embedded model, the tokenizer of a checkpoint for all others."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan._errors import ArgumentError, CheckpointError, message, missing_package
+from farspan._errors import ArgumentError, BackendError, CheckpointError, message, missing_package
+from farspan.chat_template import ChatTemplate, Message, folder_template
 
 
 class Tokenizer(Protocol):
     """What generating and measuring need to know of a tokenizer."""
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The text's ids; without `special` none that begin or end a text."""
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id that stands for text."""
+        ...
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The text's ids; with `special` also those that begin and end a text."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, by the checkpoint's chat template, up to where the next answer begins.
+        BackendError: there is no template."""
+        ...
 
 
 class ByteTokenizer:
@@ -30,39 +42,42 @@ class ByteTokenizer:
 
     vocab_size = 256
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         return list(_OF_NO_BYTE.sub("\ufffd", text).encode("utf-8", errors="surrogateescape"))
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(map(int, ids)).decode("utf-8", errors="replace")
 
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        raise _no_template("a model whose tokens are bytes")
+
 
 _OF_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-class FolderTokenizer:
-    """`tokenizer.json` of a model folder, read by the `tokenizers` package.
+class SubwordTokenizer:
+    """A tokenizer of the package `tokenizers`, with the chat template that came with it.
 
     Some decoders strip the space before the first word. `decode` lets them where the ids are a whole text, with the
     token that begins one if the tokenizer has one; ids from the middle of a text keep their space.
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            import tokenizers
-        except ImportError:
-            raise missing_package("reading tokenizer.json", "tokenizers") from None
-        try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises bare Exception
-            raise CheckpointError(message(str(path), "a tokenizer the package tokenizers reads", error)) from error
+    def __init__(self, tokenizer: Any, template: ChatTemplate | None, where: Path) -> None:
+        self._tokenizer, self._template, self._where = tokenizer, template, where
         # What a training run left in the file must neither cut a text nor fill it up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._begin: list[int] = self.encode("")[:1]
+        self._begin: list[int] = self.encode("", special=True)[:1]
         self._word = self._any_word()
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    @property
+    def vocab_size(self) -> int:
+        added = self._tokenizer.get_added_tokens_decoder()
+        control = {index for index, token in added.items() if token.special}
+        ids = self._tokenizer.get_vocab().values()
+        return max((index for index in ids if index not in control), default=-1) + 1
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         except TypeError:  # the package takes no lone surrogates
@@ -75,6 +90,21 @@ class FolderTokenizer:
         word: str = self._tokenizer.decode(self._word)
         return str(self._tokenizer.decode(self._word + listed))[len(word) :]
 
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        if self._template is None:
+            raise _no_template(str(self._where))
+        return self.encode(self._template.render(messages))
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`, and with a template `tokenizer_config.json`, as model folders have them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        if self._template is not None:
+            settings = {**self._template.tokens, "chat_template": self._template.source}
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+            text = json.dumps(settings, ensure_ascii=False, indent=2)
+            (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
     def _any_word(self) -> list[int]:
         """A token that is plain letters, in front of which no decoder changes what follows; none where all is."""
         if not self._begin:
@@ -83,6 +113,25 @@ class FolderTokenizer:
             if token.isalnum() and self._tokenizer.decode([index]) == token:
                 return [index]
         return []
+
+
+class FolderTokenizer(SubwordTokenizer):
+    """`tokenizer.json` of a model folder, and the template beside it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise missing_package("reading tokenizer.json", "tokenizers") from None
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises bare Exception
+            raise CheckpointError(message(str(path), "a tokenizer the package tokenizers reads", error)) from error
+        super().__init__(tokenizer, folder_template(path.parent), path.parent)
+
+
+def _no_template(where: str) -> BackendError:
+    return BackendError(message("chat template", "one, which says how a conversation is written", f"none in {where}"))
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:

@@ -15,7 +15,7 @@ from support.models import SHAPE, VOCAB, ids, small_model
 
 import farspan
 from farspan.model import Config, Transformer, safetensors
-from farspan.model.checkpoint import named_tensors
+from farspan.model.places import named_tensors
 from farspan.testing import assert_same_bits
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

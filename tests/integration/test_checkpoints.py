@@ -16,7 +16,7 @@ from support.models import SHAPE, ids, small_model, transformers_model
 import farspan
 from farspan import positions as P
 from farspan.model import Config, Transformer, safetensors
-from farspan.model.checkpoint import named_tensors
+from farspan.model.places import named_tensors
 from farspan.testing import assert_same_bits
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

@@ -15,7 +15,7 @@ from support.models import SHAPE, ids
 import farspan
 from farspan import positions as P
 from farspan.model import Config, Transformer, safetensors
-from farspan.model.checkpoint import named_tensors
+from farspan.model.places import named_tensors
 from farspan.testing import assert_same_bits
 
 pytest.importorskip("transformers", reason="transformers is not installed")

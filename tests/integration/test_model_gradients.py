@@ -24,6 +24,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "layer norm": {"norm": "layer", "gated_mlp": False, "hidden_act": "gelu_pytorch_tanh", "mlp_bias": True},
     "windows and schemes": {"windows": (None, 7, 5), "positions": (P.ALiBi(), P.NoPE(), P.Streaming(2, 9))},
     "two regions": {"positions": (P.SelfExtend(2, 5), P.ReRoPE(4), P.LogN(6))},
+    "schemes that learn": {
+        "positions": (P.T5(8, 20), P.LogN(6, inner=P.Kerple()), P.SSMax(9, inner=P.LogN(6, inner=P.T5(8, 20)))),
+    },
+    "both directions": {"causal": False, "positions": (P.T5(8, 20), P.ALiBi(), P.SSMax(9))},
 }  # fmt: skip
 DENSE: dict[str, Any] = {"ids": ids(2, 23)}
 PACKED: dict[str, Any] = {"ids": ids(1, 46)[0], "lengths": (5, 1, 23, 14, 3)}
@@ -32,7 +36,8 @@ ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11
 
 def gradients(model: Transformer, call: dict[str, Any], **options: Any) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
-    model.loss(**call, **options).backward()
+    targets = {} if model.config.causal else {"targets": call["ids"]}
+    model.loss(**call, **targets, **options).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 

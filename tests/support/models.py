@@ -45,7 +45,7 @@ def reference_twin(model: Transformer) -> Transformer:
     """The same model in float64 through `farspan.reference`."""
     twin = Transformer(model.config, backend="reference", dtype="float64").requires_grad_(False)
     twin.load_state_dict(model.state_dict())
-    return twin
+    return twin.eval()
 
 
 def transformers_model(family: str, **options: Any) -> Any:

@@ -9,9 +9,9 @@ import pytest
 
 from farspan._errors import ArgumentError, BackendError, CheckpointError
 from farspan.embedded import FOLDER
-from farspan.lab import subject
 from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
 from farspan.lab.subject import load_model, load_text, model_name
+from farspan.model.checkpoint import Checkpoint
 from farspan.tokenizer import ByteTokenizer, FolderTokenizer, Tokenizer
 
 FRENCH = "déjà vu été\r\n" * 20
@@ -96,11 +96,11 @@ def test_a_name_on_the_hub_is_told_how_to_get_it(tmp_path: Path, monkeypatch: py
     assert "hf download" not in str(caught.value)
 
 
-def test_what_is_missing_is_told_before_the_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(folder: Path) -> Tokenizer:
+def test_what_is_missing_is_told_before_the_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(checkpoint: Checkpoint) -> Tokenizer:
         raise BackendError("no tokenizers")
 
-    monkeypatch.setattr(subject, "load_tokenizer", missing)
-    monkeypatch.setattr(subject.Transformer, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(Checkpoint, "tokenizer", missing)
+    monkeypatch.setattr(Checkpoint, "load", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(BackendError, match="no tokenizers"):
         load_model(FOLDER)

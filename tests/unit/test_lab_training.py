@@ -14,7 +14,8 @@ from farspan._errors import ArgumentError
 from farspan.lab.eager import EagerLlama, weights_of
 from farspan.lab.embedded import data, make
 from farspan.lab.train import Recipe, State, draw_windows, held_out_loss, train
-from farspan.model import Config, Transformer, checkpoint
+from farspan.model import Config, Transformer
+from farspan.model.places import named_tensors
 
 CONFIG = Config(
     vocab_size=256, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -100,7 +101,7 @@ def wide_model() -> tuple[Transformer, EagerLlama]:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(6 if weight.ndim > 1 else 1)
-    return model, EagerLlama(weights_of(checkpoint.named_tensors(model), torch.float32), CONFIG)
+    return model, EagerLlama(weights_of(named_tensors(model), torch.float32), CONFIG)
 
 
 def test_eager_llama_is_the_same_model() -> None:
@@ -128,4 +129,4 @@ def test_eager_generation_follows_its_seed() -> None:
 def test_eager_llama_refuses_what_it_is_not() -> None:
     model = new_model()
     with pytest.raises(ArgumentError, match="plain Llama"):
-        EagerLlama(checkpoint.named_tensors(model), replace(CONFIG, qk_norm=True))
+        EagerLlama(named_tensors(model), replace(CONFIG, qk_norm=True))

@@ -281,6 +281,7 @@ ALL: list[P.Scheme] = [
     P.RoPE(), P.LinearInterpolation(2), P.NTK(2), P.DynamicNTK(2, 9), P.YaRN(2, 9), P.Llama3(8, 1, 4, 9),
     P.LongRoPE(RAMP, RAMP, 9, 18), P.ALiBi(), P.NoPE(), P.LogN(9), P.SelfExtend(2, 4), P.ReRoPE(4), P.Streaming(1, 4),
     P.PRoPE(0.5), P.ClippedRoPE(9, 2.0), P.HardALiBi(2), P.Sandwich(64), P.RandomPositions(99, 1, P.NTK(2)),
+    P.T5(16, 99), P.Kerple(True), P.SSMax(9, P.T5(), True),
 ]  # fmt: skip
 
 
@@ -327,7 +328,7 @@ def test_a_scaling_takes_the_base_of_the_model() -> None:
         (lambda: P.ClippedRoPE(0), "original_length"), (lambda: P.ClippedRoPE(9, -1), "turns"),
         (lambda: P.ClippedRoPE(9, base=0), "base"), (lambda: P.HardALiBi(-1), "masked"),
         (lambda: P.Sandwich(0), "dim"), (lambda: P.Sandwich(7), "dim"), (lambda: P.RandomPositions(0), "limit"),
-        (lambda: P.RandomPositions(9, -1), "seed"), (lambda: P.RandomPositions(9, 0, P.ALiBi()), "inner"),
+        (lambda: P.RandomPositions(9, -1), "seed"), (lambda: P.RandomPositions(9, 0, P.NoPE()), "inner"),
         (lambda: P.scheme_from_dict({"scheme": "Rope"}), "scheme"), (lambda: P.scheme_from_dict(3), "scheme"),
         (lambda: P.scheme_from_dict({"scheme": "RoPE", "angle": 3}), "angle"),
     ],

@@ -27,24 +27,32 @@ def streamed(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = (
 
 @pytest.mark.parametrize("text", ["Hello world", "world", "Hello  world", "Hello é", "H", ""])
 def test_a_text_comes_back(text: str, tokenizer: FolderTokenizer) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert streamed(tokenizer, tokenizer.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode(text, special=True)) == text
+    assert streamed(tokenizer, tokenizer.encode(text, special=True)) == text
 
 
 def test_a_continuation_keeps_its_first_space(tokenizer: FolderTokenizer) -> None:
-    prompt, world = tokenizer.encode("Hello"), tokenizer.encode("world", special=False)
-    for ids in (world, world * 2, [1, *world], [2, *world], [999, *world], [*world, 2, *world], tokenizer.encode("é")):
+    prompt, world = tokenizer.encode("Hello", special=True), tokenizer.encode("world")
+    for ids in (
+        world,
+        world * 2,
+        [1, *world],
+        [2, *world],
+        [999, *world],
+        [*world, 2, *world],
+        tokenizer.encode("é", special=True),
+    ):
         whole = tokenizer.decode([*prompt, *ids])
         assert "Hello" + streamed(tokenizer, ids, before=prompt) == whole
         assert whole.startswith("Hello ")
-    if tokenizer.encode("")[:1]:  # then ids that do not begin as a text does are the middle of one
+    if tokenizer.encode("", special=True)[:1]:  # then ids that do not begin as a text does are the middle of one
         assert tokenizer.decode(world) == streamed(tokenizer, world) == " world"
         assert streamed(tokenizer, [*world, 1, *world]) == tokenizer.decode([*world, 1, *world]) == " world world"
 
 
 def test_special_tokens_are_of_whole_texts_only(tokenizer: FolderTokenizer) -> None:
-    assert 1 not in tokenizer.encode("world", special=False)
-    assert ByteTokenizer().encode("ab", special=False) == [97, 98]
+    assert 1 not in tokenizer.encode("world")
+    assert ByteTokenizer().encode("ab", special=True) == [97, 98]
 
 
 def test_text_that_is_no_utf8_is_named(tokenizer: FolderTokenizer) -> None:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farspan.commands.generate import prompt_ids, stream_completion
 from farspan.commands.measure import measure_to_files
 from farspan.commands.options import add_out
 from farspan.commands.output import print_now
@@ -58,14 +57,19 @@ def run(options: argparse.Namespace) -> None:
 def _show_text(loaded: LoadedModel) -> None:
     count = sum(weight.numel() for weight in loaded.model.parameters())
     _headline("1", f"text, byte by byte, from the embedded model ({count / 1e6:.1f} million parameters)")
+    from farspan.model.generation.text import generate_text
+
     print_now(PROMPT)
-    stream_completion(loaded, prompt_ids(loaded, PROMPT), 240, TEMPERATURE, SEED, print_now)
+    generate_text(
+        loaded.model, loaded.tokenizer, PROMPT, max_new_tokens=240, temperature=TEMPERATURE, seed=SEED,
+        streamer=lambda row, text: print_now(text),
+    )  # fmt: skip
     print()
 
 
 def _show_seeds(loaded: LoadedModel) -> None:
     _headline("2", "a seed's text does not depend on the batch it is drawn in")
-    prompts = [prompt_ids(loaded, text) for text in (*OTHER_PROMPTS[:2], PROMPT, *OTHER_PROMPTS[2:])]
+    prompts = [loaded.tokenizer.encode(text) for text in (*OTHER_PROMPTS[:2], PROMPT, *OTHER_PROMPTS[2:])]
     draw = partial(loaded.model.generate, max_new_tokens=64, temperature=TEMPERATURE, stop=())
     (alone,) = draw([prompts[2]], seed=[SEED])
     together = draw(prompts, seed=[101, 102, SEED, 103])[2]
@@ -79,14 +83,14 @@ def _show_speed(loaded: LoadedModel) -> None:
     import torch
 
     from farspan.lab.eager import EagerLlama, weights_of
-    from farspan.model import checkpoint
+    from farspan.model.places import named_tensors
 
     tokens, rounds = SPEED_TOKENS, ROUNDS
     _headline(
         "3", f"speed: one sequence, {tokens} tokens, {torch.get_num_threads()} threads, median of {rounds} rounds"
     )
-    ids = prompt_ids(loaded, PROMPT)
-    eager = EagerLlama(weights_of(checkpoint.named_tensors(loaded.model), loaded.model.dtype), loaded.model.config)
+    ids = loaded.tokenizer.encode(PROMPT)
+    eager = EagerLlama(weights_of(named_tensors(loaded.model), loaded.model.dtype), loaded.model.config)
 
     def ours(count: int) -> None:
         loaded.model.generate([ids], max_new_tokens=count, temperature=TEMPERATURE, seed=SEED, stop=())

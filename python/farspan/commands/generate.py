@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json, print_now
-from farspan.commands.sampling import add_sampler_options, sampler_settings
+from farspan.commands.sampling import add_sampler_options, ready_settings, sampler_settings
 from farspan.commands.values import real, whole
-from farspan.tokenizer import ByteTokenizer, TextStream
-
-if TYPE_CHECKING:
-    from farspan.lab.subject import LoadedModel
-    from farspan.model import Completion, Transformer
-
-_OF_NO_CHARACTER = re.compile("[\ud800-\udfff]")
-"""What Python makes of an argument's bytes that are no UTF-8."""
 
 SUMMARY = "Continue a prompt, streaming the text as it is drawn."
 
@@ -52,21 +41,25 @@ def write_completion(
     """Print the prompt and its completion, or one JSON document about them. `settings`: further arguments of
     `model.generate`, bad words as texts and a model that drafts as its folder."""
     from farspan.lab.subject import load_model
+    from farspan.model.generation.text import NO_CHARACTER, generate_text, prompt_ids
 
     loaded = load_model(folder, device)
-    options = settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
-    ids = prompt_ids(loaded, prompt)
+    ids = prompt_ids(loaded.model, loaded.tokenizer, prompt)
+    options = ready_settings(loaded, settings)
     started = time.perf_counter()
     show = (lambda text: None) if as_json else print_now
-    readable = _OF_NO_CHARACTER.sub("\ufffd", prompt)
+    readable = NO_CHARACTER.sub("\ufffd", prompt)
     show(readable)
-    completion, text = stream_completion(loaded, ids, max_new_tokens, temperature, seed, show, **options)
+    (completion,) = generate_text(
+        loaded.model, loaded.tokenizer, [ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+        streamer=lambda row, text: show(text), **options,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     if as_json:
         document = {
             "model": loaded.name,
             "prompt": readable,
-            "text": text,
+            "text": completion.text,
             "tokens": completion.tokens,
             "logprobs": completion.logprobs,
             "finish_reason": completion.finish_reason,
@@ -87,54 +80,3 @@ def write_completion(
         drafts = f", {completion.accepted} of {completion.drafted} drafts accepted" if completion.drafted else ""
         speed = f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s"
         print(f"[{speed}{drafts}, seed {seed}]", file=sys.stderr)
-
-
-def stream_completion(
-    loaded: LoadedModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int,
-    show: Callable[[str], object], **settings: Any,
-) -> tuple[Completion, str]:  # fmt: skip
-    """Continue one prompt; `show` gets each piece of new text at once. Text of a stop token is left out."""
-    stops = set(loaded.model.config.eos_token_ids)
-    stream, pieces = TextStream(loaded.tokenizer, ids), []
-
-    def take(row: int, token: int) -> None:
-        if token not in stops:
-            put(stream.push(token))
-
-    def put(piece: str) -> None:
-        pieces.append(piece)
-        show(piece)
-
-    (completion,) = loaded.model.generate(
-        [ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, streamer=take, **settings,
-    )  # fmt: skip
-    put(stream.end())
-    return completion, "".join(pieces)
-
-
-def prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
-    """The prompt's tokens; for an empty one the model's token for the beginning of a text."""
-    if _OF_NO_CHARACTER.search(prompt) and not isinstance(loaded.tokenizer, ByteTokenizer):
-        raise ArgumentError(message("prompt", "UTF-8, the only form that this model's tokenizer reads", ascii(prompt)))
-    ids = loaded.tokenizer.encode(prompt)
-    begin = loaded.model.config.bos_token_id
-    if ids:
-        return ids
-    if begin is None:
-        raise ArgumentError(message("prompt", "some text: this model has no token that begins one", repr(prompt)))
-    return [begin]
-
-
-def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
-    return [loaded.tokenizer.encode(text, special=False) for text in texts]
-
-
-def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:
-    from farspan.model import Transformer
-    from farspan.model.generation.draft import PROMPT_LOOKUP
-
-    return name if name == PROMPT_LOOKUP else Transformer.from_pretrained(name, device=loaded.model.device)
-
-
-_READ: dict[str, Callable[[LoadedModel, Any], Any]] = {"bad_words": _bad_words, "draft": _drafter}
-"""Settings that need the model or its tokenizer to be read."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farspan._errors import ArgumentError, message
-from farspan.commands.generate import prompt_ids
 from farspan.commands.options import add_json, add_model, add_out
 from farspan.commands.output import print_json
 from farspan.commands.values import whole
@@ -39,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     from farspan.inside import Translators, lens
     from farspan.lab.lens_report import document_of, require_matplotlib, write
     from farspan.lab.subject import load_model
+    from farspan.model.generation.text import prompt_ids
 
     # What is missing is told now, not after the weights have been read.
     require_matplotlib()
@@ -46,7 +46,11 @@ def run(options: argparse.Namespace) -> None:
         options.data.open("rb").close()
     translators = None if options.translators is None else Translators.load(options.translators)
     loaded = load_model(options.model, options.device)
-    tokens = prompt_ids(loaded, options.prompt) if options.data is None else _tokens_of(options.data, loaded)
+    tokens = (
+        prompt_ids(loaded.model, loaded.tokenizer, options.prompt)
+        if options.data is None
+        else _tokens_of(options.data, loaded)
+    )
     found = lens(loaded.model, torch.tensor([tokens]), top=options.top, translators=translators)
     document = document_of(found, tokens, loaded.tokenizer, loaded.name, translated=translators is not None)
     paths = write(document, options.out)

@@ -14,6 +14,7 @@ from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
 from farspan.commands.values import entries, whole
 from farspan.lab import schemes
+from farspan.tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
     from farspan.lab.measurement import Measurement
@@ -54,14 +55,14 @@ def run(options: argparse.Namespace) -> None:
     _check_schemes(options)
     from farspan.lab import report
     from farspan.lab.measure import window_ends
-    from farspan.lab.subject import load_model, load_text, tokenizer_of
+    from farspan.lab.subject import load_model, load_text, open_model
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
-    tokenizer = tokenizer_of(options.model)
-    text = load_text(options.data, tokenizer)
+    opened = None if options.model is None else open_model(options.model)
+    text = load_text(options.data, ByteTokenizer() if opened is None else opened[1])
     window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
-    loaded = load_model(options.model, options.device, tokenizer)
+    loaded = load_model(options.model, options.device, opened)
     measurement, paths = measure_to_files(
         loaded, text, options.out, lengths=options.lengths, schemes=options.schemes, by=options.by,
         windows=options.windows, targets=options.targets, trained_length=options.trained,

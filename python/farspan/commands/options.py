@@ -8,7 +8,8 @@ from pathlib import Path
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a model folder (default: the embedded model)")
+    what = "a model folder, a .gguf file, or package:NAME, an installed package that has one (default: embedded)"
+    parser.add_argument("--model", type=Path, metavar="PATH", help=what)
     add_device(parser)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farspan._backend.settings import MAX_TOP, ORDERS
 from farspan.commands.values import biases, ids, real, some_text, whole
+
+if TYPE_CHECKING:
+    from farspan.lab.subject import LoadedModel
+    from farspan.model import Transformer
 
 Kind = Callable[[str], Any]
 
@@ -47,8 +51,8 @@ RESTRICTIONS: dict[str, tuple[Kind, str, str]] = {
 GROUPS = {"cuts": CUTS, "penalties": PENALTIES, "restrictions": RESTRICTIONS}
 
 
-def add_sampler_options(parser: argparse.ArgumentParser) -> None:
-    """Every setting of `model.generate` that a command line can hold."""
+def add_sampler_options(parser: argparse.ArgumentParser, *, logprobs: bool = True) -> None:
+    """Every setting of `model.generate` that a command line can hold; `logprobs`: those of the JSON document too."""
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for name, (kind, metavar, what) in options.items():
@@ -57,20 +61,44 @@ def add_sampler_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument("--order", choices=ORDERS, help="whose chain of cuts (default: hf)")
     what = "a text never to write, as the tokenizer splits it; may be repeated"
     group.add_argument("--bad-word", type=some_text, dest="bad_words", action="append", metavar="TEXT", help=what)
+    what = "end before this text, which is not shown; may be repeated"
+    group.add_argument("--stop", type=some_text, dest="stop_strings", action="append", metavar="TEXT", help=what)
     group = parser.add_argument_group("speculative decoding and details")
     what = "guess tokens ahead, by 'prompt-lookup' or a smaller model's folder: the same text, sooner"
     group.add_argument("--draft", metavar="DRAFTER", help=what)
     group.add_argument("--draft-length", type=whole(1), metavar="N", help="how many tokens to guess (default: 4)")
+    if not logprobs:
+        return
     what = "with --json, the N most likely tokens in each place with their log-probabilities"
     group.add_argument("--logprobs", type=whole(0, MAX_TOP + 1), dest="top", metavar="N", help=what)
 
 
 def sampler_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What was given, by the names of `model.generate`; bad words and the drafter as they were written."""
-    names = [*CUTS, *PENALTIES, *RESTRICTIONS, "order", "bad_words", "draft", "draft_length", "top"]
-    given = {name: getattr(options, name) for name in names}
+    names = [*CUTS, *PENALTIES, *RESTRICTIONS, "order", "bad_words", "stop_strings", "draft", "draft_length", "top"]
+    given = {name: getattr(options, name, None) for name in names}
     if given["top"] and not options.json:
         options.parser.error("--logprobs: expected --json beside it, where they are printed, given none")
     if given["draft_length"] and not given["draft"]:
         options.parser.error("--draft-length: expected --draft beside it, given none")
     return {name: value for name, value in given.items() if value is not None}
+
+
+def ready_settings(loaded: LoadedModel, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with bad words as ids, and with the model that drafts in place of its name."""
+    return settings | {name: read(loaded, settings[name]) for name, read in _READ.items() if name in settings}
+
+
+def _bad_words(loaded: LoadedModel, texts: list[str]) -> list[list[int]]:
+    return [loaded.tokenizer.encode(text) for text in texts]
+
+
+def _drafter(loaded: LoadedModel, name: str) -> str | Transformer:
+    from farspan.model import Transformer
+    from farspan.model.generation.draft import PROMPT_LOOKUP
+
+    return name if name == PROMPT_LOOKUP else Transformer.from_pretrained(name, device=loaded.model.device)
+
+
+_READ: dict[str, Callable[[LoadedModel, Any], Any]] = {"bad_words": _bad_words, "draft": _drafter}
+"""Settings that need the model or its tokenizer to be read."""

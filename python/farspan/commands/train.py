@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +14,8 @@ from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_device, add_json
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import check_scheme, with_scheme
 from farspan.commands.values import real, whole
-from farspan.lab import schemes
 
 if TYPE_CHECKING:
     from farspan.model import Config, Transformer
@@ -29,7 +28,10 @@ BYTES, END = 256, 256
 LONGEST_CONTEXT = 1024
 RATES = {"new": 1e-3, "fine-tuned": 2e-5}
 DTYPES = ("float32", "bfloat16", "float16")
-KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
 """What the folder of a fine-tuned model takes over."""
 
 
@@ -39,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=what)
     add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run, and of the model")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="DIR", help="fine-tune the model of this folder")
+    source.add_argument(
+        "--model", type=Path, metavar="PATH", help="fine-tune this model: a folder, a .gguf file, package:NAME"
+    )
     what = "train a new model of this config.json; tokens are bytes, and id 256 ends a document"
     source.add_argument("--config", type=Path, metavar="FILE", help=what)
     add("--scheme", metavar="NAME", help="train with this position scheme (names: farspan measure --help)")
@@ -70,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    _check_scheme(options)
+    check_scheme(options)
     from farspan import training
     from farspan.training import files
     from farspan.training.folder import require_no_run
@@ -81,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = _recipe(options, config)
     documents = files.documents(options.data, encode)
     validation = files.documents(options.validation, encode) if options.validation else None
-    model = _with_scheme(_model(options, config), options.scheme, recipe.context)
+    model = with_scheme(_model(options, config), options.scheme, recipe.context)
     try:
         with progress_on_stderr("training", unit="step") as progress:
             result = training.fit(
@@ -105,16 +109,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"written: {options.out}")
 
 
-def _check_scheme(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        schemes.check([options.scheme] if options.scheme else [])
-    except ArgumentError as error:
-        options.parser.error(str(error))
-
-
 def _new(path: Path) -> tuple[Config, Encode]:
     """The config of a new model, whose tokens are bytes."""
     from farspan.model import Config
@@ -128,14 +122,13 @@ def _new(path: Path) -> tuple[Config, Encode]:
     return dataclasses.replace(config, eos_token_ids=config.eos_token_ids or (END,)), files.as_bytes(END)
 
 
-def _fine_tuned(folder: Path) -> tuple[Config, Encode]:
-    """The config of a model folder, and its tokenizer."""
-    from farspan.lab.subject import tokenizer_of
-    from farspan.model import Config
+def _fine_tuned(path: Path) -> tuple[Config, Encode]:
+    """The config of a checkpoint, and its tokenizer."""
+    from farspan.lab.subject import open_model
     from farspan.training import files
 
-    tokenizer = tokenizer_of(folder)
-    config = Config.from_pretrained(folder)
+    checkpoint, tokenizer = open_model(path)
+    config = checkpoint.config
     return config, files.by_tokenizer(tokenizer, next(iter(config.eos_token_ids), None))
 
 
@@ -156,32 +149,25 @@ def _model(options: argparse.Namespace, config: Config) -> Transformer:
 
     from farspan.model import Transformer
 
+    torch.manual_seed(options.seed)  # of new weights, and of what a scheme that learns brings along
     if options.model:
         return Transformer.from_pretrained(options.model, options.dtype, options.device)
-    torch.manual_seed(options.seed)
     return Transformer(config, dtype=options.dtype).to(options.device)
-
-
-def _with_scheme(model: Transformer, name: str | None, context: int) -> Transformer:
-    """A scheme's settings follow from what the model was made for, and from the context that it is trained on."""
-    if name is None:
-        return model
-    from farspan.lab.measure import trained_length_of
-    from farspan.positions.frequencies import DEFAULT_BASE
-    from farspan.positions.table import Reach
-
-    trained = trained_length_of(model.config)
-    reach = Reach(trained, max(trained, context), model.config.rope_theta or DEFAULT_BASE)
-    (scheme,) = schemes.make([name], reach).values()
-    return model if scheme is None else model.with_positions(scheme)
 
 
 def _write_tokenizer(options: argparse.Namespace) -> None:
     """`farspan generate --model DIR` reads and writes text then."""
     if options.model:
+        from farspan.model.gguf.checkpoint import GgufCheckpoint
+        from farspan.model.source import located
+
+        place = located(options.model)
+        if place.is_file():
+            GgufCheckpoint(place).tokenizer().save(options.out)
+            return
         for name in KEPT:
-            if (options.model / name).is_file():
-                shutil.copyfile(options.model / name, options.out / name)
+            if (place / name).is_file():
+                shutil.copyfile(place / name, options.out / name)
         return
     from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
 

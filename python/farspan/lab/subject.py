@@ -12,8 +12,8 @@ from torch import Tensor
 from farspan._errors import ArgumentError, message
 from farspan.embedded import load_embedded
 from farspan.lab.embedded import data
-from farspan.model import Config, Transformer
-from farspan.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from farspan.model import Transformer, source
+from farspan.tokenizer import ByteTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,28 @@ class Text:
     """what a reader of the measurement should know of the text"""
 
 
-def load_model(folder: Path | None, device: str = "cpu", tokenizer: Tokenizer | None = None) -> LoadedModel:
-    """The model of a folder, or the embedded one. `tokenizer`: what `tokenizer_of` gave, if that was asked before."""
-    if folder is None:
+def load_model(path: Path | None, device: str = "cpu", opened: Opened | None = None) -> LoadedModel:
+    """The model of a folder or a file, or the embedded one. `opened`: what `open_model` gave, if that was asked
+    before."""
+    if path is None:
         return LoadedModel("the embedded model", *load_embedded(device=device))
-    tokenizer = tokenizer or tokenizer_of(folder)
-    return LoadedModel(model_name(folder), Transformer.from_pretrained(folder, device=device), tokenizer)
+    checkpoint, tokenizer = opened or open_model(path)
+    return LoadedModel(model_name(path), Transformer.from_checkpoint(checkpoint, device=device), tokenizer)
 
 
-def tokenizer_of(folder: Path | None) -> Tokenizer:
-    """The tokenizer of a model folder, or the embedded model's. It is soon there, and weights take long: what can be
-    wrong with a folder, a text or an installation is told before they are read."""
-    if folder is None:
-        return ByteTokenizer()
-    Config.from_pretrained(folder)  # a folder that is missing something altogether is reported as such
-    return load_tokenizer(folder)
+Opened = tuple[source.Opened, Tokenizer]
 
 
-def model_name(folder: Path) -> str:
-    """What the model of a folder is called: in the hub's cache the folder's own name is a number."""
-    whole = folder.resolve()
+def open_model(path: Path) -> Opened:
+    """A checkpoint, its weights not yet read, and its tokenizer. It is soon there, and weights take long: what can be
+    wrong with a model, a text or an installation is told before they are read."""
+    checkpoint = source.open_checkpoint(path)
+    return checkpoint, checkpoint.tokenizer()
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: in the hub's cache the folder's own name is a number."""
+    whole = source.located(path).resolve()
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
         return whole.parent.parent.name.removeprefix("models--").replace("--", "/")
     return whole.name
@@ -89,7 +91,7 @@ def _of_text(name: str, files: Sequence[Path], tokenizer: Tokenizer, notes: tupl
     contents = [path.read_bytes() for path in files]
     texts = [_decoded(path, content) for path, content in zip(files, contents, strict=True)]
     before, behind = _added_around(tokenizer)
-    ids = [token for text in texts for token in _without(tokenizer.encode(text), before, behind)]
+    ids = [token for text in texts for token in _without(tokenizer.encode(text, special=True), before, behind)]
     size = sum(map(len, contents))
     return Text(name, torch.tensor(ids, dtype=torch.int64), size / max(1, len(ids)), tuple(before), notes)
 
@@ -104,7 +106,7 @@ def _decoded(path: Path, content: bytes) -> str:
 
 def _added_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer adds before and behind every text: what a text and no text have in common at their ends."""
-    empty, letter = tokenizer.encode(""), tokenizer.encode("a")
+    empty, letter = (tokenizer.encode(text, special=True) for text in ("", "a"))
     before = next((i for i, (a, b) in enumerate(zip(empty, letter, strict=False)) if a != b), len(empty))
     return empty[:before], empty[before:]
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +18,16 @@ from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import safetensors
 from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
-from farspan.model.families import Family, Names, family_named
-from farspan.model.families.layouts import Place, as_it_is, stacked
+from farspan.model.families import family_named
 from farspan.model.files import read_json, replaced
 from farspan.model.kinds import shown
+from farspan.model.places import check_tensors, named_tensors, places
 from farspan.model.safetensors import StoredTensor
 from farspan.positions.frequencies import RotaryScheme, rope_frequencies
+from farspan.tokenizer import Tokenizer, load_tokenizer
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-# --------------------------------------------------------------------------------------------------------------- names
-
-
-def named_tensors(model: Decoder, family: Family | None = None) -> dict[str, Tensor]:
-    """The model's parameters as the files have them that it is written to, or those of this family: views of its
-    memory wherever layouts agree."""
-    family = family or family_named(model.config.to_dict()["model_type"])
-    return {name: place.view.detach().reshape(place.shape) for name, place in _places(model, family)}
-
-
-def _places(model: Decoder, family: Family) -> Iterator[tuple[str, Place]]:
-    names = family.names
-    whole = {"embedding": names.embedding, "head": names.head, "places": names.places}
-    for path, parameter in model.named_parameters():
-        if path in whole:
-            yield whole[path], as_it_is(parameter)
-        elif path.startswith("norm."):
-            yield f"{names.norm}.{path.removeprefix('norm.')}", as_it_is(parameter)
-        else:
-            _, layer, part = path.split(".", 2)
-            for name, place in _places_in_layer(part, parameter, names, model.config):
-                yield names.layer.format(layer) + name, place
-
-
-def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
-    module, kind = path.rsplit(".", 1)
-    layout = names.layouts.get(module)
-    if path in names.tensors:
-        yield names.tensors[path], layout(parameter, config) if layout else as_it_is(parameter)
-        return
-    stored = [f"{name}.{kind}" for name in names.modules[module]]
-    if layout is not None:
-        yield stored[0], layout(parameter, config)
-        return
-    sizes = _stacks(config).get(module, [len(parameter)])
-    if len(stored) > len(sizes):  # an MLP without a gate has the second of the two names
-        stored = stored[-len(sizes) :]
-    if "{}" not in stored[0]:
-        yield from stacked(parameter, stored, sizes)
-        return
-    for expert, own in enumerate(parameter):
-        yield from stacked(own, [name.format(expert) for name in stored], sizes)
-
-
-def _stacks(config: Config) -> dict[str, list[int]]:
-    """How many rows each projection has in the modules that stack several."""
-    wide, narrow = config.num_attention_heads * config.dim_per_head, config.kv_heads * config.dim_per_head
-    halves = 1 + config.gated_mlp
-    return {
-        "attention.qkv": [wide, narrow, narrow],
-        "mlp.up": [config.intermediate_size] * halves,
-        "mlp.expert_up": [config.moe_intermediate_size or 0] * halves,
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -96,29 +41,30 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         settings = read_settings(folder)
+        self._folder = Path(folder)
         self.config = Config.from_dict(settings)
         self.family = family_named(settings["model_type"])
         self.names = self.family.names
-        self._stored = self._renamed(self._open(Path(folder)))
+        self._stored = self._renamed(self._open(self._folder))
         self._drop_angles()
         self._settle_tie()
 
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer. CheckpointError: none, or one with more tokens than the model has."""
+        tokenizer = load_tokenizer(self._folder)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            where = str(self._folder / "tokenizer.json")
+            raise CheckpointError(message(where, f"at most {self.config.vocab_size} tokens", tokenizer.vocab_size))
+        return tokenizer
+
     def check(self, model: Decoder) -> None:
         """CheckpointError unless the tensors are exactly the model's, by name and shape."""
-        slots = dict(_places(model, self.family))
-        missing = [name for name in slots if name not in self._stored]
-        if missing:
-            raise CheckpointError(message("weights", f"a tensor {missing[0]}", _others(missing, "none")))
-        extra = [name for name in self._stored if name not in slots]
-        if extra:
-            raise CheckpointError(message("weights", "only the model's tensors", extra[0] + _others(extra, "")))
-        for name, slot in slots.items():
-            self._stored[name].require(slot.shape, "as config.json says")
+        check_tensors(dict(places(model, self.names)), self._stored, "as config.json says")
 
     @torch.no_grad()
     def load(self, model: Decoder) -> None:
         """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
-        for name, (view, _) in _places(model, self.family):
+        for name, (view, _) in places(model, self.names):
             view.copy_(self._stored[name].read().reshape(view.shape))
 
     # ---- files
@@ -221,10 +167,6 @@ def _read_index(path: Path) -> dict[str, str]:
         if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
             raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", shown(file)))
     return files
-
-
-def _others(names: list[str], none: str) -> str:
-    return f"{none} (and {len(names) - 1} more like it)" if len(names) > 1 else none
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

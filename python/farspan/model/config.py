@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "num_key_value_heads": optional(HEADS),
     "head_dim": optional(HEADS),
     "max_position_embeddings": LENGTH,
+    "causal": FLAG,
     "norm": one_of(*NORMS),
     "norm_eps": number(least=0, most=1),
     "norm_place": one_of(*PLACES),
@@ -114,6 +115,9 @@ class Config:
     the layers were trained with (None: such a layer does not rotate), also while other schemes are in place; None:
     those of the schemes. `rope_theta` is the first of them, and what schemes without a base of their own get.
 
+    Without `causal` every token sees all tokens of its sequence, those behind it too. Such a model reads sequences as
+    a whole: it has no cache and does not generate.
+
     Norms stand before attention and MLP, behind them, or both (`norm_place`); `norm_adds_one` says that their weights
     are stored as the gain less one. With `qk_norm` queries and keys are normalised head by head, or over the `"all"` of
     their width. `parallel_residual` feeds attention and MLP the same stream. The first `partial_rotary_factor` of each
@@ -132,6 +136,7 @@ class Config:
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     max_position_embeddings: int = 2048
+    causal: bool = True
     norm: str = "rms"
     norm_eps: float = 1e-6
     norm_place: str = "before"
@@ -200,6 +205,8 @@ class Config:
         settle("positions", tuple(map(_based, self.positions, self.rope_bases or ())))
         if (self.rotary_dim % 2 or not self.rotary_dim) and any(scheme.rotates for scheme in self.positions):
             raise ArgumentError(self._odd_rotation())
+        if not self.causal and any(window is not None for window in self.windows):
+            raise ArgumentError(message("windows", "None where causal is False", self.windows))
         if self.hidden_act == "clamped_swiglu" and not self.gated_mlp:
             raise ArgumentError(message("gated_mlp", "True with clamped_swiglu, which has a gate", self.gated_mlp))
         self._settle_experts()
@@ -308,12 +315,15 @@ class Config:
     # ------------------------------------------------------------------------------------------------- reading, writing
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Config:
-        """Reads `config.json` of a model folder, and end-of-sequence ids from `generation_config.json` if it has any.
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Config:
+        """Reads `config.json` of a model folder, and end-of-sequence ids from `generation_config.json` if it has any;
+        or the settings of a GGUF file, or of the model that `package:NAME` stands for.
 
         CheckpointError: not there, not JSON, of a kind farspan lacks, or with a setting that cannot be.
         """
-        return cls.from_dict(read_settings(folder))
+        from farspan.model.source import read_config  # what opens checkpoints needs this class
+
+        return read_config(path)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:

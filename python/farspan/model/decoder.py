@@ -29,6 +29,7 @@ from farspan.model.operations import (
     activation_dtype,
 )
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
+from farspan.model.positions import LayerPositions
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -81,6 +82,8 @@ class Decoder(nn.Module):
                 module.weight.normal_(std=INITIAL_DEVIATION)
             elif isinstance(module, Attention) and module.sink is not None:
                 module.sink.normal_(std=INITIAL_DEVIATION)
+            elif isinstance(module, LayerPositions):
+                module.reset_parameters()
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
@@ -134,12 +137,16 @@ class Decoder(nn.Module):
 
     def choose_operations(self) -> Operations:
         """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
-        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if self.backend == "reference" or wants_gradient or torch.compiler.is_compiling():
+        if self.backend == "reference" or self.wants_gradient or torch.compiler.is_compiling():
             return TensorOperations(self.backend, self.activations)
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether a pass is recorded for gradients."""
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def instrumented(self) -> bool:
@@ -148,10 +155,17 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` sequences. `capacity` None: it grows; a number: that many tokens, never more."""
+        self.require_causal("new_cache")
         for name, value, least in (("batch", batch, 1), ("capacity", capacity, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ArgumentError(message(name, f"an integer, at least {least}", repr(value)))
         return Cache(self._cache_form(), batch, capacity)
+
+    def require_causal(self, name: str) -> None:
+        """ArgumentError where every token sees those behind it, so that none can be read before the next ones."""
+        if not self.config.causal:
+            expected = "a model whose tokens see only those before them"
+            raise ArgumentError(message(name, expected, "one whose config says causal=False"))
 
     def _cache_form(self) -> CacheForm:
         c = self.config
@@ -203,12 +217,26 @@ class Decoder(nn.Module):
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         if lengths is None:
-            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache)
+            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache, draw=self._draw(cache))
         else:
-            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)))
+            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)), self._draw(cache))
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def _draw(self, cache: Cache | None) -> int | None:
+        """A number for a batch in training, from which schemes with random positions draw these."""
+        draws = cache is None and any(kind.scheme.draws for kind in self.config.attention_kinds)
+        if not (draws and self.training and self.wants_gradient):
+            return None
+        return int(torch.randint(2**31, ()))
+
+    def fit_positions(self) -> None:
+        """Gives each layer the parameters that its position scheme has in the config, and keeps those it has."""
+        fitted = [block.with_positions(self.config, layer) for layer, block in enumerate(self.layers)]
+        if any(new is not old for new, old in zip(fitted, self.layers, strict=True)):
+            self._modules = dict(self._modules)  # a twin's own
+            self.layers = nn.ModuleList(fitted).train(self.training)
 
     def hidden_states(self, ids: Any) -> Tensor:
         """`[batch, time]` ids -> `[layers + 1, batch, time, dim]`: the residual stream, the embedding first and

@@ -7,6 +7,7 @@ on arrays `operations` reads their parameters instead.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
 from farspan.model.operations import Operations, norm, small_dtype
 from farspan.model.passes import PassPlan
+from farspan.model.positions import LayerPositions, positions_behind, positions_of
 
 
 class Part:
@@ -62,7 +64,7 @@ class Attention(nn.Module):
 
     qkv, out = Part(), Part()
 
-    def __init__(self, config: Config, backend: str) -> None:
+    def __init__(self, config: Config, layer: int, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.dim_per_head
         stacked = (self.heads + 2 * self.kv_heads) * self.head_dim
@@ -76,6 +78,7 @@ class Attention(nn.Module):
 
         self.q_norm, self.k_norm = own_norm(self.heads), own_norm(self.kv_heads)
         self.sink = nn.Parameter(torch.empty(self.heads)) if config.attention_sinks else None
+        self.positions = positions_of(config, layer)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
@@ -89,16 +92,20 @@ class Attention(nn.Module):
         outputs = []
         for call in plan.calls:
             own, hooks = heads[call.tokens], call.hooks[layer]
+            learned = None
+            if self.positions is not None:
+                learned = operations.learned(self.positions, call.features[layer])
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
-                mixed = operations.attention(query, key, value, hooks, self.sink)
+                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
             else:
                 own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
                 if plan.cache is None:
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-                mixed = operations.attention(own[:, :keys], key, value, hooks, self.sink).swapaxes(1, 2)
+                query = own[:, :keys]
+                mixed = operations.attention(query, key, value, hooks, self.sink, learned).swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
@@ -143,7 +150,7 @@ class Block(nn.Module):
 
         self.parallel, self.multiplier = config.parallel_residual, config.residual_multiplier
         self.attention_norm, self.attention_post_norm = own_norm("before"), own_norm("after")
-        self.attention = Attention(config, backend)
+        self.attention = Attention(config, layer, backend)
         self.mlp_norm, self.mlp_post_norm = own_norm("before"), own_norm("after")
         has_experts = bool(config.expert_layers and config.expert_layers[layer])
         self.mlp = MixtureOfExperts(config, backend) if has_experts else MLP(config, backend)
@@ -155,15 +162,34 @@ class Block(nn.Module):
         seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
         return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
 
+    def with_positions(self, config: Config, layer: int) -> Block:
+        """This block with the parameters that the layer's position scheme has in `config`: itself where these are its
+        own, else a copy that shares everything else."""
+        own = self.attention.positions
+        fitted = positions_behind(own, config, layer, like=self.attention.qkv.weight)
+        if fitted is own:
+            return self
+        block, attention = shallow(self), shallow(self.attention)
+        attention.positions = fitted
+        block.attention = attention
+        return block
+
     def _scaled(self, x: Any) -> Any:
         return x if self.multiplier == 1 else x * self.multiplier
+
+
+def shallow(module: Any) -> Any:
+    """A module with the same modules and parameters in it, which may be replaced without a change to the other."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def _normed(x: Any, layer: Norm | None, operations: Operations) -> Any:
     return x if layer is None else operations.norm(x, layer)
 
 
-OWN = {Linear, Norm, Attention, MLP, Block, ExpertLinear, MixtureOfExperts, nn.ModuleList}
+OWN = {Linear, Norm, Attention, MLP, Block, ExpertLinear, MixtureOfExperts, LayerPositions, nn.ModuleList}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -20,6 +20,8 @@ def loss(
 ) -> Tensor:  # fmt: skip
     """The meaning of `Transformer.loss`."""
     ids = as_ids(ids, 2 if lengths is None else 1)
+    if targets is None:
+        model.require_causal("targets")
     wanted = None if targets is None else _as_targets(targets, ids)
     hidden = model(ids, lengths=lengths, recompute=recompute)
     if wanted is None:

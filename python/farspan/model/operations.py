@@ -8,7 +8,7 @@ everything is what the weights are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -21,12 +21,13 @@ from farspan import ops, reference
 from farspan._backend import cpu, threads
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
-from farspan.attention import attention, hook_arguments
+from farspan.attention import DistanceBias, attention, hook_arguments
 from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
+from farspan.model.positions import LayerPositions
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
@@ -69,8 +70,11 @@ class Operations(Protocol):
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
-    def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None) -> Any:
-        """Attention with the hooks that the plan has for a layer, and the layer's own sink."""
+    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+        """The hooks that the parameters of a layer's position scheme decide."""
+
+    def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
+        """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
 
     def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
         """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
@@ -133,10 +137,16 @@ class TensorOperations:
         out: Tensor = activation.of_parts(activation.parts(x))
         return out
 
+    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> dict[str, Any]:
+        return positions.learned_hooks(features)
+
     def attention(
-        self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None
-    ) -> Tensor:
+        self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
+        learned: dict[str, Any] | None = None,
+    ) -> Tensor:  # fmt: skip
         given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
+        if learned is not None:
+            given = with_learned(given, learned, small_dtype(query))
         out: Tensor = self.functions.attention(query, key, value, **given)
         return out
 
@@ -194,8 +204,12 @@ class DeviceOperations(TensorOperations):
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None) -> Tensor:
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None, learned: Any = None
+    ) -> Tensor:
         given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
+        if learned is not None:
+            given = _replaced(Hooks(*given), with_learned({"query_scale": given[_QUERY_SCALE]}, learned, torch.float32))
         out: Tensor = self._attention(query, key, value, *given)[0]
         return out
 
@@ -224,6 +238,7 @@ class ArrayOperations:
         threads.follow_torch()
         self._weights: dict[Any, tuple[Any, ...]] = {}  # by module, or parameter
         self._hooks: tuple[Any, Hooks] = (None, Hooks())
+        self._learned: dict[Any, tuple[Any, Any]] = {}  # by module: features, and the hooks that these gave
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return plan
@@ -258,12 +273,25 @@ class ArrayOperations:
         out: np.ndarray = activation.of_array(x)
         return out
 
+    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+        given = list(features.values())
+        known, found = self._learned.get(positions, ((), None))
+        if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
+            with torch.no_grad():
+                found = positions.learned_hooks(features)
+            self._learned[positions] = given, found
+        return found
+
     def attention(
-        self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None
-    ) -> np.ndarray:
+        self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None,
+        learned: dict[str, Any] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
         given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
+        if learned is not None:
+            own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
+            given = _replaced(given, own, lambda x: x.numpy())
         return cpu.attention("float32", query, key, value, given)[0]
 
     def _sink(self, sink: Tensor) -> np.ndarray:
@@ -315,6 +343,30 @@ class ArrayOperations:
         else:
             weight = weight.numpy()
         return greedy(rows, weight, **rules) if draws is None else sample(rows, weight, **draws, **rules)
+
+
+_QUERY_SCALE = Hooks._fields.index("query_scale")
+
+
+def with_learned(hooks: Mapping[str, Any], learned: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Hooks with those that parameters decide, tensors of a dtype; the two scales of a query are multiplied."""
+    found: dict[str, Any] = dict(hooks)
+    for name, x in learned.items():
+        if isinstance(x, DistanceBias):
+            found[name] = DistanceBias(x.table.to(dtype), minimum=x.minimum)
+        elif name == "query_scale" and found.get(name) is not None:
+            found[name] = (x * torch.as_tensor(found[name], device=x.device)).to(dtype)
+        else:
+            found[name] = x.to(dtype)
+    return found
+
+
+def _replaced(hooks: Hooks, own: dict[str, Any], ready: Callable[[Tensor], Any] = lambda x: x) -> Hooks:
+    """The fields of the operator with these hooks in their places."""
+    bias = own.pop("distance_bias", None)
+    if bias is not None:
+        hooks = hooks._replace(distance_table=ready(bias.table), distance_minimum=bias.minimum)
+    return hooks._replace(**{name: ready(x) for name, x in own.items() if isinstance(x, Tensor)})
 
 
 def _in_turn(parts: Any) -> Any:

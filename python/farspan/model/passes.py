@@ -30,6 +30,8 @@ class AttentionCall:
     """Of neighbours with equally many new tokens, which are a batch; None: a ragged call, whose hooks have offsets."""
     hooks: list[Any]
     """For each layer, keyword arguments of attention; on a GPU all of them, in the order of the operator."""
+    features: list[Any]
+    """For each layer, by name, what the parameters of its position scheme are applied to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +53,17 @@ class PassPlan:
             self.cache.advance(self.lengths)
 
 
-def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False) -> PassPlan:
+def plan_pass(
+    config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False, draw: int | None = None
+) -> PassPlan:
     """A pass that appends `new[b]` tokens to sequence b, after the tokens that the cache holds of it.
 
     Nothing is padded: neighbours with equally many new tokens share a call, and everything but attention runs on the
     packed tokens of all. A sequence without new tokens is in no call.
 
     With `buckets` attention is given a rounded number of the cache's keys, and the lengths, so that the passes of many
-    lengths have the same shapes. That changes no bit of what it gives.
+    lengths have the same shapes. That changes no bit of what it gives. `draw`: a number of the batch, in training, from
+    which positions are drawn.
     """
     held = (0,) * len(new) if cache is None else cache.counts
     lengths = tuple(old + more for old, more in zip(held, new, strict=True))
@@ -72,8 +77,8 @@ def plan_pass(config: Config, new: Sequence[int], cache: Cache | None, *, bucket
         row, token = rows.stop, tokens.stop
         if time:
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
-            span = Span(time, lengths[rows], config.num_attention_heads, config.rotary_dim, slots)
-            calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span)))
+            span = _span(config, time, lengths[rows], slots=slots, draw=draw)
+            calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span), layer_features(config, span)))
     places = None
     if config.learned_positions:
         places = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
@@ -94,22 +99,29 @@ def check_length(config: Config, lengths: Sequence[int], name: str = "ids") -> N
         raise ArgumentError(message(name, expected, f"{longest} tokens"))
 
 
-def plan_documents(config: Config, lengths: Sequence[int]) -> PassPlan:
+def _span(config: Config, time: int, lengths: tuple[int, ...], **more: Any) -> Span:
+    return Span(time, lengths, config.num_attention_heads, config.rotary_dim, causal=config.causal, **more)
+
+
+def plan_documents(config: Config, lengths: Sequence[int], draw: int | None = None) -> PassPlan:
     """A pass over whole sequences without a cache, packed: one ragged call, unless the position schemes need several.
     Its rows have the bits that they have in a pass of one sequence."""
     check_length(config, lengths)
     offsets = np.cumsum([0, *lengths])
-    spans = {time: Span(time, (time,), config.num_attention_heads, config.rotary_dim) for time in set(lengths)}
+    spans = {time: _span(config, time, (time,), draw=draw) for time in set(lengths)}
+    in_turn = [spans[time] for time in lengths]
     common = _of_all_kinds(config) | {"query_offsets": offsets, "key_offsets": offsets}
-    kinds = []
+    kinds, features = [], []
     for kind in config.attention_kinds:
         by_length = {time: _of_kind(kind, span, _query_factors(config, span)) for time, span in spans.items()}
-        hooks = joined([by_length[time] for time in lengths], [spans[time] for time in lengths])
+        hooks = joined([by_length[time] for time in lengths], in_turn)
         if hooks is None:
-            return plan_pass(config, lengths, None)
+            return plan_pass(config, lengths, None, draw=draw)
         kinds.append(common | hooks)
-    hooks_of_layers = [kinds[kind] for kind in config.kind_of_layer]
-    call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, hooks_of_layers)
+        by_length = {time: kind.scheme.features(span) for time, span in spans.items()}
+        features.append(joined([by_length[time] for time in lengths], in_turn))
+    of_layers = ([of_kinds[kind] for kind in config.kind_of_layer] for of_kinds in (kinds, features))
+    call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, *of_layers)
     places = np.concatenate([np.arange(time) for time in lengths]) if config.learned_positions else None
     return PassPlan([call], None, np.empty(0, np.int64), places, tuple(lengths))
 
@@ -140,13 +152,19 @@ def layer_hooks(config: Config, span: Span) -> list[dict[str, Any]]:
     return [hooks[kind] for kind in config.kind_of_layer]
 
 
+def layer_features(config: Config, span: Span) -> list[dict[str, Any]]:
+    """For each layer what the parameters of its position scheme are applied to."""
+    features = [kind.scheme.features(span) for kind in config.attention_kinds]
+    return [features[kind] for kind in config.kind_of_layer]
+
+
 def _of_all_kinds(config: Config) -> dict[str, Any]:
     cap = config.attn_logit_softcapping
-    return {"causal": True} if cap is None else {"causal": True, "softcap": cap}
+    return {"causal": config.causal} if cap is None else {"causal": config.causal, "softcap": cap}
 
 
 def _of_kind(kind: AttentionKind, span: Span, factors: np.ndarray | None) -> dict[str, Any]:
-    hooks = _narrowed(kind.scheme.hooks(span), kind.window)
+    hooks = _narrowed(kind.scheme.fixed_hooks(span), kind.window)
     if kind.scale is not None:
         hooks = hooks | {"scale": kind.scale}
     if factors is not None:

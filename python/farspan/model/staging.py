@@ -104,13 +104,14 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
-    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape and the hooks of each
-    kind of layer as `torch.ops.farspan.attention` takes them."""
+    """The tree of all that a plan is beside its cache: slots, places, and of each call its shape, the hooks of each
+    kind of layer as `torch.ops.farspan.attention` takes them, and the features of each."""
     calls = []
     for call in plan.calls:
         per_call = () if call.span is None else (call.span.time, call.span.keys)
         shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, *per_call)
-        calls.append((shape, tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())))
+        hooks = tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())
+        calls.append((shape, hooks, tuple(tuple(found.items()) for found in _kinds(call.features).values())))
     return plan.slots, plan.places, tuple(calls)
 
 
@@ -118,9 +119,11 @@ def with_tensors(plan: PassPlan, tree: tuple[Any, ...]) -> PassPlan:
     """The plan on what a `Staged` made of its tree."""
     slots, places, calls = tree
     ready = []
-    for call, (_, kinds) in zip(plan.calls, calls, strict=True):
-        found = dict(zip(_kinds(call.hooks), kinds, strict=True))
-        ready.append(dataclasses.replace(call, hooks=[found[id(hooks)] for hooks in call.hooks]))
+    for call, (_, kinds, features) in zip(plan.calls, calls, strict=True):
+        hooks_of = dict(zip(_kinds(call.hooks), kinds, strict=True))
+        features_of = dict(zip(_kinds(call.features), map(dict, features), strict=True))
+        hooks = [hooks_of[id(x)] for x in call.hooks]
+        ready.append(dataclasses.replace(call, hooks=hooks, features=[features_of[id(x)] for x in call.features]))
     return dataclasses.replace(plan, calls=ready, slots=slots, places=places)
 
 

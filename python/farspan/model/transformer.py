@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from farspan.model import checkpoint
+from farspan.model import checkpoint, source
 from farspan.model.cache import Cache
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
@@ -33,14 +33,23 @@ class Transformer(Decoder):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], dtype: torch.dtype | str | None = None,
+        cls, path: str | os.PathLike[str], dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu", *, backend: str = "fused",
     ) -> Transformer:  # fmt: skip
-        """The model of a folder with `config.json` and safetensors weights, in one file or in shards.
+        """The model of a folder with `config.json` and safetensors weights, in one file or in shards, of a GGUF file,
+        or of an installed package that carries one, as `package:NAME`.
 
-        `dtype` None: the one the checkpoint names. CheckpointError: anything missing, damaged, left over or unknown.
+        `dtype` None: the one the checkpoint names, bfloat16 for a GGUF file. CheckpointError: anything missing,
+        damaged, left over or unknown.
         """
-        opened = checkpoint.Checkpoint(folder)
+        return cls.from_checkpoint(source.open_checkpoint(path), dtype, device, backend=backend)
+
+    @classmethod
+    def from_checkpoint(
+        cls, opened: source.Opened, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu", *,
+        backend: str = "fused",
+    ) -> Transformer:  # fmt: skip
+        """The model of a checkpoint that `farspan.model.source` opened. Its weights are read one after the other."""
         wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
         with torch.device("meta"):
             shape = cls.__new__(cls)
@@ -62,10 +71,13 @@ class Transformer(Decoder):
         """This model, its weights shared, with another position scheme in the layers that rotate; caches fit both.
 
         A scheme that only scales a RoPE takes over each layer's own base; any scaling that the layers had goes. Layers
-        that were trained without a rotation (a quarter of SmolLM3's) stay as they are.
+        that were trained without a rotation (a quarter of SmolLM3's) stay as they are. A scheme that learns brings its
+        parameters along, as they are before training, and they learn where the layer's projections do. Those that the
+        layers have of it already are kept.
         """
         twin = copy.copy(self)
         twin.config = self.config.with_positions(scheme)
+        twin.fit_positions()
         return twin
 
     def loss(

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from farspan._errors import ArgumentError, message
-from farspan.positions.biases import ALiBi, HardALiBi, LogN, NoPE, Sandwich
+from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -22,17 +22,20 @@ from farspan.positions.frequencies import (
     RoPE,
     YaRN,
 )
+from farspan.positions.learned import LayerShape, Learned
+from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme, Span
 from farspan.positions.table import TABLE
 
-SCHEMES: tuple[type[Scheme], ...] = tuple(entry.scheme for entry in TABLE if entry.scheme)
+SCHEMES: tuple[type[Scheme], ...] = tuple(dict.fromkeys(entry.scheme for entry in TABLE if entry.scheme))
 
 __all__ = [
-    "NTK", "SCHEMES", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "LinearInterpolation", "Llama3", "LogN",
-    "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "RoPE", "Sandwich", "Scheme", "SelfExtend", "Span",
-    "Streaming", "YaRN", "scheme_from_dict",
+    "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "Kerple", "LayerShape", "Learned",
+    "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "RoPE",
+    "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
 ]  # fmt: skip
 
 

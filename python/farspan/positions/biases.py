@@ -1,17 +1,15 @@
-"""Schemes without a rotation of their own: a bias over distance, nothing at all, a scale per query."""
+"""Schemes without a rotation and without parameters: a bias over distance, or nothing at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import numpy as np
 
 from farspan._errors import ArgumentError, message
 from farspan.attention import DistanceBias
-from farspan.positions.frequencies import PLAIN
-from farspan.positions.scheme import Hooks, Scheme, Span, require_number, require_scheme
+from farspan.positions.scheme import Hooks, Scheme, Span, first_distance, require_causal, require_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,25 +22,30 @@ class NoPE(Scheme):
 
 @dataclasses.dataclass(frozen=True)
 class ALiBi(Scheme):
-    """Attention with linear biases (arXiv 2108.12409): `-slope * (query - key)` is added to the score of head h.
+    """Attention with linear biases (arXiv 2108.12409): `-slope * |query - key|` is added to the score of head h.
 
     The bias is a table over the distance rather than a number per key: `slope * key` loses bits as keys move away from
     the origin, and a score must not depend on where in a document its two tokens stand.
     """
 
+    @property
+    def by_positions(self) -> bool:
+        return True
+
     def hooks(self, span: Span) -> Hooks:
-        return {"distance_bias": _alibi_bias(span.heads, _room(span))}
+        return {"distance_bias": _alibi_bias(span.heads, *bounds(span))}
 
 
-def _room(span: Span) -> int:
-    """How many distances a table has: it serves until the length doubles."""
-    return 1 << max(span.keys - 1, 63).bit_length()
+def bounds(span: Span) -> tuple[int, int]:
+    """The first distance of a table, and the one behind its last."""
+    first = first_distance(len(span.distances))
+    return first, first + len(span.distances)
 
 
 @functools.lru_cache(maxsize=16)
-def _alibi_bias(heads: int, length: int) -> DistanceBias:
-    table = -np.outer(alibi_slopes(heads), np.arange(length))
-    return DistanceBias(table.astype(np.float32))
+def _alibi_bias(heads: int, first: int, end: int) -> DistanceBias:
+    table = -np.outer(alibi_slopes(heads), np.abs(np.arange(first, end)))
+    return DistanceBias(table.astype(np.float32), minimum=first)
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -64,7 +67,12 @@ class HardALiBi(Scheme):
         if self.masked is not None:
             require_number("masked", self.masked, at_least=0, integer=True)
 
+    @property
+    def by_positions(self) -> bool:
+        return True
+
     def hooks(self, span: Span) -> Hooks:
+        require_causal(self, span)
         masked = span.heads // 2 if self.masked is None else self.masked
         if masked > span.heads:
             raise ArgumentError(message("masked", f"at most the {span.heads} heads of the model", masked))
@@ -91,46 +99,17 @@ class Sandwich(Scheme):
         if self.dim % 2:
             raise ArgumentError(message("dim", "an even number", self.dim))
 
+    @property
+    def by_positions(self) -> bool:
+        return True
+
     def hooks(self, span: Span) -> Hooks:
-        return {"distance_bias": _sandwich_bias(self.dim, span.heads, _room(span))}
+        return {"distance_bias": _sandwich_bias(self.dim, span.heads, *bounds(span))}
 
 
 @functools.lru_cache(maxsize=16)
-def _sandwich_bias(dim: int, heads: int, length: int) -> DistanceBias:
+def _sandwich_bias(dim: int, heads: int, first: int, end: int) -> DistanceBias:
     frequencies = 10000.0 ** (-2 * np.arange(1, dim // 2 + 1) / dim)
-    product = np.cos(np.outer(np.arange(length), frequencies)).sum(axis=1) - dim / 2
-    return DistanceBias(np.outer(heads / (8 * np.arange(1, heads + 1)), product).astype(np.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class LogN(Scheme):
-    """Log-n scaling (kexue.fm 8823; Qwen's `use_logn_attn`) on top of `inner`: the query of order i is scaled by
-    `max(1, log(i + 1) / log(original_length))`. Its own order counts, and not how long the sequence becomes later."""
-
-    original_length: int
-    inner: Scheme = PLAIN
-
-    def __post_init__(self) -> None:
-        require_number("original_length", self.original_length, at_least=2, integer=True)
-        require_scheme("inner", self.inner)
-
-    @property
-    def rope_base(self) -> float | None:
-        return self.inner.rope_base
-
-    @property
-    def rotates(self) -> bool:
-        return self.inner.rotates
-
-    def with_base(self, base: float) -> Scheme:
-        return dataclasses.replace(self, inner=self.inner.with_base(base))
-
-    def switch(self, length: int) -> int:
-        return self.inner.switch(length)
-
-    def hooks(self, span: Span) -> Hooks:
-        hooks = self.inner.hooks(span)
-        scale = np.maximum(1, np.log(span.query_order + 1) / math.log(self.original_length)).astype(np.float32)
-        scale = scale[:, None, :] if scale.ndim == 2 else scale
-        earlier = hooks.get("query_scale")
-        return hooks | {"query_scale": scale if earlier is None else earlier * scale}
+    product = np.cos(np.outer(np.arange(first, end), frequencies)).sum(axis=1) - dim / 2
+    table = np.outer(heads / (8 * np.arange(1, heads + 1)), product).astype(np.float32)
+    return DistanceBias(table, minimum=first)

@@ -39,6 +39,10 @@ class RotaryScheme(Scheme):
     def rotates(self) -> bool:
         return True
 
+    @property
+    def by_positions(self) -> bool:
+        return True
+
     def rotary(self, span: Span) -> Rotary:
         """The rotation for every sequence of `span`, each by its own length."""
         switches = tuple(self.switch(length) for length in span.lengths)

@@ -11,8 +11,10 @@ import numpy as np
 from farspan.attention import DistanceBias, Rotary
 from farspan.positions.scheme import Hooks, Span
 
-OVER_TIME = {"query_positions", "key_positions", "query_scale", "key_bias"}
-"""Hooks with an entry for each token, on their last axis."""
+OVER_TIME = {"query_positions", "key_positions", "query_scale", "key_bias", "log_seen"}
+"""Hooks and features with an entry for each token, on their last axis."""
+OVER_DISTANCE = {"bucket", "distance"}
+"""Features with an entry for each distance."""
 
 
 class Different(Exception):
@@ -32,6 +34,8 @@ def joined(hooks: Sequence[Hooks], spans: Sequence[Span]) -> Hooks | None:
 def _join(name: str, values: list[Any], times: list[int]) -> Any:
     if name in OVER_TIME:
         return _over_time(values, times)
+    if name in OVER_DISTANCE:
+        return max(values, key=len)
     if all(isinstance(x, Rotary) for x in values):
         return _rotary(values, times)
     if all(isinstance(x, DistanceBias) for x in values):

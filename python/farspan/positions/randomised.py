@@ -8,58 +8,57 @@ import functools
 import numpy as np
 
 from farspan._errors import ArgumentError, message
-from farspan.positions.frequencies import PLAIN, RotaryScheme
-from farspan.positions.regions import require_rotation
-from farspan.positions.scheme import Hooks, Scheme, Span, require_number
+from farspan.positions.frequencies import PLAIN
+from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_number, require_scheme
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomPositions(Scheme):
-    """Randomised positions (arXiv 2305.16843) under the rotation of `inner`: the n tokens of a sequence stand at n
-    different positions below `limit`, in order, drawn from `seed`.
+class RandomPositions(Refining):
+    """Randomised positions (arXiv 2305.16843) under `inner`, which goes by positions: a rotation, or a bias over
+    distance. The n tokens of a sequence stand at n different positions below `limit`, in order, drawn from `seed`.
 
-    A model that is trained with another seed for each batch meets all distances below `limit` while its sequences are
-    short. The draw depends on how long the sequence is, keys in the cache included, so keys move when it grows: as with
-    `DynamicNTK`, hidden states in a cache are those of earlier draws.
+    In training each batch has a draw of its own (from torch's generator, so that a seed decides it): a model meets all
+    distances below `limit` while its sequences are short. Otherwise the draw depends on how long the sequence is, keys
+    in the cache included, so keys move when it grows: as with `DynamicNTK`, hidden states in a cache are those of
+    earlier draws.
     """
 
     limit: int
     seed: int = 0
-    inner: RotaryScheme = PLAIN
+    inner: Scheme = PLAIN
 
     def __post_init__(self) -> None:
         require_number("limit", self.limit, at_least=1, integer=True)
         require_number("seed", self.seed, at_least=0, integer=True)
-        require_rotation(self.inner)
+        require_scheme("inner", self.inner)
+        if not self.inner.by_positions or self.inner.draws:
+            expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
+            raise ArgumentError(message("inner", expected, repr(self.inner)))
 
     @property
-    def rope_base(self) -> float | None:
-        return self.inner.rope_base
-
-    @property
-    def rotates(self) -> bool:
+    def draws(self) -> bool:
         return True
 
-    def with_base(self, base: float) -> Scheme:
-        return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[arg-type]
-
-    def switch(self, length: int) -> int:
-        return self.inner.switch(length)
-
-    def hooks(self, span: Span) -> Hooks:
+    def fixed_hooks(self, span: Span) -> Hooks:
         if span.longest > self.limit:
             raise ArgumentError(message("limit", f"at least the {span.longest} tokens of a sequence", self.limit))
         lengths = (span.longest,) if span.uniform else span.lengths
         keys = np.zeros((len(lengths), span.keys), np.int64)  # what lies behind a sequence's end is not seen
         for row, length in zip(keys, lengths, strict=True):
-            row[:length] = _drawn(self.limit, self.seed, length)
+            row[:length] = _drawn(self.limit, self.seed, length, span.draw)
         queries = np.stack([row[length - span.time : length] for row, length in zip(keys, lengths, strict=True)])
         if span.uniform:
             queries, keys = queries[0], keys[0]
-        return self.inner.hooks(span) | {"query_positions": queries, "key_positions": keys}
+        return self.inner.fixed_hooks(self._inside(span)) | {"query_positions": queries, "key_positions": keys}
+
+    def features(self, span: Span) -> dict[str, np.ndarray]:
+        return self.inner.features(self._inside(span))
+
+    def _inside(self, span: Span) -> Span:
+        return dataclasses.replace(span, reach=self.limit)
 
 
 @functools.lru_cache(maxsize=64)
-def _drawn(limit: int, seed: int, length: int) -> np.ndarray:
-    generator = np.random.Generator(np.random.PCG64([seed, length]))
+def _drawn(limit: int, seed: int, length: int, draw: int | None) -> np.ndarray:
+    generator = np.random.Generator(np.random.PCG64([seed, length] if draw is None else [seed, length, draw]))
     return np.sort(generator.random(limit).argsort(kind="stable")[:length])

@@ -10,26 +10,16 @@ from farspan._errors import ArgumentError, message
 from farspan.attention import Rotary
 from farspan.positions.biases import NoPE
 from farspan.positions.frequencies import PLAIN, RotaryScheme
-from farspan.positions.scheme import Hooks, Scheme, Span, require_number
+from farspan.positions.scheme import Hooks, Refining, Span, require_causal, require_number
 
 
 @dataclasses.dataclass(frozen=True)
-class RegionScheme(Scheme):
+class RegionScheme(Refining):
     """The rotation of `inner`, at other positions where `query - key >= border`."""
 
     @property
-    def rope_base(self) -> float | None:
-        return self.inner.rope_base  # type: ignore[attr-defined]
-
-    @property
-    def rotates(self) -> bool:
-        return self.inner.rotates  # type: ignore[attr-defined]
-
-    def with_base(self, base: float) -> Scheme:
-        return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[attr-defined, call-arg]
-
-    def switch(self, length: int) -> int:
-        return self.inner.switch(length)  # type: ignore[attr-defined]
+    def by_positions(self) -> bool:
+        return False
 
     def two_regions(self, span: Span, border: int, query: np.ndarray, key: np.ndarray) -> Hooks:
         near = self.inner.rotary(span)  # type: ignore[attr-defined]
@@ -60,7 +50,8 @@ class SelfExtend(RegionScheme):
         require_number("window", self.window, at_least=1, integer=True)
         require_rotation(self.inner)
 
-    def hooks(self, span: Span) -> Hooks:
+    def fixed_hooks(self, span: Span) -> Hooks:
+        require_causal(self, span)
         query = span.query_order // self.group + (self.window - self.window // self.group)
         return self.two_regions(span, self.window, query, span.key_order // self.group)
 
@@ -76,7 +67,8 @@ class ReRoPE(RegionScheme):
         require_number("window", self.window, at_least=1, integer=True)
         require_rotation(self.inner)
 
-    def hooks(self, span: Span) -> Hooks:
+    def fixed_hooks(self, span: Span) -> Hooks:
+        require_causal(self, span)
         query = np.full_like(span.query_order, self.window)
         return self.two_regions(span, self.window, query, np.zeros_like(span.key_order))
 
@@ -98,7 +90,8 @@ class Streaming(RegionScheme):
         require_number("window", self.window, at_least=1, integer=True)
         require_rotation(self.inner, or_none=True)
 
-    def hooks(self, span: Span) -> Hooks:
+    def fixed_hooks(self, span: Span) -> Hooks:
+        require_causal(self, span)
         visible: Hooks = {"window": self.window, "keep_first": self.sinks}
         if isinstance(self.inner, NoPE):
             return visible

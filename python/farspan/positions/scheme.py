@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -25,6 +26,12 @@ class Span:
     """How many dims of a head turn."""
     slots: int | None = None
     """How many keys attention is given where those are more than there are tokens: it is told the lengths as well."""
+    causal: bool = True
+    """Whether no query sees the keys behind it."""
+    reach: int | None = None
+    """A bound of the distances: all are shorter. None: as many as there are keys."""
+    draw: int | None = None
+    """Of a batch in training: what is drawn at random is drawn from this number too. None: always the same."""
 
     @property
     def longest(self) -> int:
@@ -53,6 +60,31 @@ class Span:
         """Index of each key: `[keys]`."""
         return np.arange(self.keys)
 
+    @property
+    def seen(self) -> np.ndarray:
+        """How many keys each new token sees where nothing but order hides any: shaped as `query_order`."""
+        if self.causal:
+            return self.query_order + 1
+        everything = np.full(self.time, self.longest)
+        return everything if self.uniform else np.array(self.lengths)[:, None] + 0 * everything
+
+    @property
+    def distances(self) -> np.ndarray:
+        """The distances that a table over them has, `query - key`: it serves until the length doubles."""
+        return distances((1 << max((self.reach or self.keys) - 1, 63).bit_length()) - 1, self.causal)
+
+
+@functools.lru_cache(maxsize=64)
+def distances(longest: int, causal: bool) -> np.ndarray:
+    """From 0, or as far behind a query, to `longest` at least: an even number of them, on both sides an odd one."""
+    longest |= 1
+    return np.arange(0 if causal else -longest, longest + 1)
+
+
+def first_distance(count: int) -> int:
+    """The first of so many `distances`."""
+    return 0 if count % 2 == 0 else -(count // 2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scheme(abc.ABC):
@@ -62,6 +94,30 @@ class Scheme(abc.ABC):
     def hooks(self, span: Span) -> Hooks:
         """Keyword arguments of `farspan.attention`, with NumPy arrays, for the queries of `span` against all keys. An
         array that is given twice holds the same numbers both times."""
+
+    def fixed_hooks(self, span: Span) -> Hooks:
+        """Those of them that no parameter has a part in."""
+        return self.hooks(span)
+
+    def features(self, span: Span) -> dict[str, np.ndarray]:
+        """What the parameters are applied to: the input of `learned_hooks` of each of `learned_parts`."""
+        del span
+        return {}
+
+    @property
+    def learned_parts(self) -> tuple[Any, ...]:
+        """The schemes in this one that have parameters: objects of `farspan.positions.Learned`."""
+        return ()
+
+    @property
+    def draws(self) -> bool:
+        """Whether positions are drawn anew for each batch in training."""
+        return False
+
+    @property
+    def by_positions(self) -> bool:
+        """Whether a query and a key are as far from each other as their positions say, whatever their order is."""
+        return False
 
     def switch(self, length: int) -> int:
         """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
@@ -87,6 +143,59 @@ class Scheme(abc.ABC):
         """`{"scheme": name, setting: value, ...}`, JSON types only."""
         settings = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {"scheme": type(self).__name__} | settings
+
+
+class Refining(Scheme):
+    """A scheme that refines another one, its `inner`, and says in `fixed_hooks` how."""
+
+    inner: Scheme
+
+    def hooks(self, span: Span) -> Hooks:
+        if self.learned_parts:
+            raise needs_parameters(self.learned_parts[0])
+        return self.fixed_hooks(span)
+
+    def features(self, span: Span) -> dict[str, np.ndarray]:
+        return self.inner.features(span)
+
+    @property
+    def learned_parts(self) -> tuple[Any, ...]:
+        return self.inner.learned_parts
+
+    @property
+    def draws(self) -> bool:
+        return self.inner.draws
+
+    @property
+    def by_positions(self) -> bool:
+        return self.inner.by_positions
+
+    @property
+    def rope_base(self) -> float | None:
+        return self.inner.rope_base
+
+    @property
+    def rotates(self) -> bool:
+        return self.inner.rotates
+
+    def with_base(self, base: float) -> Scheme:
+        return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[call-arg]
+
+    def switch(self, length: int) -> int:
+        return self.inner.switch(length)
+
+
+def needs_parameters(scheme: Scheme) -> ArgumentError:
+    """The error of whoever asks a scheme that learns for arguments of attention."""
+    expected = "a model that holds the parameters of a scheme that learns, or fixed_hooks, features and learned_hooks"
+    return ArgumentError(message(f"{type(scheme).__name__}.hooks", expected, "no parameters"))
+
+
+def require_causal(scheme: Scheme, span: Span) -> None:
+    """Raise an ArgumentError if there are keys behind a query, for which the scheme says nothing."""
+    if not span.causal:
+        name = type(scheme).__name__
+        raise ArgumentError(message("positions", f"a scheme for both directions, as causal is False: not {name}", name))
 
 
 def _plain(value: Any) -> Any:

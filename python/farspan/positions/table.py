@@ -1,4 +1,4 @@
-"""Every position scheme, once: its class, its name, what it is called and how it looks in pictures, what the command
+"""Every position scheme by its name: its class, what it is called and how it looks in pictures, what the command
 line says of it, and the settings that follow from what a model was trained on and how far it is to reach.
 
 `farspan.positions.SCHEMES` and the names of `farspan.measure` follow from `TABLE`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from farspan.positions.biases import ALiBi, HardALiBi, LogN, NoPE, Sandwich
+from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -21,8 +21,10 @@ from farspan.positions.frequencies import (
     RoPE,
     YaRN,
 )
+from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme
 
 
@@ -76,6 +78,11 @@ def _streaming(reach: Reach) -> Scheme:
     return Streaming(sinks, window, inner=RoPE(None))
 
 
+def _pool(reach: Reach) -> int:
+    """How many positions random ones are drawn from."""
+    return 2 * max(reach.longest, reach.trained)
+
+
 # The colours mix Paul Tol's "bright" and "vibrant" sets for contrast under the common colour-vision deficiencies. The
 # marker says the same as the colour, so that a picture can be read in grey too. A scheme has one look in all pictures.
 TABLE: tuple[Entry, ...] = (
@@ -105,11 +112,23 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry(
         RandomPositions, "random-rope", "random positions, RoPE", "positions drawn from twice as many", "#000080", "2",
-        lambda r: RandomPositions(2 * max(r.longest, r.trained), inner=RoPE(None)),
+        lambda r: RandomPositions(_pool(r), inner=RoPE(None)),
+    ),
+    Entry(
+        RandomPositions, "random-relative", "random positions, relative", "the same with a learned bias", "#3288BD",
+        "$R$", lambda r: RandomPositions(_pool(r), inner=T5(max_distance=_pool(r))),
     ),
     Entry(
         LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
         lambda r: LogN(r.trained, inner=RoPE(None)), aliases=("log-n",),
+    ),
+    Entry(
+        SSMax, "ssmax", "SSMax", "queries scaled by a learned multiple of that logarithm", "#D95F02", "$S$",
+        lambda r: SSMax(r.trained, inner=RoPE(None)),
+    ),
+    Entry(
+        SSMax, "logn-learned", "log-n, learned", "the same with a learned offset", "#5E4FA2", "$L$",
+        lambda r: SSMax(r.trained, inner=RoPE(None), offset=True),
     ),
     Entry(
         ReRoPE, "rerope", "ReRoPE", "one distance for all that is far", "#009988", "X",
@@ -129,5 +148,14 @@ TABLE: tuple[Entry, ...] = (
         Sandwich, "sandwich", "Sandwich", "a bias that falls with the logarithm of the distance", "#805D00", "4",
         lambda r: Sandwich(),
     ),
-    Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE()),
+    Entry(T5, "t5", "T5 bias", "a learned bias for each range of distances", "#1B9E77", "$T$", lambda r: T5()),
+    Entry(
+        Kerple, "kerple", "KERPLE", "a bias that falls with the logarithm of the distance, learned", "#7570B3", "$K$",
+        lambda r: Kerple(), aliases=("kerple-log",),
+    ),
+    Entry(
+        Kerple, "kerple-power", "KERPLE, power", "a bias that falls with a power of the distance, learned", "#A6761D",
+        "$k$", lambda r: Kerple(power=True),
+    ),
+    Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE(), aliases=("none",)),
 )  # fmt: skip

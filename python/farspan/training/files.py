@@ -30,7 +30,7 @@ def by_tokenizer(tokenizer: Tokenizer, end: int | None) -> Encode:
 
     def encode(where: str, content: bytes) -> np.ndarray:
         try:
-            ids = tokenizer.encode(content.decode("utf-8"))
+            ids = tokenizer.encode(content.decode("utf-8"), special=True)
         except UnicodeDecodeError as error:
             given = f"{where}, whose byte {error.start} is {content[error.start]:#04x}"
             raise ArgumentError(message("data", "text in UTF-8, which tokenizers read", given)) from None

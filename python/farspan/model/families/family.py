@@ -35,6 +35,8 @@ class Names:
     layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
     places: str = ""
     """The learned positions, where the family has them."""
+    positions: str = ""
+    """What the names of the parameters of a layer's position scheme begin with; only farspan's own form has any."""
     angles: tuple[str, ...] = ()
     """Tables of inverse frequencies that older files carry, and that nobody reads; "{}" is a layer's number."""
 

@@ -23,4 +23,5 @@ class Own(Llama):
         },
         tensors={"attention.sink": "self_attn.sinks"},
         places="model.embed_positions.weight",
+        positions="self_attn.positions.",
     )

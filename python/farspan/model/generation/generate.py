@@ -56,6 +56,7 @@ def generate(
     graphs: Any, settings: dict[str, Any],
 ) -> list[Completion]:  # fmt: skip
     """The meaning of `Transformer.generate`."""
+    model.require_causal("generate")
     arguments.count("max_new_tokens", max_new_tokens, 0)
     arguments.count("draft_length", draft_length, 1)
     if streamer is not None and not callable(streamer):
@@ -64,7 +65,7 @@ def generate(
         raise ArgumentError(message("graphs", "True or False", repr(graphs)))
     check_not_capturing(model.device)
     known = arguments.as_prompts(prompts)
-    stops = _stops(model, stop)
+    stops = end_tokens(model, stop)
     drawing = Drawing([len(prompt) for prompt in known], model.config.vocab_size, stops, temperature, seed, settings)
     drafter = make_drafter(draft, model, len(known), drawing, stops, graphs)
     writer = _Writer(known, max_new_tokens, stops, streamer)
@@ -156,7 +157,8 @@ class _Writer:
         return self.left(row) > 0
 
 
-def _stops(model: Decoder, stop: Iterable[int] | int | None) -> frozenset[int]:
+def end_tokens(model: Decoder, stop: Iterable[int] | int | None) -> frozenset[int]:
+    """The ids that end a sequence, by an argument `stop`."""
     if stop is None:
         return frozenset(model.config.eos_token_ids)
     return frozenset(arguments.integers("stop", [stop] if isinstance(arguments.plain(stop), int) else stop))

@@ -1,0 +1,38 @@
+"""`--scheme`: a position scheme by name, in place of the one that a model comes with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from farspan._errors import ArgumentError
+from farspan.lab import schemes
+
+if TYPE_CHECKING:
+    from farspan.model.transformer import Transformer
+
+
+def check_scheme(options: argparse.Namespace) -> None:
+    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        schemes.check([options.scheme] if options.scheme else [])
+    except ArgumentError as error:
+        options.parser.error(str(error))
+
+
+def with_scheme(model: Transformer, name: str | None, longest: int) -> Transformer:
+    """The model with this scheme, whose settings follow from what it was made for and from how far it is to reach."""
+    if name is None:
+        return model
+    from farspan.lab.measure import trained_length_of
+    from farspan.positions.frequencies import DEFAULT_BASE
+    from farspan.positions.table import Reach
+
+    trained = trained_length_of(model.config)
+    reach = Reach(trained, max(trained, longest), model.config.rope_theta or DEFAULT_BASE)
+    (scheme,) = schemes.make([name], reach).values()
+    return model if scheme is None else model.with_positions(scheme)

@@ -1,0 +1,1 @@
+"""GGUF files: one file with a model's settings, its weights, often in few bits, and its tokenizer."""
