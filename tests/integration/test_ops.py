@@ -16,7 +16,6 @@ import farspan.ops
 from farspan import reference
 from farspan._backend.hooks import Above, Hooks
 from farspan._backend.losses import CrossEntropy
-from farspan._backend.operations import OPERATIONS
 from farspan._backend.settings import Rules
 
 torch.manual_seed(0)
@@ -273,11 +272,6 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
     query = QUERY.clone().requires_grad_()
     with pytest.raises(RuntimeError, match="query: expected no second derivative"):
         torch.autograd.grad(farspan.attention(query, KEY, VALUE).sum(), query, create_graph=True)
-
-
-def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
-    with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
-        farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -13,7 +13,6 @@ from farspan.model.decoder import Decoder
 from farspan.model.families import Family, Names, family_named
 from farspan.model.families.layouts import Place, as_it_is, stacked
 
-
 POSITIONS = "attention.positions."
 """What the paths of the parameters of a layer's position scheme begin with."""
 

@@ -207,12 +207,12 @@ private:
                         in_pieces != 0};
     }
 
-    // What the pairs need to know of a chunk of rows.
-    METHOD void store_records(int of_chunk) const
+    // What the pairs need to know of rows: of the block's own for the gradient of queries, else of a chunk.
+    METHOD void store_records(int from, int count) const
     {
         NO_UNROLL
-        for (int i = thread_index(); i < CHUNK; i += 32 * WARPS) {
-            int line = of_chunk * CHUNK + i;
+        for (int i = thread_index(); i < count; i += 32 * WARPS) {
+            int line = from + i;
             PairRow row{};
             if (line < rows) row = pair_row(p, sequence, params.known, row_at(line));
             const Visible& visible = row.visible;
@@ -247,27 +247,27 @@ private:
             Loads::template load<OWN>(shared_memory() + LINES + panel * PANEL, lines_of(BY_ROWS, second), first,
                                       second ? panel - Shape::COUNT : panel);
         }
+        if (BY_ROWS) store_records(first, OWN);
         item = slot = 0;
         ask();
 
         int own = first + warp() * WARP_ROWS;
         const char* own_lines = shared_memory() + LINES + warp() * WARP_ROWS * Shape::WIDTH;
         char* scratch = shared_memory() + SCRATCH + warp() * Operands::SCRATCH;
-        PairRow mine[2] = {own_row(0), own_row(1)};
         bool hides = HOOKS && (p.key_bias.pointer != 0 || p.border != INFINITE);
         NO_UNROLL
         for (int now = chunk; now < last; now = next_chunk_own(now + 1)) {
             // Seen behind the barrier of the first tile; those before were read before the last tiles were summed.
             if (!BY_ROWS && !is_asked()) barrier();
-            if (!BY_ROWS) store_records(now);
+            if (!BY_ROWS) store_records(now * CHUNK, CHUNK);
             bool met = WARPS == 1 || meets_own(own, WARP_ROWS, now), whole = is_whole_own(now);
             Scores scores, by_value;
             multiply(scores, own_lines, met);
             if (OF != OF_VALUE) multiply(by_value, own_lines + Shape::COUNT * PANEL, met);
             Weights weights{};
             if (met) {
-                if constexpr (HOOKS) differentiate_with_hooks(mine, now, whole, scores, by_value, numbers);
-                else differentiate(mine, now, whole, scores, by_value);
+                if constexpr (HOOKS) differentiate_with_hooks(now, whole, scores, by_value, numbers);
+                else differentiate(now, whole, scores, by_value);
                 weights = Operands::weights_of(scores, scratch);
             }
             if (!is_asked()) continue;
@@ -304,20 +304,17 @@ private:
         }
     }
 
-    // A lane's own lines.
-    METHOD int own_line(int half) const { return first + warp() * WARP_ROWS + lane() / 4 + 8 * half; }
-
-    // What is known of them, where they are rows; a row that is none sees nothing.
-    METHOD PairRow own_row(int half) const
-    {
-        int line = own_line(half);
-        return BY_ROWS && line < rows ? pair_row(p, sequence, params.known, row_at(line)) : PairRow{};
-    }
+    // A lane's own lines, among those of the block and of the sequence.
+    METHOD int own_place(int half) const { return anew(thread_index()) / 32 * WARP_ROWS + anew(lane()) / 4 + 8 * half; }
+    METHOD int own_line(int half) const { return first + own_place(half); }
 
     // Products become weights for the gradient of values, and slopes for the others.
-    METHOD void differentiate(const PairRow (&own)[2], int now, bool whole, Scores& scores, const Scores& by_value) const
+    METHOD void differentiate(int now, bool whole, Scores& scores, const Scores& by_value) const
     {
         float factor = p.scale * LOG2_E;
+        PairRow own[2] = {};
+        UNROLL
+        for (int half = 0; half < 2 && BY_ROWS; ++half) own[half] = record(own_place(half), whole);
         UNROLL
         for (int tile = 0; tile < KEY_TILES; ++tile) {
             UNROLL
@@ -340,8 +337,8 @@ private:
 
     // The same with all hooks. Adds to the gradients that are sums of slopes, where they are asked for. The products lie
     // on the stack: a loop over them keeps the kernel short and its registers free.
-    METHOD void differentiate_with_hooks(const PairRow (&own)[2], int now, bool whole, Scores& scores,
-                                         const Scores& by_value, float (&numbers)[2]) const
+    METHOD void differentiate_with_hooks(int now, bool whole, Scores& scores, const Scores& by_value,
+                                         float (&numbers)[2]) const
     {
         float near[KEY_TILES][4], values[KEY_TILES][4];
         copy(near, scores);
@@ -351,15 +348,9 @@ private:
             UNROLL
             for (int i = 0; i < 4; ++i) {
                 int half = i / 2, inside = 8 * tile + lane() % 4 * 2 + i % 2, line = now * CHUNK + inside;
-                PairRow row = own[half];
-                int key = line;
-                if constexpr (BY_ROWS) {
-                    line = own_line(half);
-                    row.query = anew(row.query); // what follows from it is not kept in registers
-                } else {
-                    key = own_line(half);
-                    row = record(inside, whole);
-                }
+                int key = BY_ROWS ? line : own_line(half);
+                PairRow row = record(BY_ROWS ? own_place(half) : inside, whole);
+                if (BY_ROWS) line = own_line(half);
                 Row at{row.query, first_head + line - row.query * group};
                 float product = near[tile][i];
                 Scored scored{-INFINITE, 1.0f, 0};
