@@ -1,4 +1,4 @@
-"""The command line: `farspan demo | generate | chat | measure | lens | train | info | cache`.
+"""The command line: `farspan demo | generate | measure | ...`.
 
 Exit code 0 on success, 2 on wrong usage, 1 on a failure, told in one line on stderr; `--debug` shows its traceback.
 """
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from farspan import __version__
 from farspan._errors import Error, missing_package
-from farspan.commands import cache, chat, demo, generate, info, lens, measure, train
+from farspan.commands import cache, chat, demo, extend, extrapolate, generate, info, lens, measure, train
 
 COMMANDS = {
-    "demo": demo, "generate": generate, "chat": chat, "measure": measure, "lens": lens, "train": train, "info": info,
-    "cache": cache,
+    "demo": demo, "generate": generate, "chat": chat, "measure": measure, "extend": extend, "extrapolate": extrapolate,
+    "lens": lens, "train": train, "info": info, "cache": cache,
 }  # fmt: skip
 """Each is a module with a `SUMMARY`, `add_arguments(parser)` and `run(options)`. What needs more than numpy is imported
 inside `run`: `farspan info` and every `--help` have to work where only numpy is installed."""

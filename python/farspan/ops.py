@@ -188,7 +188,11 @@ CALLS = {name: _register(operation) for name, operation in OPERATIONS.items()}
 def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists: Sequence[Any]) -> Any:
     """The operation by its torch operator, or at once where nobody would see a difference: torch's dispatcher takes
     longer than a small operation."""
-    if large[0].is_cpu and not torch.compiler.is_compiling() and _are_plain(large, lists) and not _is_watched():
+    first = large[0]
+    served = first.is_cpu or first.is_cuda
+    if served and not torch.compiler.is_compiling() and _are_plain(large, lists) and not _is_watched():
+        if first.is_cuda:
+            return on_gpu(operation, large, lists)
         try:
             arrays = _arrays(large, lists)
         except (RuntimeError, TypeError):  # no ordinary memory, as of sparse tensors: the dispatcher knows what they do

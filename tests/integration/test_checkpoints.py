@@ -233,12 +233,6 @@ def test_missing_folder(tmp_path: Path) -> None:
         Transformer.from_pretrained(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("read", [Transformer.from_pretrained, Config.from_pretrained], ids=["model", "config"])
-def test_a_name_on_the_hub_says_how_to_get_it(read: Any) -> None:
-    with pytest.raises(farspan.CheckpointError, match=r"hf download org/small-1b --local-dir small-1b"):
-        read("org/small-1b")
-
-
 def test_float64_is_refused_where_it_is_read_unless_the_backend_computes_in_it(tmp_path: Path) -> None:
     small_model(dtype="float64", backend="reference").save_pretrained(tmp_path)
     with pytest.raises(farspan.DtypeError, match=r"dtype: expected float32.*dtype='float32' converts.*given float64"):

@@ -297,7 +297,7 @@ MISSING = {
     "latent attention": {"model_type": "deepseek_v3"},
     "mamba": {"model_type": "granitemoehybrid", **SHAPE, "num_local_experts": 0, "layer_types": ["attention", "mamba"]},
     "num_local_experts": {"model_type": "granitemoehybrid", **SHAPE, "num_local_experts": 4, "layer_types": []},
-    "mxfp4": {"model_type": "gpt_oss", **SHAPE, "quantization_config": {"quant_method": "mxfp4"}},
+    "mxfp4": {"model_type": "llama", **SHAPE, "quantization_config": {"quant_method": "mxfp4"}},
     "fp8": {"model_type": "llama", **SHAPE, "quantization_config": {"quant_method": "fp8"}},
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +49,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
     monkeypatch.setattr(ops, "of_tensors", lambda operation, dtype, large, lists: ops.on_gpu(operation, large, lists))
     monkeypatch.setattr(ops, "CALLS", {name: ops.flat(operation, ops.on_gpu) for name, operation in OPERATIONS.items()})
     monkeypatch.setattr(ops, "GpuMemory", TensorMemory)
+    monkeypatch.setattr(graphs, "RUNS_BEFORE_CAPTURE", 1)  # several graphs in few steps
     monkeypatch.setattr(passes, "LEAST_BUCKET", 8)  # several buckets in few steps
     monkeypatch.setattr(staging, "LARGE", 256)  # tables that are sent by themselves
     found: list[ReplayedPython] = []
@@ -104,7 +107,8 @@ def with_as_without(
 SCHEMES = [
     P.RoPE(), P.DynamicNTK(2, 12), P.LongRoPE((1.0,) * 6, (2.0,) * 6, 17, 64), P.YaRN(4, 16), P.NoPE(), P.ALiBi(),
     P.LogN(4), P.LogN(8, P.ALiBi()), P.SelfExtend(2, 8), P.ReRoPE(6), P.Streaming(2, 8), P.Streaming(1, 6, P.NoPE()),
-    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999),
+    P.HardALiBi(), P.Sandwich(), P.RandomPositions(999), P.SSMax(9, P.T5(8, 20)), P.Kerple(), P.Forgetting(),
+    P.Relative(6), P.RandomPositions(999, inner=P.Relative(6)),
 ]  # fmt: skip
 
 
@@ -115,6 +119,13 @@ def test_emulated_graphs_change_no_bit_under_any_scheme(
     model = tiny_model().with_positions(scheme)
     with_as_without(monkeypatch, model, max_new_tokens=14, temperature=0.9, seed=4)
     assert replays(made) > 5
+
+
+def test_passes_of_fire_are_not_captured(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their shapes follow from how long each sequence is."""
+    model = tiny_model().with_positions(P.FIRE(9.0))
+    with_as_without(monkeypatch, model, max_new_tokens=9, temperature=0.9, seed=4)
+    assert not replays(made)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -177,7 +188,7 @@ def test_emulated_graphs_when_texts_end_one_after_the_other(
 
 
 def test_emulated_graphs_count_each_step_once(made: list[ReplayedPython]) -> None:
-    """The cache holds all but the last token, and another call goes on from there, with graphs of its own."""
+    """The cache holds all but the last token, and another call goes on from there, with the graphs of the first."""
     model = tiny_model()
     whole = model.generate(PROMPTS, max_new_tokens=16, temperature=0.8, graphs=False)
     cache = model.new_cache(3, capacity=32)
@@ -186,8 +197,81 @@ def test_emulated_graphs_count_each_step_once(made: list[ReplayedPython]) -> Non
     assert cache.counts == tuple(len(text) - 1 for text in longer)
     rest = model.generate(longer, max_new_tokens=7, temperature=0.8, cache=cache)
     assert [a.tokens + b.tokens for a, b in zip(half, rest, strict=True)] == [c.tokens for c in whole]
+    assert len(made) == 1
+    assert made[0].replayed
+
+
+RUNS_BEFORE_CAPTURE = graphs.RUNS_BEFORE_CAPTURE
+"""That of users."""
+
+
+def test_a_short_text_does_not_pay_for_a_capture(made: list[ReplayedPython], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "RUNS_BEFORE_CAPTURE", RUNS_BEFORE_CAPTURE)
+    monkeypatch.setattr(passes, "LEAST_BUCKET", 64)
+    for length, recorded in [(3, 0), (5, 1)]:
+        made.clear()
+        tiny_model().generate(PROMPTS, max_new_tokens=length, temperature=0.8)
+        assert [one.recorded for one in made] == [recorded], length
+
+
+def again(model: Transformer, cache: Cache) -> Any:
+    """The texts over a cache that is empty again."""
+    return numbers(model.generate(PROMPTS, max_new_tokens=8, temperature=0.8, cache=cache.truncate(0)))
+
+
+def test_graphs_stay_with_the_cache(made: list[ReplayedPython]) -> None:
+    model = tiny_model()
+    cache = model.new_cache(3, capacity=32)
+    first = again(model, cache)
+    recorded, replayed = made[0].recorded, made[0].replayed
+    assert recorded
+    assert again(model, cache) == again(model, cache) == first
+    assert len(made) == 1
+    assert made[0].replayed > 2 * replayed, "from the first step on"
+    assert made[0].recorded > recorded, "the third prompts were read by a graph too"
+    numbers(model.generate(PROMPTS, max_new_tokens=8, cache=cache.truncate(0), graphs=False))
+    assert len(made) == 1
+    assert again(model, cache.free_graphs()) == first
     assert len(made) == 2
-    assert all(one.replayed for one in made)
+    assert cache.fork([0, 1, 2]).graphs is None
+
+
+def test_kept_graphs_are_of_the_weights_where_they_are(made: list[ReplayedPython]) -> None:
+    def fresh(model: Transformer) -> Any:
+        return numbers(model.generate(PROMPTS, max_new_tokens=8, temperature=0.8, graphs=False))
+
+    model = tiny_model()
+    cache = model.new_cache(3, capacity=32)
+    before = again(model, cache)
+    weight = model.layers[0].mlp.down.weight
+    with torch.no_grad():
+        weight.mul_(2)
+    after = again(model, cache)
+    assert before != after == fresh(model)
+    assert len(made) == 1, "other numbers in the same place"
+    model.layers[0].mlp.down.weight = torch.nn.Parameter(3 * weight.detach())
+    assert after != again(model, cache) == fresh(model)
+    assert len(made) == 2, "another place"
+    other = tiny_model()
+    assert again(other, cache) == fresh(other)
+    assert len(made) == 3, "another model"
+
+
+def test_graphs_keep_neither_their_cache_nor_their_model(made: list[ReplayedPython]) -> None:
+    model = tiny_model()
+    cache = model.new_cache(3, capacity=32)
+    again(model, cache)
+    held = weakref.ref(cache.stores[0]), weakref.ref(model.layers[0])
+    gc.disable()
+    try:
+        kept = cache.graphs
+        del cache
+        assert held[0]() is None
+        del model
+        assert held[1]() is None
+        assert kept.steps
+    finally:
+        gc.enable()
 
 
 WALKS: dict[str, tuple[list[tuple[int, list[int]]], list[int]]] = {
@@ -220,7 +304,7 @@ def test_emulated_graphs_are_few(made: list[ReplayedPython], monkeypatch: pytest
 
     def noted(self: graphs.RepeatedPasses, *arguments: Any) -> Any:
         result = run(self, *arguments)
-        kept.append(len(self._steps))
+        kept.append(len(self._kept.steps))
         return result
 
     monkeypatch.setattr(graphs, "MOST_STRUCTURES", 2)
@@ -338,7 +422,9 @@ def test_passes_of_other_numbers_have_the_same_form() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 def test_hooks_have_one_form_within_a_bucket(scheme: Any) -> None:
     def form(*lengths: int) -> Any:
-        return staging.form_of(hook_arguments(np.empty(0), **scheme.hooks(P.Span(1, lengths, 2, 12, slots=256))), [])
+        span = P.Span(1, lengths, 2, 12, slots=256)
+        hooks = hook_arguments(np.empty(0), **scheme.fixed_hooks(span))
+        return staging.form_of((hooks, tuple(scheme.features(span).items())), [])
 
     assert form(40, 61) == form(256, 129)
 

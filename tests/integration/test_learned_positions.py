@@ -3,6 +3,7 @@ with a cache, in a checkpoint, in training."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support.eager import Scores, eager, products, weights_of
 from support.models import SHAPE, ids, small_model
 from torch import Tensor
@@ -22,6 +24,7 @@ from farspan.testing import assert_close, assert_same_bits
 
 TIME = 40
 POOL = 90
+DRAWN = torch.from_numpy(P.RandomPositions(POOL, 5).hooks(P.Span(TIME, (TIME,), 4, 12))["key_positions"])
 
 
 def gaps(time: int) -> Tensor:
@@ -60,7 +63,7 @@ def ssmax_both_ways(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tenso
 
 
 def at_random_places(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
-    places = torch.from_numpy(P.RandomPositions(POOL, 5).hooks(P.Span(TIME, (TIME,), 4, 12))["key_positions"])
+    places = DRAWN
     scale, rate = (own[name].exp()[:, None, None] for name in ("log_scale", "log_rate"))
     return products(query, key) - scale * torch.log(1 + rate * (places[:, None] - places).abs())
 
@@ -68,6 +71,55 @@ def at_random_places(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tens
 def alibi(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
     slopes = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])
     return products(query, key) - slopes[:, None, None] * gaps(query.shape[2]).abs()
+
+
+def relative(dim: int) -> Scores:
+    """Term by term, with the table of sines and cosines of every pair."""
+
+    def scores(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
+        angle = gaps(query.shape[2])[..., None] * 10000.0 ** (-2 * torch.arange(dim // 2) / dim).double()
+        waves = torch.cat([angle.sin(), angle.cos()], -1)
+        asked = torch.einsum("bhtd,hrd->bhtr", query, own["position_query.weight"])
+        asked = asked + own["position_query.bias"][:, None]
+        of_content = (query + own["content_bias"][:, None]) @ key.mT
+        return (of_content + torch.einsum("bhtr,tsr->bhts", asked, waves)) / query.shape[-1] ** 0.5
+
+    return scores
+
+
+def forgetting(query: Tensor, key: Tensor, own: dict[str, Tensor], x: Tensor) -> Tensor:
+    """A product of gates for each pair, summed pair by pair."""
+    gates = torch.sigmoid(x @ own["gate.weight"].T + own["gate.bias"])  # [batch, time, heads]
+    time = query.shape[2]
+    token = torch.arange(time)
+    between = (token > token[:, None]) & (token <= token[:, None, None])  # [query, key, token]
+    return products(query, key) + torch.einsum("bth,ijt->bhij", gates.log(), between.double())
+
+
+def fire(threshold: float, places: Tensor | None = None) -> Scores:
+    """The authors' form: every pair by itself through the network."""
+
+    def scores(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
+        at = torch.arange(query.shape[2]) if places is None else places
+        slope, farthest = own["curve_slope"].abs(), (own["threshold_share"] * threshold).abs()
+        distance = torch.log(1 + slope * (at[:, None] - at).clamp(0))
+        share = distance / (torch.log(1 + slope * torch.maximum(at.double(), farthest)) + 1e-6)[:, None]
+        inner = F.relu(F.linear(share[..., None], own["inner_weight"][:, None], own["inner_bias"]))
+        return products(query, key) + F.linear(inner, own["outer_weight"]).permute(2, 0, 1)
+
+    return scores
+
+
+def scaled_fire(query: Tensor, key: Tensor, own: dict[str, Tensor], x: Tensor) -> Tensor:
+    seen = torch.arange(1, query.shape[2] + 1).double()
+    bias = fire(9.0)(query, key, own, x) - products(query, key)
+    return products(query, key) * (own["query_slope"][:, None] * seen.log())[:, :, None] + bias
+
+
+def twice_scaled(query: Tensor, key: Tensor, own: dict[str, Tensor], _: Tensor) -> Tensor:
+    seen = torch.arange(1, query.shape[2] + 1).double()
+    scale = own["query_slope"][:, None] * seen.log() * (seen.log() / math.log(6)).clamp(1)
+    return products(query, key) * scale[:, :, None]
 
 
 CASES: dict[str, tuple[P.Scheme, Scores, bool]] = {
@@ -80,6 +132,14 @@ CASES: dict[str, tuple[P.Scheme, Scores, bool]] = {
     "SSMax": (P.SSMax(20, inner=P.NoPE()), ssmax, True),
     "SSMax with an offset": (P.SSMax(20, inner=P.NoPE(), offset=True), ssmax, True),
     "SSMax, both directions": (P.SSMax(20, inner=P.NoPE()), ssmax_both_ways, False),
+    "relative": (P.Relative(20), relative(20), True),
+    "relative, both directions": (P.Relative(), relative(64), False),
+    "forget gates": (P.Forgetting(), forgetting, True),
+    "FIRE": (P.FIRE(9.0), fire(9.0), True),
+    "FIRE within its threshold": (P.FIRE(500.0, width=8), fire(500.0), True),
+    "SSMax of FIRE": (P.SSMax(20, inner=P.FIRE(9.0)), scaled_fire, True),
+    "SSMax of LogN": (P.SSMax(20, inner=P.LogN(6, inner=P.NoPE())), twice_scaled, True),
+    "random positions under FIRE": (P.RandomPositions(POOL, 5, inner=P.FIRE(9.0)), fire(9.0, DRAWN), True),
     "random positions under KERPLE": (P.RandomPositions(POOL, 5, inner=P.Kerple()), at_random_places, True),
     "ALiBi, both directions": (P.ALiBi(), alibi, False),
     "nothing, both directions": (P.NoPE(), lambda query, key, own, _: products(query, key), False),
@@ -117,7 +177,7 @@ def test_prefill_is_decode(name: str) -> None:
     """Token by token, in pieces and at once, and beside sequences of other lengths: the same bits."""
     model = model_of(name)
     if CASES[name][0].draws:
-        model = model.with_positions(P.RandomPositions(TIME, inner=P.Kerple()))  # the only draw of so many
+        model = model.with_positions(dataclasses.replace(CASES[name][0], limit=TIME))  # the only draw of so many
     tokens = ids(2, TIME)
     whole = model(tokens)
     for steps in ([TIME], [1] * TIME, [7, 1, 20, 12]):
@@ -167,6 +227,20 @@ def test_bfloat16(name: str) -> None:
         assert p.grad.isfinite().all(), parameter
 
 
+def test_a_cache_of_forget_gates_is_cut_and_forked() -> None:
+    model, tokens = model_of("forget gates"), ids(2, TIME)
+    cache = model.new_cache(2)
+    model(tokens, cache)
+    cache.truncate([7, 30])
+    more = ids(2, 3, seed=8)
+    found = model(more, cache.fork([1, 0]))
+    for row, held in ((0, 30), (1, 7)):
+        text = torch.cat([tokens[1 - row, :held], more[row]])[None]
+        assert_same_bits(found[row].numpy(), model(text)[0, held:].numpy(), f"{held} tokens held")
+    with pytest.raises(farspan.ArgumentError, match="gates"):
+        model(more, small_model(num_hidden_layers=2).new_cache(2))
+
+
 # ----------------------------------------------------------------------------------------------- parameters of a layer
 
 
@@ -187,6 +261,18 @@ def test_initial_values() -> None:
     slope = P.SSMax(1024).initial(shape)["query_slope"]
     assert float(slope[0]) == pytest.approx(0.168, abs=0.001)
     assert (slope * torch.arange(1, 1025).log()[:, None]).mean() == pytest.approx(1, abs=1e-5)
+    curve = P.FIRE(512.0, 16).initial(shape)
+    assert curve["curve_slope"].tolist() == pytest.approx([0.1])
+    assert curve["threshold_share"].tolist() == [1.0]
+    assert float(curve["outer_weight"].abs().max()) == pytest.approx(1 / 4, abs=1e-3)
+    assert float(curve["outer_weight"].mean()) == pytest.approx(0, abs=1e-2)
+    gate = P.Forgetting().initial(shape)
+    assert float(gate["gate.weight"].std()) == pytest.approx(0.02, rel=0.02)
+    assert not gate["gate.bias"].any()
+    asked = P.Relative().initial(shape)
+    assert float(asked["position_query.weight"].std()) == pytest.approx(0.02, rel=0.02)
+    assert not asked["position_query.bias"].any()
+    assert not asked["content_bias"].any()
     both = P.SSMax(1024, offset=True).initial(shape)
     assert (both["query_slope"] == 0).all()
     assert (both["query_offset"] == 1).all()
@@ -217,12 +303,19 @@ def test_with_positions_brings_parameters_and_leaves_the_model_as_it_was() -> No
     assert [name for name, _ in back.named_parameters()] == names
     assert torch.equal(back(ids(1, 9)), before)
     assert not any(p.requires_grad for p in small_model().with_positions(P.T5()).parameters())
+    slope = model.with_positions(P.SSMax(1024)).layers[0].attention.positions.query_slope
+    assert slope.tolist() == pytest.approx([0.168] * 4, abs=0.001), "as before training"
 
 
 def test_with_positions_keeps_what_was_learned() -> None:
     """A scheme may be refined, or read further, with the parameters that the layers have."""
     trained = small_model(positions=P.T5(8, 20))
     own = trained.layers[2].attention.positions.bucket_bias
+    asking = small_model(positions=P.Relative(8))
+    again = asking.with_positions(P.RandomPositions(99, inner=P.Relative(8)))
+    for layer, kept in zip(again.layers, asking.layers, strict=True):
+        for name, parameter in kept.attention.positions.named_parameters():
+            assert layer.attention.positions.get_parameter(name) is parameter
     for scheme in (P.RandomPositions(99, inner=P.T5(8, 20)), P.T5(8, 40), P.SSMax(9, inner=P.T5(8, 20))):
         assert trained.with_positions(scheme).layers[2].attention.positions.bucket_bias is own
     assert trained.with_positions(P.T5(8, 20)).layers[0] is trained.layers[0]
@@ -312,7 +405,9 @@ def test_a_model_of_both_directions_has_no_cache_and_no_next_token(tmp_path: Pat
         Config(**SHAPE, causal=False, windows=4)
 
 
-@pytest.mark.parametrize("scheme", [P.SelfExtend(2, 4), P.ReRoPE(4), P.Streaming(1, 4), P.HardALiBi()], ids=repr)
+@pytest.mark.parametrize(
+    "scheme", [P.SelfExtend(2, 4), P.ReRoPE(4), P.Streaming(1, 4), P.HardALiBi(), P.Forgetting(), P.FIRE()], ids=repr
+)
 def test_schemes_of_one_direction_are_refused(scheme: P.Scheme) -> None:
     with pytest.raises(farspan.ArgumentError, match=f"positions.*{type(scheme).__name__}"):
         small_model(causal=False, positions=scheme)(ids(1, 9))
@@ -323,6 +418,12 @@ def test_schemes_of_one_direction_are_refused(scheme: P.Scheme) -> None:
 
 @pytest.mark.parametrize(("make", "word"), [
     (lambda: P.T5(buckets=6), "buckets"), (lambda: P.T5(32, 16), "max_distance"), (lambda: P.Kerple(power=1), "power"),
+    (lambda: P.Forgetting(inner=3), "inner"), (lambda: P.Coupled(P.NoPE()), "inner"),
+    (lambda: P.Coupled(P.Coupled()), "inner"), (lambda: P.RandomPositions(9, inner=P.Coupled()), "inner"),
+    (lambda: P.FIRE(0), "threshold"), (lambda: P.FIRE(9, 0), "width"), (lambda: P.Forgetting(P.FIRE()), "inner"),
+    (lambda: Config(**SHAPE, positions=P.SSMax(9, P.FIRE()), windows=4), "windows: .*FIRE"),
+    (lambda: P.Relative(7), "dim"), (lambda: P.Relative(0), "dim"),
+    (lambda: Config(**SHAPE, positions=P.Relative(246)), "positions: expected .* at most 244 dims"),
     (lambda: P.SSMax(1), "original_length"), (lambda: P.SSMax(9, inner=3), "inner"),
     (lambda: P.SSMax(9, inner=P.SSMax(9)), "inner"), (lambda: P.SSMax(9, offset=1), "offset"),
     (lambda: P.SSMax(9, slope="x"), "slope"), (lambda: P.RandomPositions(9, inner=P.RandomPositions(9)), "inner"),

@@ -27,6 +27,8 @@ SCHEMES: dict[str, Scheme] = {
     "LongRoPE": P.LongRoPE((1.0,) * 6, (2.0,) * 6, 4, 16), "LogN": P.LogN(3), "SelfExtend": P.SelfExtend(2, 3),
     "ReRoPE": P.ReRoPE(4), "Streaming": P.Streaming(1, 4),
     "HardALiBi": P.HardALiBi(), "Sandwich": P.Sandwich(), "RandomPositions": P.RandomPositions(40),
+    "SSMax of T5": P.SSMax(9, inner=P.T5(8, 20)), "Relative": P.Relative(8), "forget gates": P.Forgetting(),
+    "random KERPLE": P.RandomPositions(40, inner=P.Kerple()),
 }  # fmt: skip
 
 

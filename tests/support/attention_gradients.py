@@ -67,7 +67,7 @@ def _ask(
 
 
 def check(case: Case, above: tuple[Tensor | None, Tensor | None], found: dict[str, Tensor], roundings: int = 1) -> None:
-    """Every gradient as close to the definition's as the tolerance table says, of large inputs for so many roundings."""
+    """Every gradient as close to the definition's as the tolerance table says, for so many roundings of large ones."""
     truth, eager = defined(case, above, torch.float64), defined(case, above, case.arrays[0].dtype)
     name = str(case.arrays[0].dtype).removeprefix("torch.")
     bounds, score = _bounds(case, above), largest_score(case)

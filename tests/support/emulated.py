@@ -84,6 +84,12 @@ class HostMemory:
         self._held[array.ctypes.data] = array
         return array
 
+    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> list[np.ndarray]:
+        return [self.empty(shape, kind) for _ in range(count)]
+
+    def address(self, x: np.ndarray) -> int:
+        return self.describe(x)[0]
+
     def describe(self, x: np.ndarray) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         address = x.ctypes.data
         if x.size and address not in self._held:
@@ -96,8 +102,14 @@ class HostMemory:
     def take(self, x: np.ndarray, kind: str) -> np.ndarray:
         return x.astype(kind, copy=False)
 
+    def take_all(self, arrays: Any, kinds: Any) -> list[np.ndarray]:
+        return [self.take(x, kind) for x, kind in zip(arrays, kinds, strict=True)]
+
     def host(self, x: Any) -> Any:
         return x
+
+    def host_all(self, arrays: Any) -> Any:
+        return arrays
 
     def allocate(self, size: int) -> int:
         memory = np.full(size + ALIGNMENT, 0xA5, np.uint8)

@@ -64,6 +64,31 @@ def test_the_line_is_gone_after_a_failure_too(fails: type[BaseException], monkey
     assert sys.stderr.getvalue().endswith("\r\x1b[K")
 
 
+def test_another_total_is_something_else_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.progress_on_stderr("extending") as tell:
+        tell(50, 100, "yarn at 256")
+        tell(0, 8, "loss 2.0")
+        tell(2, 8, "loss 1.9")
+    assert stream.getvalue().splitlines() == [
+        "extending: 50 %, yarn at 256, about 30 s left", "extending: 0 %, loss 2.0",
+        "extending: 25 %, loss 1.9, about 90 s left",
+    ]  # fmt: skip
+
+
+def test_a_bar_of_tqdm_is_one_of_each_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.progress_on_stderr("extending") as tell:
+        tell(90, 100, "yarn")
+        tell(1, 8, "loss")
+    assert "/8.00" in stream.getvalue()
+
+
 # -------------------------------------------------------------------------------------------------------- speed in demo
 
 

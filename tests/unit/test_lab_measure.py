@@ -235,3 +235,54 @@ def test_differences_are_between_the_same_windows(model: Transformer) -> None:
     apart = torch.tensor(yarn.window_losses, dtype=torch.float64) - torch.tensor(own.window_losses, dtype=torch.float64)
     assert error == pytest.approx(apart.std().item() / math.sqrt(5))
     assert own.above(own) == (0.0, 0.0)
+
+
+# ------------------------------------------------------------------------------------------- strides, effective lengths
+
+
+def test_with_a_stride_windows_begin_at_the_first_place_and_end_with_the_text() -> None:
+    ends, stride = window_ends(100, 64, 1000, targets=1, stride=1)
+    assert stride == 1
+    assert ends.tolist() == list(range(64, 100)), "every token that has so much before it is predicted"
+    assert window_ends(100, 64, 5, targets=1, stride=3)[0].tolist() == [64, 67, 70, 73, 76]
+
+
+def test_by_length_no_token_counts_twice_under_a_stride(model: Transformer) -> None:
+    found = measure(model, TOKENS, [16, 32], "own", windows=20, stride=3)
+    assert (found.targets, found.stride) == (3, 3)
+    wanted = torch.cat([losses(model, end - 16, end)[-3:] for end in range(32, 32 + 20 * 3, 3)])
+    assert found.points[0].nats_per_token == pytest.approx(wanted.mean().item(), abs=1e-5)
+
+
+def test_by_position_with_a_stride_of_one_each_position_has_every_window(model: Transformer) -> None:
+    found = measure(model, TOKENS[:60], [2, 4, 8], "own", by="position", stride=1, windows=1000)
+    assert found.windows == 52
+    rows = torch.stack([losses(model, end - 8, end) for end in range(8, 60)])
+    means = [rows[:, first:last].mean().item() for first, last in ((0, 2), (2, 4), (4, 8))]
+    assert [point.nats_per_token for point in found.points] == pytest.approx(means, abs=1e-5)
+    assert "too small" in found.notes[-1]
+    assert found.rows()[0]["perplexity"] == pytest.approx(math.exp(found.points[0].nats_per_token))
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"stride": 0}, "stride"), ({"margin": -1}, "margin")])
+def test_wrong_strides_and_margins(wrong: dict[str, float], named: str, model: Transformer) -> None:
+    with pytest.raises(ArgumentError, match=named):
+        measure(model, TOKENS, [16], "own", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("means", "reach"),
+    [
+        ((3.0, 2.0, 2.04, 2.2, 2.0), 30),  # what comes after a rise is not reached
+        ((3.0, 2.0, 1.5, 1.55, 1.4), 50),
+        ((1.0, 2.0, 3.0, 4.0, 5.0), 10),
+    ],
+)
+def test_effective_lengths(means: tuple[float, ...], reach: int, model: Transformer) -> None:
+    lengths = (10, 20, 30, 40, 50)
+    found = measure(model, TOKENS, lengths, "own", windows=1)
+    made = tuple(dataclasses.replace(p, nats_per_token=x) for p, x in zip(found.points, means, strict=True))
+    assert dataclasses.replace(found, points=made).effective_lengths() == {"own": reach}
+    wide = dataclasses.replace(found, points=made, margin=9.0)
+    assert wide.effective_lengths() == {"own": 50}
+    assert wide.to_dict()["effective_lengths"] == {"own": 50}

@@ -13,6 +13,7 @@ import pytest
 
 from farspan.lab import report
 from farspan.lab.measurement import Measurement, Point, mean_and_error
+from farspan.lab.needle import Found
 from farspan.lab.report import plot
 
 LOSSES = {
@@ -100,6 +101,18 @@ def test_the_table_has_a_row_for_each_scheme_and_shows_what_is_missing() -> None
     assert [line.split()[0] for line in lines[1:]] == ["own", "yarn"]
     assert lines[2].split()[-1] == "-"
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_table_of_needles_has_means_over_depths() -> None:
+    found = tuple(Found("own", length, depth, depth * length / 40, 4) for length in (20, 40) for depth in (0.0, 1.0))
+    lines = report.needle_table(measurement(needles=found)).splitlines()
+    assert lines[0].split()[-2:] == ["20", "40"]
+    assert lines[1].split() == ["own", "25", "50"]
+
+
+def test_how_far_a_scheme_reads_is_said_with_the_margin() -> None:
+    line = report.reach_line(measurement())
+    assert line.endswith("within 0.05 nats per token of its best: own 16, yarn 32, Mine(strength=2) 32")
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

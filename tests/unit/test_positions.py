@@ -281,7 +281,8 @@ ALL: list[P.Scheme] = [
     P.RoPE(), P.LinearInterpolation(2), P.NTK(2), P.DynamicNTK(2, 9), P.YaRN(2, 9), P.Llama3(8, 1, 4, 9),
     P.LongRoPE(RAMP, RAMP, 9, 18), P.ALiBi(), P.NoPE(), P.LogN(9), P.SelfExtend(2, 4), P.ReRoPE(4), P.Streaming(1, 4),
     P.PRoPE(0.5), P.ClippedRoPE(9, 2.0), P.HardALiBi(2), P.Sandwich(64), P.RandomPositions(99, 1, P.NTK(2)),
-    P.T5(16, 99), P.Kerple(True), P.SSMax(9, P.T5(), True),
+    P.T5(16, 99), P.Kerple(True), P.SSMax(9, P.T5(), True), P.Relative(8), P.Forgetting(), P.FIRE(9.0, 8),
+    P.Coupled(P.T5()),
 ]  # fmt: skip
 
 

@@ -8,13 +8,14 @@ waits for the device; other settings are decided on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from farspan import _core
 from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Above, Gradients, Hooks
-from farspan._backend.memory import Memory
+from farspan._backend.memory import Described, Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 
@@ -74,19 +75,19 @@ def sample(
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
-    on_device = [_spread(memory.take(x, kind), rows.shape[0]) for x, kind in zip(draws, kinds, strict=True)]
+    on_device = memory.take_all(draws, kinds)
     found = results.sample(dtype, hidden, weight, draws, rules, settings)
     out = cpu.allocate("hidden", found)
     _core.cuda_sample_on_host(
         memory,
         _problem(memory, dtype, rows, weight, rules),
-        Draws(*(memory.describe(x) for x in on_device)),
-        Draws(*(cpu.column(memory.host(x), rows.shape[0]) for x in draws)),
+        Draws(*[_per_row(memory, x, rows.shape[0]) for x in on_device]),
+        Draws(*(cpu.column(x, rows.shape[0]) for x in memory.host_all(draws))),
         _on_host(memory, settings),
         shard,
         [x.reshape(-1) for x in out],
     )
-    return tuple(memory.take(x, kind) for x, (_, kind) in zip(out, found.values(), strict=True))
+    return tuple(memory.take_all(out, [kind for _, kind in found.values()]))
 
 
 def _on_host(memory: Memory, settings: Settings) -> Settings | None:
@@ -96,10 +97,9 @@ def _on_host(memory: Memory, settings: Settings) -> Settings | None:
 def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
     rows = _rows(hidden)
     out = _allocate(memory, results.greedy(dtype, hidden, weight, rules))
-    spread = None if draws is None else [_spread(x, rows.shape[0]) for x in draws]
-    described = None if spread is None else Draws(*(memory.describe(x) for x in spread))
+    described = None if draws is None else Draws(*[_per_row(memory, x, rows.shape[0]) for x in draws])
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
-    return out
+    return tuple(out)
 
 
 def ranks(
@@ -130,10 +130,10 @@ def score(
     """The fields of `farspan.Score`."""
     rows = _rows(hidden)
     out = _allocate(memory, results.score(dtype, hidden, weight, targets, rules, listed))
-    spread = _spread(targets.targets, rows.shape[0])
     problem = _problem(memory, dtype, rows, weight, rules)
-    _core.cuda_score(memory, problem, memory.describe(spread), listed.top, _addresses(memory, out))
-    return out
+    given = _per_row(memory, targets.targets, rows.shape[0])
+    _core.cuda_score(memory, problem, given, listed.top, _addresses(memory, out))
+    return tuple(out)
 
 
 def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> tuple[Any, ...]:
@@ -141,7 +141,7 @@ def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, 
     out = _allocate(memory, results.top(dtype, hidden, weight, longest, rules))
     problem = _problem(memory, dtype, _rows(hidden), weight, rules)
     _core.cuda_top(memory, problem, longest.k, _addresses(memory, out))
-    return out
+    return tuple(out)
 
 
 def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
@@ -149,12 +149,23 @@ def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
     return map_arrays(lambda _, x: (memory.describe(x), dtype_name(x)), arguments)
 
 
-def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:
-    return tuple(memory.empty(shape, kind) for shape, kind in found.values())
+def _allocate(memory: Memory, found: results.Results) -> list[Any]:
+    """Arrays of a kind and a shape share a piece of memory: it is asked for a few times, not once for each."""
+    alike: dict[Any, list[int]] = {}
+    for place, form in enumerate(found.values()):
+        alike.setdefault(form, []).append(place)
+    made: list[Any] = [None] * len(found)
+    for (shape, kind), places in alike.items():
+        if len(places) == 1:
+            made[places[0]] = memory.empty(shape, kind)
+        else:
+            for place, x in zip(places, memory.empties(len(places), shape, kind), strict=True):
+                made[place] = x
+    return made
 
 
 def _rows(hidden: Any) -> Any:
-    return hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
+    return hidden if hidden.ndim == 2 else hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
 
 
 def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
@@ -162,13 +173,12 @@ def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -
     return dtype, memory.describe(rows), memory.describe(weight), described
 
 
-def _spread(x: Any, rows: int) -> Any:
+def _per_row(memory: Memory, x: Any, rows: int) -> Described:
     """A setting of one entry or one per row as `[rows]`."""
-    flat = x.reshape(-1)
-    if x.ndim:
-        return flat
-    return flat[[0] * rows] if not hasattr(flat, "expand") else flat.expand(rows)
+    if x.ndim == 0:
+        return memory.describe(x)[0], (rows,), (0,)
+    return memory.describe(x if x.ndim == 1 else x.reshape(-1))
 
 
-def _addresses(memory: Memory, arrays: tuple[Any, ...]) -> list[int]:
-    return [memory.describe(x)[0] for x in arrays]
+def _addresses(memory: Memory, arrays: Sequence[Any]) -> list[int]:
+    return [memory.address(x) for x in arrays]

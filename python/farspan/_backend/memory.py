@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,14 +24,26 @@ class Memory(Protocol):
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         """An array that outlives the call."""
 
+    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> Sequence[Any]:
+        """Several of them."""
+
+    def address(self, x: Any) -> int:
+        """Where an array of the device begins."""
+
     def describe(self, x: Any) -> Described:
         """An array of the device as `_core` takes it."""
 
     def take(self, x: Any, kind: str) -> Any:
         """A small array of the host or of the device, as one of the device."""
 
+    def take_all(self, arrays: Sequence[Any], kinds: Sequence[str]) -> list[Any]:
+        """Several of them, in one copy."""
+
     def host(self, x: Any) -> Any:
         """A small array of the device or of the host, as NumPy's; waits for the device."""
+
+    def host_all(self, arrays: Sequence[Any]) -> list[Any]:
+        """Several of them, in one copy."""
 
     def allocate(self, size: int) -> int:
         """The address of so many bytes, at a multiple of 256."""
@@ -44,8 +59,7 @@ class GpuMemory:
     """torch's memory and current stream on the device of a tensor."""
 
     def __init__(self, like: Any) -> None:
-        import torch
-
+        torch = sys.modules["torch"]
         open_compiler()
         self._torch, self._device = torch, like.device
         self.place = (like.device.index or 0, torch.cuda.current_stream(like.device).cuda_stream)
@@ -54,15 +68,49 @@ class GpuMemory:
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         return self._torch.empty(shape, dtype=getattr(self._torch, kind), device=self._device)
 
+    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> Sequence[Any]:
+        # Below autograd: there they are no views of each other, which would not let the caller write to them.
+        with self._torch._C._AutoDispatchBelowAutograd():
+            found: Sequence[Any] = self.empty((count, *shape), kind).unbind()
+        return found
+
+    def address(self, x: Any) -> int:
+        found: int = x.data_ptr()
+        return found
+
     def describe(self, x: Any) -> Described:
-        return x.data_ptr(), tuple(x.shape), x.stride()
+        return x.data_ptr(), x.shape, x.stride()
 
     def take(self, x: Any, kind: str) -> Any:
         x = self._torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         return x.to(self._device, getattr(self._torch, kind))
 
+    def take_all(self, arrays: Sequence[Any], kinds: Sequence[str]) -> list[Any]:
+        sent = {i: np.asarray(x, kinds[i], order="C") for i, x in enumerate(arrays) if isinstance(x, np.ndarray)}
+        if not sent:
+            return [self.take(x, kind) for x, kind in zip(arrays, kinds, strict=True)]
+        starts, size = _one_behind_the_other([x.nbytes for x in sent.values()])
+        packed = np.empty(size, np.uint8)
+        for start, x in zip(starts, sent.values(), strict=True):
+            packed[start : start + x.nbytes] = x.reshape(-1).view(np.uint8)
+        there = self.take(packed, "uint8")
+        views = {i: self._view(there, start, x) for start, (i, x) in zip(starts, sent.items(), strict=True)}
+        return [views[i] if i in views else self.take(x, kinds[i]) for i, x in enumerate(arrays)]
+
+    def _view(self, memory: Any, start: int, like: np.ndarray) -> Any:
+        kind = getattr(self._torch, like.dtype.name)
+        return memory[start : start + like.nbytes].view(kind).view(like.shape)
+
     def host(self, x: Any) -> Any:
         return x.detach().cpu().numpy() if isinstance(x, self._torch.Tensor) else x
+
+    def host_all(self, arrays: Sequence[Any]) -> list[Any]:
+        there = [x.detach() for x in arrays if isinstance(x, self._torch.Tensor)]
+        if len(there) < 2:
+            return [self.host(x) for x in arrays]
+        packed = self.host(self._torch.cat([x.reshape(-1).view(self._torch.uint8) for x in there]))
+        parts = iter(np.split(packed, np.cumsum([x.nbytes for x in there])[:-1]))
+        return [_as(next(parts), x) if isinstance(x, self._torch.Tensor) else x for x in arrays]
 
     def allocate(self, size: int) -> int:
         return self._hold(self._torch.empty(size, dtype=self._torch.uint8, device=self._device))
@@ -81,3 +129,19 @@ class GpuMemory:
         address: int = tensor.data_ptr()
         self._held[address] = tensor
         return address
+
+
+ALIGNMENT = 16
+"""Of each of several arrays in one piece of memory."""
+
+
+def _one_behind_the_other(sizes: list[int]) -> tuple[list[int], int]:
+    """Where arrays of so many bytes begin, and where they end."""
+    ends = list(itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
+    return ends[:-1], ends[-1]
+
+
+def _as(raw: np.ndarray, like: Any) -> np.ndarray:
+    """Bytes as the array that a tensor is, where they begin at a multiple of its elements or not."""
+    kind = str(like.dtype).removeprefix("torch.")
+    return np.frombuffer(raw.tobytes(), kind).reshape(tuple(like.shape))

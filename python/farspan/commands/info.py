@@ -25,7 +25,16 @@ OPERATIONS = {
 }
 """What the operations are called for people, and the function of `farspan._core` that computes them."""
 
-OPTIONAL_PACKAGES = ("torch", "ml_dtypes", "transformers", "tokenizers", "matplotlib", "tqdm")
+OPTIONAL_PACKAGES = (
+    "torch",
+    "ml_dtypes",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "gguf",
+    "matplotlib",
+    "tqdm",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

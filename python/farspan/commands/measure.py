@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model, add_out
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
-from farspan.commands.values import entries, whole
+from farspan.commands.scheme import look_here
+from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
 
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--windows", type=whole(1), default=32, metavar="N", help="windows over the text (default: %(default)s)")
     what = "tokens scored at a window's end, at most half the shortest length (default: %(default)s)"
     add("--targets", type=whole(1), default=64, metavar="K", help=what)
+    what = "tokens from one window's end to the next one's (default: windows are spread over the text)"
+    add("--stride", type=whole(1), metavar="N", help=what)
+    what = "nats per token above a scheme's best loss up to which a length counts as read (default: %(default)s)"
+    add("--margin", type=real(0), default=0.05, metavar="X", help=what)
+    what = "also hide N numbers at each of five depths of every length, and ask for them"
+    add("--needles", type=whole(1), metavar="N", help=what)
+    what = "measure each file of --data on its own, in a folder of its own (default: one after the other)"
+    add("--apart", action="store_true", help=what)
     add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
     what = "begin every window with the token for the beginning of a text; auto: where the tokenizer does"
     add("--bos", choices=("auto", "always", "never"), default="auto", help=f"{what} (default: %(default)s)")
@@ -59,29 +68,51 @@ def run(options: argparse.Namespace) -> None:
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
+    if options.apart and len({path.stem for path in options.data}) < max(1, len(options.data)):
+        raise ArgumentError(message("apart", "files with different names", ", ".join(map(str, options.data))))
     opened = None if options.model is None else open_model(options.model)
-    text = load_text(options.data, ByteTokenizer() if opened is None else opened[1])
-    window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
+    tokenizer = ByteTokenizer() if opened is None else opened[1]
+    parts = [[path] for path in options.data] if options.apart and options.data else [options.data]
+    texts = [load_text(files, tokenizer) for files in parts]
+    for text in texts:
+        window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
     loaded = load_model(options.model, options.device, opened)
-    measurement, paths = measure_to_files(
-        loaded, text, options.out, lengths=options.lengths, schemes=options.schemes, by=options.by,
-        windows=options.windows, targets=options.targets, trained_length=options.trained,
-        first_tokens=_first_tokens(options.bos, loaded, text),
-    )  # fmt: skip
+    folders = [options.out / files[0].stem if options.apart and files else options.out for files in parts]
+    found = [_measured(loaded, text, out, options) for text, out in zip(texts, folders, strict=True)]
     if options.json:
-        print_json(measurement.to_dict())
-        return
-    print(report.table(measurement))
-    for note in measurement.notes:
-        print(f"note: {note}")
-    print("written: " + ", ".join(map(str, paths)))
+        print_json({"texts": found} if options.apart else found[0])
 
 
-def measure_to_files(loaded: LoadedModel, text: Text, out: Path, **options: Any) -> tuple[Measurement, list[Path]]:
+def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Namespace) -> Any:
+    """One text to its files; gives what is in `loss.json`."""
+    from farspan.lab import report
+
+    measurement, paths = measure_to_files(
+        loaded, text, out, needles=options.needles, lengths=options.lengths, schemes=options.schemes, by=options.by,
+        windows=options.windows, targets=options.targets, trained_length=options.trained, stride=options.stride,
+        margin=options.margin, first_tokens=_first_tokens(options.bos, loaded, text),
+    )  # fmt: skip
+    if not options.json:
+        if options.apart:
+            print(text.name)
+        print(report.table(measurement))
+        print(report.reach_line(measurement))
+        if measurement.needles:
+            print(report.needle_table(measurement))
+        for note in measurement.notes:
+            print(f"note: {note}")
+        print("written: " + ", ".join(map(str, paths)))
+    return measurement.to_dict()
+
+
+def measure_to_files(
+    loaded: LoadedModel, text: Text, out: Path, needles: int | None = None, **options: Any
+) -> tuple[Measurement, list[Path]]:
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
     is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
     from farspan.lab import report
-    from farspan.lab.measure import measure
+    from farspan.lab.measure import chosen_schemes, measure
+    from farspan.lab.needle import find_needles
 
     out.mkdir(parents=True, exist_ok=True)
     so_far: list[Measurement] = []
@@ -91,6 +122,15 @@ def measure_to_files(loaded: LoadedModel, text: Text, out: Path, **options: Any)
                 loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, notes=text.notes,
                 bytes_per_token=text.bytes_per_token, progress=progress, keep=so_far.append, **options,
             )  # fmt: skip
+            if needles:
+                schemes_by_name = chosen_schemes(
+                    loaded.model.config, options["schemes"], measurement.lengths, measurement.trained_length
+                )
+                found = find_needles(
+                    loaded.model, loaded.tokenizer, text.tokens, measurement.lengths, schemes_by_name, count=needles,
+                    first_tokens=measurement.first_tokens, progress=progress,
+                )  # fmt: skip
+                measurement = dataclasses.replace(measurement, needles=found)
     except BaseException:
         if so_far:
             paths = report.write(so_far[-1], out)
@@ -100,9 +140,8 @@ def measure_to_files(loaded: LoadedModel, text: Text, out: Path, **options: Any)
 
 
 def _check_schemes(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """An unknown name is wrong usage."""
+    look_here()
     try:
         schemes.check(options.schemes or ())
     except ArgumentError as error:

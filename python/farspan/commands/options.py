@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
-    what = "a model folder, a .gguf file, or package:NAME, an installed package that has one (default: embedded)"
+    what = "a model folder, a .gguf file, a name on the Hugging Face hub, or package:NAME (default: the embedded model)"
     parser.add_argument("--model", type=Path, metavar="PATH", help=what)
     add_device(parser)
 

@@ -40,6 +40,9 @@ class _Bar:
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
+        if self._bar is not None and self._bar.total != total:  # something else has begun
+            self.close()
+            self._bar = None
         if self._bar is None:
             self._bar = self._tqdm(
                 desc=self._what, total=total, unit=self._unit, unit_scale=True, leave=False, dynamic_ncols=True,
@@ -57,14 +60,22 @@ class _Lines:
     """A line every twenty seconds, for logs."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._started = what, time.monotonic()
+        self._what, self._started, self._total = what, time.monotonic(), 0
         self._last = self._started
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
-        now = time.monotonic()
+        now = self._now(total)
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             print(self._text(now, done, total, next_step), file=sys.stderr, flush=True)
+
+    def _now(self, total: int) -> float:
+        """The time. Another total is something else, which begins now."""
+        now = time.monotonic()
+        if self._total not in (0, total):
+            self._started = now
+        self._total = total
+        return now
 
     def _text(self, now: float, done: int, total: int, next_step: str) -> str:
         seconds = now - self._started
@@ -79,7 +90,7 @@ class _RewrittenLine(_Lines):
     """One line of a terminal, for a machine without tqdm."""
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
-        sys.stderr.write("\r\x1b[K" + self._text(time.monotonic(), done, total, next_step))
+        sys.stderr.write("\r\x1b[K" + self._text(self._now(total), done, total, next_step))
         sys.stderr.flush()
 
     def close(self) -> None:

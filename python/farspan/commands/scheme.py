@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from farspan.model.transformer import Transformer
 
 
-def check_scheme(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage. Classes of the user's own are looked for where the command runs, too."""
+def look_here() -> None:
+    """Classes of the user's own are looked for where the command runs, too."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def check_scheme(options: argparse.Namespace) -> None:
+    """An unknown name is wrong usage."""
+    look_here()
     try:
         schemes.check([options.scheme] if options.scheme else [])
     except ArgumentError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +27,6 @@ BYTES, END = 256, 256
 LONGEST_CONTEXT = 1024
 RATES = {"new": 1e-3, "fine-tuned": 2e-5}
 DTYPES = ("float32", "bfloat16", "float16")
-KEPT = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "generation_config.json",
-)  # fmt: skip
-"""What the folder of a fine-tuned model takes over."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,16 +152,9 @@ def _model(options: argparse.Namespace, config: Config) -> Transformer:
 def _write_tokenizer(options: argparse.Namespace) -> None:
     """`farspan generate --model DIR` reads and writes text then."""
     if options.model:
-        from farspan.model.gguf.checkpoint import GgufCheckpoint
-        from farspan.model.source import located
+        from farspan.lab.subject import copy_tokenizer
 
-        place = located(options.model)
-        if place.is_file():
-            GgufCheckpoint(place).tokenizer().save(options.out)
-            return
-        for name in KEPT:
-            if (place / name).is_file():
-                shutil.copyfile(place / name, options.out / name)
+        copy_tokenizer(options.model, options.out)
         return
     from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
 

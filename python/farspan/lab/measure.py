@@ -7,6 +7,7 @@ Curves compare like with like: at every length and under every scheme the very s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Protocol
@@ -41,6 +42,8 @@ def measure(
     by: str = "length",
     windows: int = 32,
     targets: int = 64,
+    stride: int | None = None,
+    margin: float = 0.05,
     trained_length: int | None = None,
     first_tokens: Sequence[int] = (),
     model_name: str = "the model",
@@ -62,6 +65,11 @@ def measure(
     tokens scored (at most half the shortest length). "position": all tokens of windows of the greatest length, averaged
     from one length to the next. A scheme whose frequencies depend on the length then has those of the whole window at
     every position; a note in the result says so.
+
+    `stride`: tokens from one window's end to the next one's (None: the windows are spread over the text, as far apart
+    as it allows). At most so many `targets` are scored, so that no token counts twice. By position windows may overlap:
+    with a stride of 1 every position is averaged over nearly the same tokens. `margin`, in nats per token, is for
+    `Measurement.effective_lengths`.
 
     `first_tokens`: ids that every window begins with, such as the model's token for the beginning of a text. A window
     of length n then has n tokens with them. `bytes_per_token`: of the text, for bits per byte.
@@ -89,10 +97,13 @@ def measure(
     if 2 * len(start) > lengths[0]:
         expected = f"at most half as many ids as the shortest length, {lengths[0]}"
         raise ArgumentError(message("first_tokens", expected, len(start)))
-    base = model.config.rope_theta or 10000.0
-    chosen = named.choose(schemes, Reach(trained_length, lengths[-1], base), default=default_schemes(model.config))
-    targets = min(targets, max(1, lengths[0] // 2))
-    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets)
+    chosen = chosen_schemes(model.config, schemes, lengths, trained_length)
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, Integral) or stride < 1):
+        raise ArgumentError(message("stride", "a positive integer, or None", repr(stride)))
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
+        raise ArgumentError(message("margin", "a finite number of at least 0", repr(margin)))
+    targets = min(targets, max(1, lengths[0] // 2), stride or targets)
+    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets, stride)
     read = lengths if by == "length" else lengths[-1:]
 
     points: list[Point] = []
@@ -102,7 +113,8 @@ def measure(
             model_name, text_name, trained_length, bytes_per_token,
             {name: _settings(model.config, scheme) for name, scheme in chosen.items()},
             by, lengths, len(ends), stride, targets, tuple(start.tolist()),
-            (*notes, *_notes(model.config, chosen, by, lengths, start.tolist())), complete, tuple(points),
+            (*notes, *_notes(model.config, chosen, by, lengths, start.tolist(), stride)), complete, tuple(points),
+            float(margin),
         )  # fmt: skip
 
     total, done = len(chosen) * len(ends) * sum(read), 0
@@ -129,6 +141,14 @@ def measure(
     return so_far(True)
 
 
+def chosen_schemes(
+    config: Config, schemes: named.Chosen, lengths: Sequence[int], trained_length: int
+) -> dict[str, Scheme | None]:
+    """What is measured under which name, in a measurement of these lengths."""
+    base = config.rope_theta or 10000.0
+    return named.choose(schemes, Reach(trained_length, max(lengths), base), default=default_schemes(config))
+
+
 def trained_length_of(config: Config) -> int:
     """The longest sequence seen in training, as far as the config tells: before any scaling of its positions."""
     lengths = (getattr(scheme, "original_length", None) for scheme in config.positions)
@@ -146,8 +166,9 @@ def default_schemes(config: Config) -> tuple[str, ...]:
     return tuple(name for name in named.COMPARED if name != "rope" or not plain)
 
 
-def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[Tensor, int]:
-    """Where windows end, evenly over the text and never with a target in common, and the stride between them.
+def window_ends(tokens: int, longest: int, windows: int, targets: int, stride: int | None = None) -> tuple[Tensor, int]:
+    """Where windows end, and the stride between them: the one asked for, from the first place on where a window fits,
+    or None, evenly over the text and never with a target in common.
 
     A window of length L that ends at e reads the tokens e - L to e - 1 and predicts those one later.
     """
@@ -155,6 +176,8 @@ def window_ends(tokens: int, longest: int, windows: int, targets: int) -> tuple[
     if room < 0:
         expected = f"at most {max(0, tokens - 1)}, what this text of {tokens} tokens holds"
         raise ArgumentError(message("lengths", expected, longest))
+    if stride is not None:
+        return longest + stride * torch.arange(min(windows, room // stride + 1)), stride
     count = min(windows, room // targets + 1)
     stride = room // (count - 1) if count > 1 else 0
     return longest + stride * torch.arange(count), stride
@@ -212,9 +235,14 @@ def _settings(config: Config, scheme: Scheme | None) -> dict[str, Any]:
 
 
 def _notes(
-    config: Config, chosen: Mapping[str, Scheme | None], by: str, lengths: Sequence[int], start: list[int]
+    config: Config, chosen: Mapping[str, Scheme | None], by: str, lengths: Sequence[int], start: list[int], stride: int
 ) -> Iterator[str]:
     """What a reader of the figures should know."""
+    if by == "position" and 0 < stride < lengths[-1]:
+        yield (
+            f"windows of {lengths[-1]} tokens begin every {stride}: they share tokens, and standard errors, which take "
+            "them as independent, are too small"
+        )
     if start:
         yield f"every window begins with {', '.join(map(str, start))}, the token for the beginning of a text"
     own = _own_schemes(config)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from farspan.lab.needle import Found
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class Measurement:
     complete: bool
     """False: the measurement was interrupted, and `points` is what it had by then"""
     points: tuple[Point, ...]
+    margin: float = 0.05
+    """in nats per token: by how much a loss may lie above a scheme's best one, and the length still counts as read"""
+    needles: tuple[Found, ...] = ()
+    """how often numbers in the text are found, if that was asked"""
 
     @property
     def unit(self) -> str:
@@ -75,14 +83,35 @@ class Measurement:
             found.setdefault(point.scheme, []).append(point)
         return found
 
+    def effective_lengths(self) -> dict[str, int]:
+        """Of each scheme the greatest length up to which, from its best one on, every loss is within the margin of the
+        best."""
+        return {name: _effective_length(points, self.margin) for name, points in self.curves().items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as one JSON document, with a row for each point."""
-        return dataclasses.asdict(self) | {"unit": self.unit, "points": self.rows()}
+        found = {"unit": self.unit, "points": self.rows(), "effective_lengths": self.effective_lengths()}
+        return dataclasses.asdict(self) | found
 
     def rows(self) -> list[dict[str, Any]]:
-        """The points as dicts, with bits per byte where the text's bytes are known."""
+        """The points as dicts, with bits per byte where the text's bytes are known, and perplexity: of a token."""
         bits = math.log(2) * self.bytes_per_token if self.bytes_per_token else math.nan
-        return [dataclasses.asdict(point) | {"bits_per_byte": point.nats_per_token / bits} for point in self.points]
+        return [
+            dataclasses.asdict(point)
+            | {"bits_per_byte": point.nats_per_token / bits, "perplexity": _exponential(point.nats_per_token)}
+            for point in self.points
+        ]
+
+
+def _effective_length(points: Sequence[Point], margin: float) -> int:
+    best = min(points, key=lambda point: point.nats_per_token)
+    further = [point for point in points if point.length >= best.length]
+    kept = itertools.takewhile(lambda point: point.nats_per_token <= best.nats_per_token + margin, further)
+    return max((point.length for point in kept), default=best.length)
+
+
+def _exponential(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 def mean_and_error(window_losses: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from farspan._errors import ArgumentError, message
 from farspan.embedded import load_embedded
 from farspan.lab.embedded import data
 from farspan.model import Transformer, source
+from farspan.model.gguf.checkpoint import GgufCheckpoint
 from farspan.tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -45,7 +47,7 @@ def load_model(path: Path | None, device: str = "cpu", opened: Opened | None = N
     if path is None:
         return LoadedModel("the embedded model", *load_embedded(device=device))
     checkpoint, tokenizer = opened or open_model(path)
-    return LoadedModel(model_name(path), Transformer.from_checkpoint(checkpoint, device=device), tokenizer)
+    return LoadedModel(model_name(checkpoint.place), Transformer.from_checkpoint(checkpoint, device=device), tokenizer)
 
 
 Opened = tuple[source.Opened, Tokenizer]
@@ -58,9 +60,27 @@ def open_model(path: Path) -> Opened:
     return checkpoint, checkpoint.tokenizer()
 
 
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+"""What the folder of a model that comes from another one takes over."""
+
+
+def copy_tokenizer(path: Path, out: Path) -> None:
+    """Puts the tokenizer of a model, and how it generates, into the folder of one that comes from it."""
+    place = source.located(path)
+    if place.is_file():
+        GgufCheckpoint(place).tokenizer().save(out)
+        return
+    for name in KEPT:
+        if (place / name).is_file():
+            shutil.copyfile(place / name, out / name)
+
+
 def model_name(path: Path) -> str:
     """What a model is called: in the hub's cache the folder's own name is a number."""
-    whole = source.located(path).resolve()
+    whole = path.resolve()
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
         return whole.parent.parent.name.removeprefix("models--").replace("--", "/")
     return whole.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,24 @@ def counted_lengths(lengths: Any, tokens: int) -> tuple[int, ...]:
         expected = f"lengths of at least 1 that add up to the {tokens} ids"
         raise ArgumentError(message("lengths", expected, list(found) if len(found) < 10 else f"{sum(found)} in all"))
     return found
+
+
+def placed(name: str, value: Any, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Integers of at least 0, one for each token: `[batch, time]`, or all behind each other, or a list for each
+    sequence."""
+    listed = plain(value)
+    nested = isinstance(listed, (list, tuple)) and len(listed) > 0 and isinstance(plain(listed[0]), (list, tuple))
+    rows = [integers(name, row) for row in listed] if nested else [integers(name, listed)]
+    if [len(row) for row in rows] == [sum(lengths)]:
+        rows = [list(row) for row in np.split(np.array(rows[0], np.int64), np.cumsum(lengths)[:-1])]
+    if [len(row) for row in rows] != list(lengths) or any(x < 0 for row in rows for x in row):
+        expected = f"integers of at least 0, one for each of {_shown(lengths)} tokens"
+        raise ArgumentError(message(name, expected, f"{_shown([len(row) for row in rows])} of them"))
+    return [np.array(row, np.int64) for row in rows]
+
+
+def _shown(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts[:8])) + (", ..." if len(counts) > 8 else "")
 
 
 def ids(name: str, value: Any, vocab: int) -> list[int]:

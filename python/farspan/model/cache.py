@@ -22,6 +22,8 @@ class CacheForm(NamedTuple):
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    gates: int = 0
+    """How many forget gates a token has in each layer."""
 
 
 class Cache:
@@ -29,24 +31,31 @@ class Cache:
 
     Un-rotated keys are right under any position scheme, also where angles depend on how long the sequence has become.
     `capacity` None: grows by doubling. A given capacity is allocated at once and is a bound: one more token is an
-    error. The sequences of a batch may have different `lengths`.
+    error. The sequences of a batch may have different `lengths`. Where layers have forget gates, their logarithms lie
+    in further stores, `[batch, capacity, gates]`, float32 at least.
     """
 
     def __init__(self, form: CacheForm, batch: int, capacity: int | None = None) -> None:
         self.form, self.fixed = form, capacity is not None
+        self.graphs: Any = None
+        """What `generate` captured over it on a GPU, for the next call."""
         self._lengths = [0] * batch
         room = FIRST_CAPACITY if capacity is None else capacity
         shape = (2, batch, form.kv_heads, room, form.head_dim)
-        self._hold(_zeros(shape, form.dtype, form.device) for _ in range(form.layers))
+        gates, precise = (batch, room, form.gates), torch.promote_types(form.dtype, torch.float32)
+        self._hold(
+            (_zeros(shape, form.dtype, form.device) for _ in range(form.layers)),
+            [_zeros(gates, precise, form.device) for _ in range(form.layers if form.gates else 0)],
+        )
 
-    def _hold(self, stores: Iterable[Tensor]) -> None:
+    def _hold(self, stores: Iterable[Tensor], gates: list[Tensor]) -> None:
         """Takes over one store per layer, and sees each as an array too, where that is the same memory."""
         held = list(stores)
         arrays = [store.numpy() for store in held if _in_numpy(store.dtype, store.device)]
         two, batch, kv_heads, room, _ = held[0].shape
         steps = (np.arange(two)[:, None] * batch * kv_heads + np.arange(kv_heads)) * room
         # Last, and at once: an interrupt leaves all as they were.
-        self._stores, self._arrays, self._steps = held, arrays, steps
+        self._stores, self._arrays, self._steps, self._gates = held, arrays, steps, gates
 
     @property
     def batch(self) -> int:
@@ -81,6 +90,12 @@ class Cache:
         self._lengths = wanted
         return self
 
+    def free_graphs(self) -> Cache:
+        """Forgets the CUDA graphs of steps over this cache, which hold memory for what a step computes; the next
+        `generate` captures them anew. Returns the cache."""
+        self.graphs = None
+        return self
+
     def fork(self, indices: Any) -> Cache:
         """A new cache whose row i continues sequence `indices[i]` of this one on its own."""
         rows = _integers("indices", indices, None)
@@ -88,10 +103,13 @@ class Cache:
             if not 0 <= row < self.batch:
                 raise ArgumentError(message(f"indices[{index}]", f"0 to {self.batch - 1}", row))
         twin = Cache.__new__(Cache)
-        twin.form, twin.fixed = self.form, self.fixed
+        twin.form, twin.fixed, twin.graphs = self.form, self.fixed, None
         twin._lengths = [self._lengths[row] for row in rows]
         where = torch.tensor(rows, dtype=torch.int64, device=self._stores[0].device)
-        twin._hold(store.index_select(1, where) for store in self._stores)
+        twin._hold(
+            (store.index_select(1, where) for store in self._stores),
+            [store.index_select(0, where) for store in self._gates],
+        )
         return twin
 
     # ------------------------------------------------------------------------------------------------- forward passes
@@ -118,7 +136,12 @@ class Cache:
             wider[:, :, :, :held] = store[:, :, :, :held]
             return wider
 
-        self._hold(map(widened, self._stores))
+        def more_gates(store: Tensor) -> Tensor:
+            wider = _zeros((len(store), room, store.shape[2]), store.dtype, store.device)
+            wider[:, :held] = store[:, :held]
+            return wider
+
+        self._hold(map(widened, self._stores), list(map(more_gates, self._gates)))
 
     def slots(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Where the keys and values of tokens go that stand at `positions` of sequences `rows`: for `write`."""
@@ -140,6 +163,18 @@ class Cache:
         """Views of the first `length` keys and values of some sequences, `[batch, kv_heads, length, head_dim]` each."""
         both = (self._arrays if isinstance(like, np.ndarray) else self._stores)[layer][:, rows, :, :length]
         return both[0], both[1]
+
+    def write_gates(self, layer: int, new: Tensor, slots: Any) -> None:
+        """Stores `new` `[tokens, gates]` for the tokens whose keys go to `slots`."""
+        _, _, kv_heads, room, _ = self._stores[0].shape
+        first = torch.as_tensor(slots, device=new.device)[:: 2 * kv_heads]  # of a token, its slot in the first head
+        places = first // (kv_heads * room) * room + first % room
+        store = self._gates[layer]
+        store.view(-1, store.shape[2]).index_copy_(0, places, new.to(store.dtype))
+
+    def read_gates(self, layer: int, rows: slice, length: int) -> Tensor:
+        """The gates of the first `length` tokens of some sequences, `[batch, length, gates]`."""
+        return self._gates[layer][rows, :length]
 
     def advance(self, lengths: Sequence[int]) -> None:
         """The sequences now hold this many tokens."""

@@ -9,13 +9,14 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, CheckpointError, message
-from farspan.model import safetensors
+from farspan.model import mxfp4, safetensors
 from farspan.model.config import Config, read_settings
 from farspan.model.decoder import Decoder
 from farspan.model.families import family_named
@@ -41,19 +42,20 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         settings = read_settings(folder)
-        self._folder = Path(folder)
+        self.place = Path(folder)
         self.config = Config.from_dict(settings)
         self.family = family_named(settings["model_type"])
         self.names = self.family.names
-        self._stored = self._renamed(self._open(self._folder))
+        stored = self._renamed(self._open(self.place))
+        self._stored: dict[str, Any] = mxfp4.joined(stored) if mxfp4.is_mxfp4(settings) else stored
         self._drop_angles()
         self._settle_tie()
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer. CheckpointError: none, or one with more tokens than the model has."""
-        tokenizer = load_tokenizer(self._folder)
+        tokenizer = load_tokenizer(self.place)
         if tokenizer.vocab_size > self.config.vocab_size:
-            where = str(self._folder / "tokenizer.json")
+            where = str(self.place / "tokenizer.json")
             raise CheckpointError(message(where, f"at most {self.config.vocab_size} tokens", tokenizer.vocab_size))
         return tokenizer
 
@@ -65,7 +67,7 @@ class Checkpoint:
     def load(self, model: Decoder) -> None:
         """Copies the tensors, which `check` has passed, into the model, one after the other, in its dtype."""
         for name, (view, _) in places(model, self.names):
-            view.copy_(self._stored[name].read().reshape(view.shape))
+            self._stored[name].copy_into(view)
 
     # ---- files
 
@@ -74,7 +76,7 @@ class Checkpoint:
             return safetensors.open_file(folder / ONE_FILE)
         if not (folder / INDEX).exists():
             raise CheckpointError(message(str(folder), f"{ONE_FILE} or {INDEX}", "neither"))
-        place_of = _read_index(folder / INDEX)
+        place_of = read_index(folder / INDEX)
         needed = {file for name, file in place_of.items() if not self._spare(name)}
         files = [file for file in sorted(set(place_of.values())) if file in needed or (folder / file).exists()]
         tensors: dict[str, StoredTensor] = {}
@@ -158,7 +160,8 @@ class Checkpoint:
         del self._stored[self.names.head]
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Which file has which tensor. CheckpointError: the index does not say it."""
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:

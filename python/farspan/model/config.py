@@ -38,6 +38,7 @@ ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu", "relu", "clamped_swiglu")
 NORMS = ("rms", "layer")
 PLACES = ("before", "after", "both")
 WIDTHS = ("head", "all")
+WIDEST_HEAD = 256
 
 KINDS: dict[str, Kind] = {
     "vocab_size": VOCABULARY,
@@ -207,11 +208,17 @@ class Config:
             raise ArgumentError(self._odd_rotation())
         if not self.causal and any(window is not None for window in self.windows):
             raise ArgumentError(message("windows", "None where causal is False", self.windows))
+        if any(w is not None and s.needs_all_keys for w, s in zip(self.windows, self.positions, strict=True)):
+            raise ArgumentError(message("windows", "None where a layer's scheme is FIRE", self.windows))
+        widest = max(scheme.more_dims for scheme in self.positions)
+        if widest and widest + self.dim_per_head > WIDEST_HEAD:
+            expected = f"a scheme that adds at most {WIDEST_HEAD - self.dim_per_head} dims to a head"
+            raise ArgumentError(message("positions", expected, f"{widest}"))
         if self.hidden_act == "clamped_swiglu" and not self.gated_mlp:
             raise ArgumentError(message("gated_mlp", "True with clamped_swiglu, which has a gate", self.gated_mlp))
         self._settle_experts()
         every = [
-            AttentionKind(scheme, window, self._scale_of(layer))
+            AttentionKind(scheme, window, self._scale_of(layer, scheme))
             for layer, (scheme, window) in enumerate(zip(self.positions, self.windows, strict=True))
         ]
         kinds = list(dict.fromkeys(every))
@@ -241,9 +248,10 @@ class Config:
         if self.moe_intermediate_size is None:
             object.__setattr__(self, "moe_intermediate_size", self.intermediate_size)
 
-    def _scale_of(self, layer: int) -> float | None:
+    def _scale_of(self, layer: int, scheme: Scheme) -> float | None:
         if not self.scale_attn_by_inverse_layer_idx:
-            return self.attention_multiplier
+            widened = scheme.more_dims and self.attention_multiplier is None
+            return self.dim_per_head**-0.5 if widened else self.attention_multiplier
         scale = self.dim_per_head**-0.5 if self.attention_multiplier is None else self.attention_multiplier
         return scale / (layer + 1)
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
-from farspan.model.arguments import check_ids, counted_lengths, unknown_id
+from farspan.model.arguments import check_ids, counted_lengths, placed, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
@@ -28,8 +28,9 @@ from farspan.model.operations import (
     TensorOperations,
     activation_dtype,
 )
+from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
-from farspan.model.positions import LayerPositions
+from farspan.positions import Forgetting
 
 INITIAL_DEVIATION = 0.02
 CONFIG_DTYPES = {getattr(torch, name): name for name in DTYPES}
@@ -82,11 +83,11 @@ class Decoder(nn.Module):
                 module.weight.normal_(std=INITIAL_DEVIATION)
             elif isinstance(module, Attention) and module.sink is not None:
                 module.sink.normal_(std=INITIAL_DEVIATION)
-            elif isinstance(module, LayerPositions):
-                module.reset_parameters()
             if isinstance(module, (Norm, Linear, ExpertLinear)) and module.bias is not None:
                 module.bias.zero_()
         for block in self.layers:
+            if block.attention.positions is not None:
+                block.attention.positions.reset_parameters()
             down = block.mlp.expert_down if isinstance(block.mlp, MixtureOfExperts) else block.mlp.down
             for narrowed in (block.attention.out, down):
                 narrowed.weight.normal_(std=back)
@@ -169,7 +170,9 @@ class Decoder(nn.Module):
 
     def _cache_form(self) -> CacheForm:
         c = self.config
-        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device)
+        forgets = any(isinstance(part, Forgetting) for scheme in c.positions for part in scheme.learned_parts)
+        gates = c.num_attention_heads if forgets else 0
+        return CacheForm(c.num_hidden_layers, c.kv_heads, c.dim_per_head, self.activations, self.device, gates)
 
     def check_cache(self, cache: Any, batch: int) -> None:
         """ArgumentError unless this model could have made the cache, for `batch` sequences."""
@@ -186,7 +189,7 @@ class Decoder(nn.Module):
 
     def forward(
         self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
-        recompute: bool = False,
+        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None, positions: Any = None,
     ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
@@ -194,35 +197,71 @@ class Decoder(nn.Module):
         for gradients then: keys of earlier calls have none. With `lengths`, ids are sequences of so many tokens each,
         one behind the other, `[tokens]` -> `[tokens, dim]`: no padding, and no sequence sees another.
 
+        `attention_mask` and `position_ids` `[batch, time]` say the same in transformers' way: 0 is padding, before or
+        behind the tokens of a row, and a sequence begins where positions begin at 0. Each sequence has the bits that it
+        has alone, and padding is 0 in the result.
+
         `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
         embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
         copy, and must not write to. `recompute`: a backward pass computes each layer again instead of keeping what is
-        inside. The gradients have the same bits.
+        inside. The gradients have the same bits. `positions`: integers of at least 0, of the shape of ids, where the
+        tokens stand for a scheme that takes them from its caller (`farspan.positions.Coupled`). With a cache they are
+        those of all tokens, the ones that it holds too.
         """
         ids = as_ids(ids, 2 if lengths is None else 1)
         if tap is not None and not callable(tap):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         check_not_capturing(self.device)
+        if attention_mask is not None or position_ids is not None:
+            for name, value in {"cache": cache, "lengths": lengths, "tap": tap, "positions": positions}.items():
+                if value is not None:
+                    expected = "None beside attention_mask and position_ids"
+                    raise ArgumentError(message(name, expected, type(value).__name__))
+            return self._padded(ids, attention_mask, position_ids, recompute=recompute)
         if cache is not None:
             if lengths is not None:
                 raise ArgumentError(message("lengths", "None, as there is a cache", repr(lengths)))
             self.check_cache(cache, len(ids))
             if torch.is_grad_enabled():
                 with torch.no_grad():
-                    return self.forward(ids, cache, tap=tap)
+                    return self.forward(ids, cache, tap=tap, positions=positions)
         shape = (*ids.shape, self.config.hidden_size)
         if not ids.numel():
             return torch.empty(shape, dtype=self.dtype, device=self.device)
         operations = self.choose_operations()
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
+        draw = self._draw(cache)
         if lengths is None:
-            plan = plan_pass(self.config, (ids.shape[1],) * len(ids), cache, draw=self._draw(cache))
+            new = (ids.shape[1],) * len(ids)
+            held = (0,) * len(ids) if cache is None else cache.counts
+            places = self.placed(positions, [old + more for old, more in zip(held, new, strict=True)])
+            plan = plan_pass(self.config, new, cache, draw=draw, positions=places)
         else:
-            plan = plan_documents(self.config, counted_lengths(lengths, len(ids)), self._draw(cache))
+            each = counted_lengths(lengths, len(ids))
+            places = self.placed(positions, each)
+            plan = plan_documents(self.config, each, draw, places)
         shown = tap and (lambda depth, x: tap(depth, operations.as_tensor(x).view(shape)))
         hidden = self.run(ids.reshape(-1).to(self.device), plan, operations, shown, recompute=recompute)
         return operations.as_tensor(hidden).to(self.dtype).view(shape)
+
+    def placed(self, positions: Any, lengths: Sequence[int]) -> list[np.ndarray] | None:
+        """Where the tokens of each sequence stand. ArgumentError: no scheme asks for that, or it cannot be."""
+        if positions is None:
+            return None
+        if not any(kind.scheme.takes_positions for kind in self.config.attention_kinds):
+            expected = "None, as no layer has a scheme that takes them (farspan.positions.Coupled)"
+            raise ArgumentError(message("positions", expected, type(positions).__name__))
+        return placed("positions", positions, lengths)
+
+    def _padded(self, ids: Tensor, attention_mask: Any, position_ids: Any, *, recompute: bool) -> Tensor:
+        """The sequences without their padding, in one pass, and where they were."""
+        kept, lengths = sequences(ids, attention_mask, position_ids)
+        hidden = torch.zeros(*ids.shape, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        if not lengths:
+            return hidden
+        packed = self.forward(ids[kept], lengths=lengths, recompute=recompute)
+        return hidden.index_put((kept.to(self.device),), packed)
 
     def _draw(self, cache: Cache | None) -> int | None:
         """A number for a batch in training, from which schemes with random positions draw these."""
@@ -309,9 +348,10 @@ class Decoder(nn.Module):
         dtype = str(self.dtype).removeprefix("torch.")
         return "\n".join([*lines, f"dtype={dtype}, device={self.device}, backend={self.backend}"])
 
-    def logits(self, ids: Any) -> Tensor:
-        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs."""
-        return reference.logits(self(ids), self.unembedding, **self.logit_settings)
+    def logits(self, ids: Any, **options: Any) -> Tensor:
+        """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs.
+        `options`: those of `forward`."""
+        return reference.logits(self(ids, **options), self.unembedding, **self.logit_settings)
 
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +15,10 @@ LFS = b"version https://git-lfs"
 
 
 def require_folder(folder: Path) -> None:
-    """CheckpointError: there is no such folder. It says how to get what looks like a name on the Hugging Face hub."""
-    if folder.exists():
-        return
-    given = f"{str(folder)!r}, which is not there"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        given += (
-            f"; if that is a model on the Hugging Face hub, fetch it first (hf download {folder} --local-dir "
-            f"{folder.name}, from pip install huggingface_hub) and give that folder"
-        )
-    raise CheckpointError(message("model", "a folder with config.json and safetensors weights", given))
+    """CheckpointError: there is no such folder."""
+    if not folder.exists():
+        expected = "a folder with config.json and safetensors weights"
+        raise CheckpointError(message("model", expected, f"{str(folder)!r}, which is not there"))
 
 
 def read_json(path: Path) -> Any:

@@ -18,8 +18,9 @@ from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
 from farspan.model.operations import Operations, norm, small_dtype
-from farspan.model.passes import PassPlan
-from farspan.model.positions import LayerPositions, positions_behind, positions_of
+from farspan.model.passes import AttentionCall, PassPlan
+from farspan.model.positions import LayerPositions, forgotten, positions_behind, positions_of
+from farspan.model.rows import apart, attention_by_rows, combined
 
 
 class Part:
@@ -67,6 +68,7 @@ class Attention(nn.Module):
     def __init__(self, config: Config, layer: int, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.dim_per_head
+        self.backend = backend
         stacked = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = Linear(config.hidden_size, stacked, config.attention_bias, backend)
         self.out = Linear(self.heads * self.head_dim, config.hidden_size, config.attention_output_bias, backend)
@@ -78,7 +80,7 @@ class Attention(nn.Module):
 
         self.q_norm, self.k_norm = own_norm(self.heads), own_norm(self.kv_heads)
         self.sink = nn.Parameter(torch.empty(self.heads)) if config.attention_sinks else None
-        self.positions = positions_of(config, layer)
+        self.positions = positions_of(config, layer, backend)
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         keys, values = self.heads, self.heads + self.kv_heads  # where they begin
@@ -89,27 +91,61 @@ class Attention(nn.Module):
             heads = operations.concatenate([query, key, heads[:, values:]], 1)
         if plan.cache is not None:
             plan.cache.write(layer, heads[:, keys:], plan.slots)
+        gates = None if self.positions is None else self.positions.log_gates(x, operations)
+        if gates is not None and plan.cache is not None:
+            plan.cache.write_gates(layer, gates, plan.slots)
         outputs = []
         for call in plan.calls:
             own, hooks = heads[call.tokens], call.hooks[layer]
-            learned = None
-            if self.positions is not None:
-                learned = operations.learned(self.positions, call.features[layer])
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
-                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
             else:
                 own = own.reshape(-1, call.span.time, *heads.shape[1:]).swapaxes(1, 2)
+                query = own[:, :keys]
                 if plan.cache is None:
                     key, value = own[:, keys:values], own[:, values:]
                 else:
                     key, value = plan.cache.read(layer, call.rows, call.span.keys, like=own)
-                query = own[:, :keys]
-                mixed = operations.attention(query, key, value, hooks, self.sink, learned).swapaxes(1, 2)
+            learned: Any = None
+            if self.positions is not None:
+                features = call.features[layer]
+                learned = operations.learned(self.positions, features)
+                if gates is not None:
+                    learned = learned | self._forgotten(gates, layer, call, plan)
+                query, key = self.positions.widened(query, key, features, operations)
+            if self.positions is not None and self.positions.by_rows:
+                mixed = self._by_rows((query, key, value), layer, call, plan, learned, operations)
+            else:
+                mixed = operations.attention(query, key, value, hooks, self.sink, learned)
+            if call.span is not None:
+                mixed = mixed.swapaxes(1, 2)
                 if self.head_dim == 1:  # a matrix transposed, which the next projection cannot read
                     mixed = operations.contiguous(mixed)
             outputs.append(mixed.reshape(-1, self.heads * self.head_dim))
         return operations.linear(outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0), self.out)
+
+    def _by_rows(
+        self, large: tuple[Any, Any, Any], layer: int, call: AttentionCall, plan: PassPlan, learned: dict[str, Any],
+        operations: Operations,
+    ) -> Any:  # fmt: skip
+        hooks, scale = operations.shared_by_rows(call.hooks[layer])
+        scale = combined(scale, learned.get("query_scale"))
+        ragged = call.span is None
+        lengths = plan.lengths if call.span is None else call.span.lengths
+        outputs = [
+            attention_by_rows(self.positions, one, hooks, self.sink, operations)
+            for one in apart(*large, call.features[layer], scale, lengths, ragged)
+        ]
+        if ragged:
+            outputs = [output[0].swapaxes(0, 1) for output in outputs]
+        return outputs[0] if len(outputs) == 1 else operations.concatenate(outputs, 0)
+
+    def _forgotten(self, gates: Tensor, layer: int, call: AttentionCall, plan: PassPlan) -> dict[str, Any]:
+        if call.span is None:
+            return forgotten(gates[call.tokens], plan.lengths)
+        if plan.cache is not None:
+            return forgotten(plan.cache.read_gates(layer, call.rows, call.span.keys))
+        return forgotten(gates[call.tokens].unflatten(0, (-1, call.span.time)))
 
     def _normed(self, heads: Any, own_norm: Norm | None, operations: Operations) -> Any:
         """`[tokens, heads, dim]`, normalised head by head or over all of a token's heads."""
@@ -166,7 +202,7 @@ class Block(nn.Module):
         """This block with the parameters that the layer's position scheme has in `config`: itself where these are its
         own, else a copy that shares everything else."""
         own = self.attention.positions
-        fitted = positions_behind(own, config, layer, like=self.attention.qkv.weight)
+        fitted = positions_behind(own, config, layer, self.attention.backend, self.attention.qkv.weight)
         if fitted is own:
             return self
         block, attention = shallow(self), shallow(self.attention)

@@ -16,14 +16,14 @@ from farspan.model.operations import FUNCTIONS
 
 def loss(
     model: Decoder, ids: Any, targets: Any, lengths: Sequence[int] | None, ignore_index: int, reduction: str,
-    recompute: bool,
+    recompute: bool, positions: Any = None,
 ) -> Tensor:  # fmt: skip
     """The meaning of `Transformer.loss`."""
     ids = as_ids(ids, 2 if lengths is None else 1)
     if targets is None:
         model.require_causal("targets")
     wanted = None if targets is None else _as_targets(targets, ids)
-    hidden = model(ids, lengths=lengths, recompute=recompute)
+    hidden = model(ids, lengths=lengths, recompute=recompute, positions=positions)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
     found: Tensor = FUNCTIONS[model.backend].linear_cross_entropy(

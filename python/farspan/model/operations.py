@@ -27,7 +27,6 @@ from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import PassPlan
-from farspan.model.positions import LayerPositions
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
@@ -70,8 +69,11 @@ class Operations(Protocol):
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         """The hooks that the parameters of a layer's position scheme decide."""
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        """The hooks without those that go by token or sequence, and the scale of each query, None where it has none."""
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
         """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
@@ -93,6 +95,15 @@ class Operations(Protocol):
 
     def concatenate(self, parts: list[Any], axis: int) -> Any:
         """Several arrays as one."""
+
+    def stacked(self, parts: list[Any], axis: int) -> Any:
+        """Several arrays as one with one axis more."""
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Any:
+        """A row of a plan's features, as numbers that can be computed with, once for each index of `shape`."""
+
+    def numbers(self, parameter: Tensor) -> Any:
+        """A small parameter as numbers that can be computed with."""
 
     def as_tensor(self, x: Any) -> Tensor:
         """Numbers of this kind as a tensor."""
@@ -137,8 +148,12 @@ class TensorOperations:
         out: Tensor = activation.of_parts(activation.parts(x))
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> dict[str, Any]:
-        return positions.learned_hooks(features)
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = positions.learned_hooks(features)
+        return found
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
@@ -179,6 +194,15 @@ class TensorOperations:
     def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
         return torch.cat(parts, axis)
 
+    def stacked(self, parts: list[Tensor], axis: int) -> Tensor:
+        return torch.stack(parts, axis)
+
+    def repeated(self, row: Any, shape: tuple[int, ...]) -> Tensor:
+        return torch.as_tensor(row).to(self.dtype).expand(*shape, -1)
+
+    def numbers(self, parameter: Tensor) -> Tensor:
+        return parameter.to(self.dtype)
+
     def as_tensor(self, x: Tensor) -> Tensor:
         return x
 
@@ -200,6 +224,10 @@ class DeviceOperations(TensorOperations):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__("fused", dtype)
         self._attention = ops.CALLS["attention"]
+
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(OF_TOKENS)
+        return Hooks(*hooks)._replace(**nothing), hooks[_QUERY_SCALE]
 
     def prepared(self, plan: PassPlan, device: torch.device) -> PassPlan:
         return on_device(plan, device)
@@ -273,10 +301,10 @@ class ArrayOperations:
         out: np.ndarray = activation.of_array(x)
         return out
 
-    def learned(self, positions: LayerPositions, features: Mapping[str, Any]) -> Any:
+    def learned(self, positions: Any, features: Mapping[str, Any]) -> Any:
         given = list(features.values())
-        known, found = self._learned.get(positions, ((), None))
-        if len(known) != len(given) or any(x is not y for x, y in zip(known, given, strict=True)):
+        known, found = self._learned.get(positions, (None, None))
+        if known is None or any(x is not y for x, y in zip(known, given, strict=True)):
             with torch.no_grad():
                 found = positions.learned_hooks(features)
             self._learned[positions] = given, found
@@ -288,17 +316,14 @@ class ArrayOperations:
     ) -> np.ndarray:  # fmt: skip
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
-        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self._sink(sink))
+        given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self.numbers(sink))
         if learned is not None:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
         return cpu.attention("float32", query, key, value, given)[0]
 
-    def _sink(self, sink: Tensor) -> np.ndarray:
-        found = self._weights.get(sink)
-        if found is None:
-            found = self._weights[sink] = (_numbers(sink),)
-        return found[0]
+    def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
+        return _shared_by_rows(hooks)
 
     @staticmethod
     def route(logits: np.ndarray, chosen: int, sums_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -329,6 +354,18 @@ class ArrayOperations:
     def concatenate(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(parts, axis)
 
+    def stacked(self, parts: list[np.ndarray], axis: int) -> np.ndarray:
+        return np.stack(parts, axis)
+
+    def repeated(self, row: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(row, (*shape, len(row)))
+
+    def numbers(self, parameter: Tensor) -> np.ndarray:
+        found = self._weights.get(parameter)
+        if found is None:
+            found = self._weights[parameter] = (_numbers(parameter),)
+        return found[0]
+
     def as_tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x)
 
@@ -343,6 +380,14 @@ class ArrayOperations:
         else:
             weight = weight.numpy()
         return greedy(rows, weight, **rules) if draws is None else sample(rows, weight, **draws, **rules)
+
+
+OF_TOKENS = ("query_positions", "key_positions", "key_lengths", "query_offsets", "key_offsets", "query_scale")
+"""Hooks that have an entry for each token or sequence."""
+
+
+def _shared_by_rows(hooks: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    return {name: x for name, x in hooks.items() if name not in OF_TOKENS}, hooks.get("query_scale")
 
 
 _QUERY_SCALE = Hooks._fields.index("query_scale")

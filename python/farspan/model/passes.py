@@ -53,9 +53,14 @@ class PassPlan:
             self.cache.advance(self.lengths)
 
 
+Places = Sequence[np.ndarray] | None
+"""Where all tokens of each sequence stand, those in a cache too, if somebody says so."""
+
+
 def plan_pass(
-    config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False, draw: int | None = None
-) -> PassPlan:
+    config: Config, new: Sequence[int], cache: Cache | None, *, buckets: bool = False, draw: int | None = None,
+    positions: Places = None,
+) -> PassPlan:  # fmt: skip
     """A pass that appends `new[b]` tokens to sequence b, after the tokens that the cache holds of it.
 
     Nothing is padded: neighbours with equally many new tokens share a call, and everything but attention runs on the
@@ -77,18 +82,20 @@ def plan_pass(
         row, token = rows.stop, tokens.stop
         if time:
             slots = bucket(max(lengths[rows]), cache.capacity) if buckets and cache is not None else None
-            span = _span(config, time, lengths[rows], slots=slots, draw=draw)
+            keys = max(lengths[rows]) if slots is None else slots
+            at = None if positions is None else _padded(positions[rows], keys)
+            span = _span(config, time, lengths[rows], slots=slots, draw=draw, positions=at)
             calls.append(AttentionCall(tokens, rows, span, layer_hooks(config, span), layer_features(config, span)))
     places = None
     if config.learned_positions:
         places = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
     if cache is None:
         return PassPlan(calls, None, np.empty(0, np.int64), places, lengths)
-    rows_of, positions = np.arange(len(new)), np.array(held, np.int64)
+    rows_of, order = np.arange(len(new)), np.array(held, np.int64)
     if any(more != 1 for more in new):
         rows_of = np.repeat(rows_of, new)
-        positions = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
-    return PassPlan(calls, cache, cache.slots(rows_of, positions), places, lengths)
+        order = np.concatenate([np.arange(old, end) for old, end in zip(held, lengths, strict=True)])
+    return PassPlan(calls, cache, cache.slots(rows_of, order), places, lengths)
 
 
 def check_length(config: Config, lengths: Sequence[int], name: str = "ids") -> None:
@@ -103,23 +110,36 @@ def _span(config: Config, time: int, lengths: tuple[int, ...], **more: Any) -> S
     return Span(time, lengths, config.num_attention_heads, config.rotary_dim, causal=config.causal, **more)
 
 
-def plan_documents(config: Config, lengths: Sequence[int], draw: int | None = None) -> PassPlan:
+def _padded(positions: Sequence[np.ndarray], keys: int) -> np.ndarray:
+    return np.stack([np.pad(own, (0, keys - len(own))) for own in positions])
+
+
+def plan_documents(
+    config: Config, lengths: Sequence[int], draw: int | None = None, positions: Places = None
+) -> PassPlan:
     """A pass over whole sequences without a cache, packed: one ragged call, unless the position schemes need several.
     Its rows have the bits that they have in a pass of one sequence."""
     check_length(config, lengths)
     offsets = np.cumsum([0, *lengths])
-    spans = {time: _span(config, time, (time,), draw=draw) for time in set(lengths)}
-    in_turn = [spans[time] for time in lengths]
+    if positions is None:
+        alike = {time: _span(config, time, (time,), draw=draw) for time in set(lengths)}
+        in_turn = [alike[time] for time in lengths]
+    else:
+        in_turn = [
+            _span(config, time, (time,), draw=draw, positions=own[None])
+            for time, own in zip(lengths, positions, strict=True)
+        ]
+    spans = {id(span): span for span in in_turn}
     common = _of_all_kinds(config) | {"query_offsets": offsets, "key_offsets": offsets}
     kinds, features = [], []
     for kind in config.attention_kinds:
-        by_length = {time: _of_kind(kind, span, _query_factors(config, span)) for time, span in spans.items()}
-        hooks = joined([by_length[time] for time in lengths], in_turn)
+        of_span = {key: _of_kind(kind, span, _query_factors(config, span)) for key, span in spans.items()}
+        hooks = joined([of_span[id(span)] for span in in_turn], in_turn)
         if hooks is None:
-            return plan_pass(config, lengths, None, draw=draw)
+            return plan_pass(config, lengths, None, draw=draw, positions=positions)
         kinds.append(common | hooks)
-        by_length = {time: kind.scheme.features(span) for time, span in spans.items()}
-        features.append(joined([by_length[time] for time in lengths], in_turn))
+        of_span = {key: kind.scheme.features(span) for key, span in spans.items()}
+        features.append(joined([of_span[id(span)] for span in in_turn], in_turn))
     of_layers = ([of_kinds[kind] for kind in config.kind_of_layer] for of_kinds in (kinds, features))
     call = AttentionCall(slice(0, int(offsets[-1])), slice(0, len(lengths)), None, *of_layers)
     places = np.concatenate([np.arange(time) for time in lengths]) if config.learned_positions else None

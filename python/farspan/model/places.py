@@ -34,16 +34,21 @@ def named_tensors(model: Decoder, family: Family | None = None) -> dict[str, Ten
 
 def places(model: Decoder, names: Names) -> Iterator[tuple[str, Place]]:
     """The parameters' places in files that have these names."""
-    whole = {"embedding": names.embedding, "head": names.head, "places": names.places}
     for path, parameter in model.named_parameters():
-        if path in whole:
-            yield whole[path], as_it_is(parameter)
-        elif path.startswith("norm."):
-            yield f"{names.norm}.{path.removeprefix('norm.')}", as_it_is(parameter)
-        else:
-            _, layer, part = path.split(".", 2)
-            for name, place in _places_in_layer(part, parameter, names, model.config):
-                yield names.layer.format(layer) + name, place
+        yield from places_of(path, parameter, names, model.config)
+
+
+def places_of(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:
+    """Those of one parameter."""
+    whole = {"embedding": names.embedding, "head": names.head, "places": names.places}
+    if path in whole:
+        yield whole[path], as_it_is(parameter)
+    elif path.startswith("norm."):
+        yield f"{names.norm}.{path.removeprefix('norm.')}", as_it_is(parameter)
+    else:
+        _, layer, part = path.split(".", 2)
+        for name, place in _places_in_layer(part, parameter, names, config):
+            yield names.layer.format(layer) + name, place
 
 
 def _places_in_layer(path: str, parameter: Tensor, names: Names, config: Config) -> Iterator[tuple[str, Place]]:

@@ -44,6 +44,10 @@ class StoredTensor:
         tensor: Tensor = self.file.get_tensor(self.name)
         return tensor
 
+    def copy_into(self, view: Tensor) -> None:
+        """Writes the tensor into a view of a parameter that has its numbers in this order."""
+        view.copy_(self.read().reshape(view.shape))
+
 
 def open_file(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file by name. CheckpointError: unreadable, cut short, or a header that contradicts itself."""

@@ -1,4 +1,5 @@
-"""Where a model lies: a folder of safetensors, a GGUF file, or an installed package that carries one of these."""
+"""Where a model lies: in a folder of safetensors, in a GGUF file, in an installed package that carries one of these, or
+on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import re
 from pathlib import Path
 
 from farspan._errors import CheckpointError, message
+from farspan.model import hub
 from farspan.model.checkpoint import Checkpoint
 from farspan.model.config import Config, read_settings
 from farspan.model.files import require_folder
@@ -30,13 +32,16 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 
 def located(path: str | os.PathLike[str]) -> Path:
-    """The folder or the file that `path`, or `package:NAME`, stands for. CheckpointError: there is none."""
+    """The folder or the file that `path`, `package:NAME` or a name on the hub stands for. CheckpointError: there is
+    none. BackendError: the hub cannot be asked."""
     name = os.fspath(path)
     place = _in_package(name.removeprefix(PACKAGE)) if name.startswith(PACKAGE) else Path(name)
     if place.is_file():
         return place
     if place.suffix == ".gguf":
         raise CheckpointError(message("model", "a GGUF file", f"{str(place)!r}, which is not there"))
+    if not place.exists() and hub.is_name(name):
+        return hub.fetched(name)
     require_folder(place)
     return place
 

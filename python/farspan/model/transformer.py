@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from farspan.model import checkpoint, source
+from farspan.model.borrowed import Borrowed
 from farspan.model.cache import Cache
+from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
 from farspan.model.loss import loss
@@ -37,7 +39,8 @@ class Transformer(Decoder):
         device: torch.device | str = "cpu", *, backend: str = "fused",
     ) -> Transformer:  # fmt: skip
         """The model of a folder with `config.json` and safetensors weights, in one file or in shards, of a GGUF file,
-        or of an installed package that carries one, as `package:NAME`.
+        of an installed package that carries one, as `package:NAME`, or of a name on the Hugging Face hub, as
+        `organisation/model` or `organisation/model@revision`: then the files needed are fetched into that hub's cache.
 
         `dtype` None: the one the checkpoint names, bfloat16 for a GGUF file. CheckpointError: anything missing,
         damaged, left over or unknown.
@@ -50,15 +53,36 @@ class Transformer(Decoder):
         backend: str = "fused",
     ) -> Transformer:  # fmt: skip
         """The model of a checkpoint that `farspan.model.source` opened. Its weights are read one after the other."""
-        wanted = torch_dtype(opened.config.dtype if dtype is None else dtype)
-        with torch.device("meta"):
-            shape = cls.__new__(cls)
-            nn.Module.__init__(shape)
-            shape._build(opened.config, backend, wanted, torch.device("meta"))
+        shape = cls._on_meta(opened.config, torch_dtype(opened.config.dtype if dtype is None else dtype), backend)
         opened.check(shape)
         model = shape.to_empty(device=torch_device(device))
         opened.load(model)
         return model
+
+    @classmethod
+    def from_transformers(cls, model: Any, *, backend: str = "fused") -> Transformer:
+        """A model of transformers that is in memory, of a family that `from_pretrained` reads, as one of farspan, in
+        its dtype and on its device.
+
+        Weights that both lay out alike are the same memory afterwards: embedding and head, norms, and projections that
+        are one matrix in both. Others, such as queries, keys and values, which are one matrix here, are copied.
+
+        ArgumentError, CheckpointError: no such model, or one of a family or with a setting that farspan lacks.
+        """
+        borrowed = Borrowed(model)
+        shape = cls._on_meta(borrowed.config, borrowed.dtype, backend)
+        borrowed.check(shape)
+        borrowed.lend(shape)
+        return shape
+
+    @classmethod
+    def _on_meta(cls, config: Config, dtype: torch.dtype, backend: str) -> Transformer:
+        """The modules without memory."""
+        with torch.device("meta"):
+            shape = cls.__new__(cls)
+            nn.Module.__init__(shape)
+            shape._build(config, backend, dtype, torch.device("meta"))
+        return shape
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `config.json` and `model.safetensors` under Hugging Face's names; weights keep their dtype.
@@ -82,22 +106,23 @@ class Transformer(Decoder):
 
     def loss(
         self, ids: Any, targets: Any = None, *, lengths: Sequence[int] | None = None, ignore_index: int = -100,
-        reduction: str = "mean", recompute: bool = False,
+        reduction: str = "mean", recompute: bool = False, positions: Any = None,
     ) -> Tensor:  # fmt: skip
         """Nats per token of predicting the targets, float32: the cross-entropy of logits that are never built.
 
         `ids`, `targets`: `[batch, time]`. Targets None: the next token of each but the last. `reduction`: "mean" over
-        the targets that are not `ignore_index`, "sum", or "none" for each. `lengths`, `recompute`: as in `forward`;
-        with lengths, ids and targets are `[tokens]`, and no sequence predicts the next one.
+        the targets that are not `ignore_index`, "sum", or "none" for each. `lengths`, `recompute`, `positions`: as in
+        `forward`; with lengths, ids and targets are `[tokens]`, and no sequence predicts the next one.
 
         ArgumentError, DtypeError: targets of another shape, or outside the vocabulary.
         """
-        return loss(self, ids, targets, lengths, ignore_index, reduction, recompute)
+        return loss(self, ids, targets, lengths, ignore_index, reduction, recompute, positions)
 
     def generate(
         self, prompts: Any, max_new_tokens: int = 64, temperature: Any = 0.0, seed: Any = 0,
         stop: Iterable[int] | int | None = None, streamer: Streamer | None = None, cache: Cache | None = None, *,
-        draft: Transformer | str | None = None, draft_length: int = 4, graphs: bool = True, **settings: Any,
+        draft: Transformer | str | None = None, draft_length: int = 4, graphs: bool = True,
+        positions: Callable[[list[int]], Sequence[int]] | None = None, **settings: Any,
     ) -> list[Completion]:  # fmt: skip
         """Up to `max_new_tokens` new tokens for each prompt: one `Completion(tokens, logprobs, finish_reason)` each.
 
@@ -113,6 +138,9 @@ class Transformer(Decoder):
 
         `graphs`: on a GPU, passes whose shapes repeat are captured in CUDA graphs and replayed. That gives the same
         bits with less work for the CPU. A RuntimeWarning says where it is not possible. False: never.
+
+        `positions`: with a scheme that takes them (`farspan.positions.Coupled`), a function that gives a sequence's
+        positions from its tokens, the prompt included. It is asked before each pass.
 
         `settings`: those of `farspan.sample`. Each is a number or one per prompt; `order` and `top` are one for all. A
         penalty's history is the sequence so far, the prompt included. Some settings have more convenient forms here:
@@ -131,5 +159,5 @@ class Transformer(Decoder):
         """
         return generate(
             self, prompts, max_new_tokens, temperature, seed, stop, streamer, cache, draft, draft_length, graphs,
-            settings,
+            positions, settings,
         )  # fmt: skip

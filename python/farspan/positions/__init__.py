@@ -11,6 +11,9 @@ from typing import Any
 
 from farspan._errors import ArgumentError, message
 from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
+from farspan.positions.coupled import Coupled
+from farspan.positions.fire import FIRE
+from farspan.positions.forgetting import Forgetting
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -26,6 +29,7 @@ from farspan.positions.learned import LayerShape, Learned
 from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.relative import Relative
 from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme, Span
 from farspan.positions.table import TABLE
@@ -33,9 +37,10 @@ from farspan.positions.table import TABLE
 SCHEMES: tuple[type[Scheme], ...] = tuple(dict.fromkeys(entry.scheme for entry in TABLE if entry.scheme))
 
 __all__ = [
-    "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "DynamicNTK", "HardALiBi", "Kerple", "LayerShape", "Learned",
-    "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE", "RandomPositions", "ReRoPE", "RoPE",
-    "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming", "YaRN", "scheme_from_dict",
+    "FIRE", "NTK", "SCHEMES", "T5", "ALiBi", "ClippedRoPE", "Coupled", "DynamicNTK", "Forgetting", "HardALiBi",
+    "Kerple", "LayerShape", "Learned", "LinearInterpolation", "Llama3", "LogN", "LongRoPE", "NoPE", "PRoPE",
+    "RandomPositions", "ReRoPE", "Relative", "RoPE", "SSMax", "Sandwich", "Scheme", "SelfExtend", "Span", "Streaming",
+    "YaRN", "scheme_from_dict",
 ]  # fmt: skip
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from farspan.attention import DistanceBias, Rotary
 from farspan.positions.scheme import Hooks, Span
 
-OVER_TIME = {"query_positions", "key_positions", "query_scale", "key_bias", "log_seen"}
+OVER_TIME = {"query_positions", "key_positions", "query_scale", "key_bias", "log_seen", "query_places", "key_places"}
 """Hooks and features with an entry for each token, on their last axis."""
+PLACES = {"query_positions", "key_positions", "query_places", "key_places"}
+"""Those of them that say where tokens stand, `[time]` or `[batch, time]`."""
 OVER_DISTANCE = {"bucket", "distance"}
 """Features with an entry for each distance."""
 
@@ -33,7 +35,7 @@ def joined(hooks: Sequence[Hooks], spans: Sequence[Span]) -> Hooks | None:
 
 def _join(name: str, values: list[Any], times: list[int]) -> Any:
     if name in OVER_TIME:
-        return _over_time(values, times)
+        return _over_time(values, times, name)
     if name in OVER_DISTANCE:
         return max(values, key=len)
     if all(isinstance(x, Rotary) for x in values):
@@ -70,11 +72,12 @@ def _distance_bias(biases: list[DistanceBias]) -> DistanceBias:
     return longest
 
 
-def _over_time(values: list[Any], times: list[int]) -> np.ndarray:
+def _over_time(values: list[Any], times: list[int], name: str = "far_positions") -> np.ndarray:
     """`[..., time]` of each sequence -> `[..., total]`; axes of one sequence alone go."""
     if not all(isinstance(x, np.ndarray) for x in values):
         raise Different
-    parts = [x[0] if x.ndim == 3 else x for x in values]
+    alone = 2 if name in PLACES else 3  # axes where the first one is that of the sequence
+    parts = [x[0] if x.ndim == alone else x for x in values]
     return np.concatenate([np.broadcast_to(x, (*x.shape[:-1], time)) for x, time in zip(parts, times, strict=True)], -1)
 
 

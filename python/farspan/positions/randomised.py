@@ -31,7 +31,7 @@ class RandomPositions(Refining):
         require_number("limit", self.limit, at_least=1, integer=True)
         require_number("seed", self.seed, at_least=0, integer=True)
         require_scheme("inner", self.inner)
-        if not self.inner.by_positions or self.inner.draws:
+        if not self.inner.by_positions or self.inner.draws or self.inner.takes_positions:
             expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
             raise ArgumentError(message("inner", expected, repr(self.inner)))
 
@@ -42,17 +42,23 @@ class RandomPositions(Refining):
     def fixed_hooks(self, span: Span) -> Hooks:
         if span.longest > self.limit:
             raise ArgumentError(message("limit", f"at least the {span.longest} tokens of a sequence", self.limit))
-        lengths = (span.longest,) if span.uniform else span.lengths
-        keys = np.zeros((len(lengths), span.keys), np.int64)  # what lies behind a sequence's end is not seen
-        for row, length in zip(keys, lengths, strict=True):
-            row[:length] = _drawn(self.limit, self.seed, length, span.draw)
-        queries = np.stack([row[length - span.time : length] for row, length in zip(keys, lengths, strict=True)])
+        keys = self._places(span)
+        ends = span.lengths[: len(keys)]
+        queries = np.stack([row[end - span.time : end] for row, end in zip(keys, ends, strict=True)])
         if span.uniform:
             queries, keys = queries[0], keys[0]
         return self.inner.fixed_hooks(self._inside(span)) | {"query_positions": queries, "key_positions": keys}
 
     def features(self, span: Span) -> dict[str, np.ndarray]:
-        return self.inner.features(self._inside(span))
+        return self.inner.features(dataclasses.replace(self._inside(span), positions=self._places(span)))
+
+    def _places(self, span: Span) -> np.ndarray:
+        """Where the keys stand: `[1, keys]` for sequences of one length, else `[batch, keys]`."""
+        lengths = (span.longest,) if span.uniform else span.lengths
+        keys = np.zeros((len(lengths), span.keys), np.int64)  # what lies behind a sequence's end is not seen
+        for row, length in zip(keys, lengths, strict=True):
+            row[:length] = _drawn(self.limit, self.seed, length, span.draw)
+        return keys
 
     def _inside(self, span: Span) -> Span:
         return dataclasses.replace(span, reach=self.limit)

@@ -30,6 +30,8 @@ class Span:
     """Whether no query sees the keys behind it."""
     reach: int | None = None
     """A bound of the distances: all are shorter. None: as many as there are keys."""
+    positions: np.ndarray | None = None
+    """`[batch, keys]`: where the tokens stand, if somebody says so; what lies behind a sequence's end is nothing."""
     draw: int | None = None
     """Of a batch in training: what is drawn at random is drawn from this number too. None: always the same."""
 
@@ -115,9 +117,24 @@ class Scheme(abc.ABC):
         return False
 
     @property
+    def takes_positions(self) -> bool:
+        """Whether tokens stand where the caller says."""
+        return False
+
+    @property
     def by_positions(self) -> bool:
         """Whether a query and a key are as far from each other as their positions say, whatever their order is."""
         return False
+
+    @property
+    def needs_all_keys(self) -> bool:
+        """Whether a layer with it can have no window of its own."""
+        return any(part.needs_all_keys for part in self.learned_parts if part is not self)
+
+    @property
+    def more_dims(self) -> int:
+        """How many dims it adds to queries and keys, in front."""
+        return 0
 
     def switch(self, length: int) -> int:
         """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
@@ -167,8 +184,16 @@ class Refining(Scheme):
         return self.inner.draws
 
     @property
+    def takes_positions(self) -> bool:
+        return self.inner.takes_positions
+
+    @property
     def by_positions(self) -> bool:
         return self.inner.by_positions
+
+    @property
+    def more_dims(self) -> int:
+        return self.inner.more_dims
 
     @property
     def rope_base(self) -> float | None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from farspan.positions.biases import ALiBi, HardALiBi, NoPE, Sandwich
+from farspan.positions.coupled import Coupled
+from farspan.positions.fire import FIRE
+from farspan.positions.forgetting import Forgetting
 from farspan.positions.frequencies import (
     NTK,
     ClippedRoPE,
@@ -24,6 +27,7 @@ from farspan.positions.frequencies import (
 from farspan.positions.learned_biases import T5, Kerple
 from farspan.positions.randomised import RandomPositions
 from farspan.positions.regions import ReRoPE, SelfExtend, Streaming
+from farspan.positions.relative import Relative
 from farspan.positions.scales import LogN, SSMax
 from farspan.positions.scheme import Scheme
 
@@ -115,8 +119,8 @@ TABLE: tuple[Entry, ...] = (
         lambda r: RandomPositions(_pool(r), inner=RoPE(None)),
     ),
     Entry(
-        RandomPositions, "random-relative", "random positions, relative", "the same with a learned bias", "#3288BD",
-        "$R$", lambda r: RandomPositions(_pool(r), inner=T5(max_distance=_pool(r))),
+        RandomPositions, "random-relative", "random positions, relative", "the same, and queries learn what to ask",
+        "#3288BD", "$R$", lambda r: RandomPositions(_pool(r), inner=Relative()),
     ),
     Entry(
         LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
@@ -148,6 +152,10 @@ TABLE: tuple[Entry, ...] = (
         Sandwich, "sandwich", "Sandwich", "a bias that falls with the logarithm of the distance", "#805D00", "4",
         lambda r: Sandwich(),
     ),
+    Entry(
+        Relative, "relative", "relative", "Transformer-XL's: what queries learn to ask of distances", "#9E0142", "$r$",
+        lambda r: Relative(),
+    ),
     Entry(T5, "t5", "T5 bias", "a learned bias for each range of distances", "#1B9E77", "$T$", lambda r: T5()),
     Entry(
         Kerple, "kerple", "KERPLE", "a bias that falls with the logarithm of the distance, learned", "#7570B3", "$K$",
@@ -156,6 +164,18 @@ TABLE: tuple[Entry, ...] = (
     Entry(
         Kerple, "kerple-power", "KERPLE, power", "a bias that falls with a power of the distance, learned", "#A6761D",
         "$k$", lambda r: Kerple(power=True),
+    ),
+    Entry(
+        FIRE, "fire", "FIRE", "a learned curve over distances, measured by how far on the query stands", "#E7298A",
+        "$f$", lambda r: FIRE(),
+    ),
+    Entry(
+        Forgetting, "forgetting", "forget gates", "each token learns what to let through of those before it",
+        "#66A61E", "$F$", lambda r: Forgetting(), aliases=("fox",),
+    ),
+    Entry(
+        Coupled, "coupled", "coupled positions", "tokens stand where the task says, several at one place",
+        "#006837", "$C$", lambda r: Coupled(inner=RoPE(None)),
     ),
     Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE(), aliases=("none",)),
 )  # fmt: skip

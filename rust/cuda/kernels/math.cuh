@@ -56,7 +56,7 @@ struct Words {
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, 2011).
 DEVICE Words philox(Words c, uint32_t k0, uint32_t k1)
 {
-    NO_UNROLL
+    UNROLL_BY(5)
     for (int round = 0; round < 10; ++round) {
         uint64_t a = uint64_t(0xd2511f53u) * c.x0;
         uint64_t b = uint64_t(0xcd9e8d57u) * c.x2;
@@ -78,7 +78,10 @@ DEVICE float gumbel(uint32_t high, uint32_t low)
     float rest = 1.0f - part;
     float argument = upper ? part : rest;
     float dropped = upper ? 0.0f : part - (1.0f - rest);
-    return -logarithm(dropped / argument - logarithm(argument));
+    // A division of zero takes the compiler's long way round, so another is divided in its place.
+    bool some = dropped != 0.0f;
+    float quotient = (some ? dropped : 1.0f) / argument;
+    return -logarithm((some ? quotient : 0.0f) - logarithm(argument));
 }
 
 // A number that gumbel(high, low) never exceeds.

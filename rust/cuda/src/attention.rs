@@ -19,11 +19,11 @@ use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
 use params::{
-    ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PreparedAt, ProblemParams, ResultParams,
-    SequencesAt,
+    ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PrepareSideParams, PreparedAt,
+    ProblemParams, ResultParams, RotateParams, SequencesAt,
 };
 use plan::{Plan, Workload};
-use variants::{COMBINE_ROWS, PREPARE_THREADS, combine, walk};
+use variants::{COMBINE_ROWS, PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, rotate, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
@@ -57,7 +57,7 @@ pub unsafe fn attention(
     }
     let grid = call.grid()?;
     // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-    unsafe { call.prepare(device, [layout.queries, layout.keys])? };
+    unsafe { call.prepare(device, &layout)? };
     let params = call.params(&layout, &output, lse.as_ref());
     let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
     let kernel = walk(problem.query.dtype, width, warps, call.has_hooks());
@@ -69,6 +69,15 @@ pub unsafe fn attention(
         unsafe { device.launch(&combine(problem.query.dtype, width), grid, 0, params.bytes())? };
     }
     Ok(())
+}
+
+/// The blocks of a kernel that goes over all queries, then over all keys, each given as the entries of a batch and the
+/// threads for one of them: those of the queries, and those of both.
+fn blocks_over(queries: (usize, usize), keys: (usize, usize), threads: u32, what: &str) -> Result<(i32, u32)> {
+    let blocks = |(batch, numbers): (usize, usize)| batch.saturating_mul(numbers.div_ceil(threads as usize));
+    let (of_queries, of_keys) = (blocks(queries), blocks(keys));
+    let all = in_a_row(if of_keys > of_queries { "key" } else { "query" }, of_queries.saturating_add(of_keys), what)?;
+    Ok((of_queries as i32, all))
 }
 
 /// So many blocks along the one axis of a grid that has room for them. Kernels count in 32 bits.
@@ -129,7 +138,7 @@ impl<'a> Call<'a> {
     fn has_hooks(&self) -> bool {
         let Attention { query_scale, key_bias, distance_bias, rules, .. } = self.problem;
         let tables = query_scale.is_some() || key_bias.is_some() || distance_bias.is_some();
-        tables || rules.softcap.is_some() || self.problem.half() > 0
+        tables || rules.softcap.is_some() || border(self.problem).is_some()
     }
 
     fn layout(&self, start: u64) -> Layout {
@@ -140,7 +149,7 @@ impl<'a> Call<'a> {
             bytes += size;
             if size > 0 { at } else { 0 }
         };
-        let [queries, keys] = self.prepared(&mut place);
+        let [queries, keys] = self.prepared(&mut place, !self.turns_in_tiles());
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
         let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
@@ -148,38 +157,45 @@ impl<'a> Call<'a> {
         Layout { queries, keys, partial_values, partial_states, bytes }
     }
 
-    /// Where what is prepared of queries and of keys lies; `place` gives room for so many bytes, where they are needed.
-    fn prepared(&self, place: &mut impl FnMut(bool, usize) -> u64) -> [PreparedAt; 2] {
+    /// Where what stands before attention begins lies, of queries and of keys, which turn before or not; `place` gives room
+    /// for so many bytes, where they are needed.
+    fn prepared(&self, place: &mut impl FnMut(bool, usize) -> u64, keys_turn: bool) -> [PreparedAt; 2] {
         let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
-        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
-        [(batch, query_time), (key_batch, key_time)].map(|(batch, time)| {
+        let Shape { batch, query_heads, query_time, key_batch, key_heads, key_time, .. } = self.shape;
+        let half = self.problem.half();
+        let row_bytes = self.turned_dim() * self.work.dtype.size();
+        let mut prepared = |batch: usize, heads: usize, time: usize, turn: bool| {
             let rows = batch * time;
             PreparedAt {
                 positions: place(by_distance, rows * size_of::<f64>()),
-                turns: place(self.problem.half() > 0, rows * self.problem.half() * size_of::<[f32; 2]>()),
-                far_turns: place(far, rows * self.problem.half() * size_of::<[f32; 2]>()),
+                turns: place(half > 0, rows * half * size_of::<[f32; 2]>()),
+                far_turns: place(far, rows * half * size_of::<[f32; 2]>()),
+                turned: place(turn, rows * heads * row_bytes),
+                far_turned: place(far, rows * heads * row_bytes),
             }
-        })
+        };
+        [
+            prepared(batch, query_heads, query_time, half > 0),
+            prepared(key_batch, key_heads, key_time, half > 0 && keys_turn),
+        ]
     }
 
-    /// Starts the kernels that write down what positions mean.
+    /// Starts the kernels that write it.
     ///
     /// # Safety
-    /// As [`attention`]; the places are as large as [`Call::prepared`] asked for.
-    unsafe fn prepare(&self, device: &dyn Device, prepared: [PreparedAt; 2]) -> Result<()> {
-        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
-        for (prepared, of_queries, batch, axis) in
-            [(prepared[0], true, batch, query_time), (prepared[1], false, key_batch, key_time)]
-        {
-            let params = self.prepare_params(prepared, of_queries);
-            let numbers = axis * self.problem.half().max(1);
-            let blocks = batch * numbers.div_ceil(PREPARE_THREADS as usize);
-            let blocks = in_a_row(if of_queries { "query" } else { "key" }, blocks, "blocks of positions")?;
-            if (prepared.positions != 0 || prepared.turns != 0) && blocks > 0 {
-                // SAFETY: the caller's.
-                unsafe { device.launch(&variants::prepare(), [blocks, 1, 1], 0, params.bytes())? };
-            }
+    /// As [`attention`], with the layout of its workspace.
+    unsafe fn prepare(&self, device: &dyn Device, layout: &Layout) -> Result<()> {
+        let Layout { queries, keys, .. } = layout;
+        if [queries, keys].iter().any(|side| side.positions != 0 || side.turns != 0) {
+            let (params, blocks) = self.prepare_params(layout)?;
+            // SAFETY: the caller's.
+            unsafe { device.launch(&variants::prepare(), [blocks, 1, 1], 0, params.bytes())? };
+        }
+        if queries.turned != 0 || keys.turned != 0 {
+            let (params, blocks) = self.rotate_params(layout)?;
+            // SAFETY: the caller's; the launch before has written the turns of all queries and keys that exist.
+            unsafe { device.launch(&rotate(self.work.dtype), [blocks, 1, 1], 0, params.bytes())? };
         }
         Ok(())
     }
@@ -216,36 +232,93 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn prepare_params(&self, prepared: PreparedAt, of_queries: bool) -> PrepareParams {
+    /// Of `attention_prepare`, and its blocks.
+    fn prepare_params(&self, layout: &Layout) -> Result<(PrepareParams, u32)> {
         let Attention { rotary, query_positions, key_positions, .. } = self.problem;
+        let Shape { batch, query_time, key_batch, key_time, .. } = self.shape;
+        let pairs = self.problem.half().max(1);
+        let (queries, keys) = ((batch, query_time * pairs), (key_batch, key_time * pairs));
+        let (query_blocks, blocks) = blocks_over(queries, keys, PREPARE_THREADS, "blocks of positions")?;
         let far = rotary.and_then(|rotary| rotary.far);
-        let (positions, far_positions) = match of_queries {
-            true => (*query_positions, far.map(|far| far.query_positions)),
-            false => (*key_positions, far.map(|far| far.key_positions)),
-        };
-        let inv_freq = rotary.map(|rotary| rotary.inv_freq);
-        PrepareParams {
-            sequences: self.sequences(),
-            positions: positions_at(positions),
+        let side = |positions: &Option<Numbers<2>>, far_positions: Option<Numbers<2>>, prepared| PrepareSideParams {
+            positions: positions_at(*positions),
             far_positions: positions_at(far_positions),
             prepared,
+        };
+        let inv_freq = rotary.map(|rotary| rotary.inv_freq);
+        let params = PrepareParams {
+            sequences: self.sequences(),
+            queries: side(query_positions, far.map(|far| far.query_positions), layout.queries),
+            keys: side(key_positions, far.map(|far| far.key_positions), layout.keys),
             inv_freq: inv_freq.map_or(0, |tensor| tensor.pointer),
             inv_freq_stride: inv_freq.map_or(0, |tensor| tensor.strides[0]),
-            of_queries: i32::from(of_queries),
             half: self.problem.half() as i32,
+            query_blocks,
             magnitude: rotary.map_or(1.0, |rotary| rotary.magnitude),
             padding: 0,
+        };
+        Ok((params, blocks))
+    }
+
+    /// Of `attention_rotate`, and its blocks.
+    fn rotate_params(&self, layout: &Layout) -> Result<(RotateParams, u32)> {
+        let Attention { query, key, .. } = self.problem;
+        let Shape { batch, query_heads, query_time, key_batch, key_heads, key_time, .. } = self.shape;
+        let pieces = self.turned_dim() * self.work.dtype.size() / ALIGNMENT;
+        let of = |time: usize, heads: usize| time.saturating_mul(heads).saturating_mul(pieces);
+        let key_batch = if layout.keys.turned == 0 { 0 } else { key_batch };
+        let (queries, keys) = ((batch, of(query_time, query_heads)), (key_batch, of(key_time, key_heads)));
+        let (query_blocks, blocks) = blocks_over(queries, keys, ROTATE_THREADS, "blocks of rows that turn")?;
+        let in_pieces = [query, key].map(|matrix| i32::from(is_in_pieces(matrix)));
+        Ok((RotateParams { problem: self.problem_params(layout), query_blocks, in_pieces, padding: 0 }, blocks))
+    }
+
+    /// Whether the walk turns keys in its tiles. Few rows read a key once: to write it down turned and to read it again
+    /// would take longer than to turn it. A tile has to hold both numbers of each pair, in whole pieces.
+    fn turns_in_tiles(&self) -> bool {
+        let Some(rotary) = self.problem.rotary else { return false };
+        let (half, size) = (self.problem.half(), self.work.dtype.size());
+        let pairs_in_tile = 2 * half * size <= panel_bytes(self.work.dtype, self.plan.width);
+        let whole = (half * size).is_multiple_of(ALIGNMENT) && is_in_pieces(&self.problem.key);
+        self.plan.warps == 1 && !rotary.interleaved && border(self.problem).is_none() && pairs_in_tile && whole
+    }
+
+    /// The head dimension in whole pieces of sixteen bytes.
+    fn turned_dim(&self) -> usize {
+        self.shape.head_dim.next_multiple_of(ALIGNMENT / self.work.dtype.size())
+    }
+
+    /// What the walk reads: queries that turned in their place, and keys too, or their turns.
+    fn turned_params(&self, layout: &Layout) -> ProblemParams {
+        let given = self.problem_params(layout);
+        let dim = self.turned_dim();
+        let array = |given: ArrayAt, pointer: u64, heads: usize, time: usize| {
+            let strides = [heads * time * dim, time * dim, dim].map(|stride| stride as i64);
+            if pointer == 0 { given } else { ArrayAt { pointer, strides } }
+        };
+        let Shape { query_heads, query_time, key_heads, key_time, .. } = self.shape;
+        let (queries, keys) = (layout.queries, layout.keys);
+        ProblemParams {
+            query: array(given.query, queries.turned, query_heads, query_time),
+            key: array(given.key, keys.turned, key_heads, key_time),
+            keys: PreparedAt { turns: if self.turns_in_tiles() { keys.turns } else { 0 }, ..keys },
+            head_dim: if keys.turned == 0 { given.head_dim } else { dim as i32 },
+            keys_turned: i32::from(keys.turned != 0),
+            ..given
         }
     }
 
     fn params(&self, layout: &Layout, output: &Large, lse: Option<&Tensor<3>>) -> AttentionParams {
         let Attention { query, key, value, .. } = self.problem;
+        let (queries, keys) = (layout.queries, layout.keys);
+        let in_pieces =
+            [queries.turned != 0 || is_in_pieces(query), keys.turned != 0 || is_in_pieces(key), is_in_pieces(value)];
         AttentionParams {
-            problem: self.problem_params([layout.queries, layout.keys]),
+            problem: self.turned_params(layout),
             plan: PlanParams {
                 chunks_per_block: self.plan.chunks_per_block as i32,
                 parts: self.plan.parts as i32,
-                in_pieces: [query, key, value].map(|matrix| i32::from(is_in_pieces(matrix))),
+                in_pieces: in_pieces.map(i32::from),
                 tiles: self.plan.tiles as i32,
             },
             results: ResultParams {
@@ -257,7 +330,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn problem_params(&self, [queries, keys]: [PreparedAt; 2]) -> ProblemParams {
+    fn problem_params(&self, layout: &Layout) -> ProblemParams {
         let Attention { query, key, value, rules, distance_bias, sink, .. } = self.problem;
         let bounded = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let bound = |bound: Option<usize>| bound.map_or(-1, bounded);
@@ -269,8 +342,8 @@ impl<'a> Call<'a> {
             key_bias: table_at(self.problem.key_bias.as_ref()),
             sequences: self.sequences(),
             pages: self.pages(),
-            queries,
-            keys,
+            queries: layout.queries,
+            keys: layout.keys,
             distance_table: distance_bias.map_or(0, |bias| bias.table.pointer),
             sink: sink.map_or(0, |sink| sink.pointer),
             distance_stride: distance_bias.map_or(0, |bias| bias.table.strides[0]),
@@ -281,6 +354,8 @@ impl<'a> Call<'a> {
             group: self.shape.group() as i32,
             head_dim: self.shape.head_dim as i32,
             value_dim: self.shape.value_dim as i32,
+            turned_dim: self.turned_dim() as i32,
+            keys_turned: 0,
             causal: i32::from(rules.causal),
             window: [bound(rules.window.0), bound(rules.window.1)],
             keep_first: bounded(rules.keep_first),

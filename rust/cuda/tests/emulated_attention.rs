@@ -47,6 +47,28 @@ fn expanded_inputs() {
     }
 }
 
+/// A decode step turns keys in their tiles, where these hold whole pieces of both halves; a prefill turns them before.
+#[test]
+fn keys_turn_in_their_tiles_as_they_turn_beforehand() {
+    for dtype in DTYPES {
+        for (head_dim, half) in [(64, 32), (40, 8), (128, 64), (64, 24), (200, 32)] {
+            let mut case = causal(150, 150, head_dim, Hooks { rotary: true, ..Hooks::default() }, dtype);
+            let rotary = case.oracle.rotary.as_mut().unwrap();
+            rotary.inv_freq[0] = (0..half).map(|i| 0.9f32.powi(i) as _).collect();
+            let whole = run(&case, Setting::default());
+            judge::tensor_cores(&case, &whole);
+            for (query, page_size) in [(0, 1), (63, 64), (64, 13), (149, 10)] {
+                for variation in [0, 1, 6] {
+                    let step = run(&case.step(query), Setting::varied(variation));
+                    assert_bits(&whole.query(&case, query), &step, "a decode step");
+                }
+                let paged = Case { page_size: Some(page_size), ..case.step(query) };
+                assert_bits(&whole.query(&case, query), &run(&paged, Setting::default()), "a step over pages");
+            }
+        }
+    }
+}
+
 /// Lengths and offsets stand in device memory, where nobody checks them: they must not lead an access astray.
 #[test]
 fn lengths_and_offsets_out_of_range_are_held_to_the_arrays() {

@@ -2,7 +2,7 @@
 
 use farspan_core::attention::Rules;
 use farspan_core::{Dtype, Result};
-use farspan_cuda::attention::{Attention, Sequences, attention, workspace_bytes};
+use farspan_cuda::attention::{Attention, Rotary, Sequences, attention, workspace_bytes};
 use farspan_cuda::device::MOST_BLOCKS;
 use farspan_cuda::{Device, FloatTensor, Limits, Tensor, Variant, Workspace};
 use std::cell::RefCell;
@@ -26,6 +26,16 @@ impl Device for Noted {
 
 /// The launches of attention with these heads and times.
 fn launches(heads: usize, query_time: usize, key_time: usize) -> Result<Vec<(String, [u32; 3])>> {
+    rotated(heads, query_time, key_time, None)
+}
+
+/// The same with rotation.
+fn rotated(
+    heads: usize,
+    query_time: usize,
+    key_time: usize,
+    rotary: Option<Rotary>,
+) -> Result<Vec<(String, [u32; 3])>> {
     let matrix = |time| FloatTensor { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, 128]) };
     let problem = Attention {
         query: matrix(query_time),
@@ -40,7 +50,7 @@ fn launches(heads: usize, query_time: usize, key_time: usize) -> Result<Vec<(Str
         sink: None,
         query_positions: None,
         key_positions: None,
-        rotary: None,
+        rotary,
     };
     let device = Noted::default();
     let workspace = Workspace { pointer: 256, bytes: workspace_bytes(&problem, &device.limits())? };
@@ -64,4 +74,40 @@ fn every_grid_is_one_that_gpus_take() {
 fn too_many_blocks_are_an_error_that_names_the_heads() {
     let message = launches(70_000, 1 << 29, 1).unwrap_err().to_string();
     assert!(message.starts_with("query: expected at most 2147483647 blocks of rows, of 70000 key heads"), "{message}");
+}
+
+/// A rotation of all of a head's dimensions, or of the first few.
+fn rope(half: usize, interleaved: bool) -> Rotary {
+    Rotary { inv_freq: Tensor::contiguous(256, [1, half]), magnitude: 1.0, interleaved, far: None }
+}
+
+#[test]
+fn rotation_takes_the_kernels_of_none() {
+    let names = |query_time, rotary: Option<Rotary>| -> Vec<String> {
+        rotated(8, query_time, 512, rotary).unwrap().into_iter().map(|(name, _)| name).collect()
+    };
+    for (query_time, walks) in [(4096, 1), (1, 2)] {
+        let plain = names(query_time, None);
+        assert_eq!(plain.len(), walks, "the walk, and where a row's chunks are shared out their merging: {plain:?}");
+        for rotary in [rope(64, false), rope(16, false), rope(64, true)] {
+            let turned = names(query_time, Some(rotary));
+            assert_eq!(turned[..2], ["attention_prepare", "attention_rotate_bf16"]);
+            assert_eq!(turned[2..], plain, "{query_time} queries, {rotary:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_few_rows_read_turn_in_their_tiles() {
+    let blocks = |query_time: usize, rotary: Rotary| {
+        let launched = rotated(8, query_time, 512, Some(rotary)).unwrap();
+        let of_rotate = launched.iter().find(|(name, _)| name.starts_with("attention_rotate")).unwrap();
+        of_rotate.1[0] as usize
+    };
+    let of = |time: usize| time * 8 * 16 / 128; // a thread for each of a row's sixteen pieces
+    assert_eq!(blocks(512, rope(64, false)), of(512) + of(512), "queries and keys");
+    assert_eq!(blocks(1, rope(64, false)), of(1), "the query alone");
+    for elsewhere in [rope(64, true), rope(12, false)] {
+        assert_eq!(blocks(1, elsewhere), of(1) + of(512), "pairs within a piece, pairs in parts of pieces");
+    }
 }

@@ -46,6 +46,26 @@ def table(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
+def reach_line(measurement: Measurement) -> str:
+    """Up to which length each scheme reads, in words."""
+    reads = ", ".join(f"{name} {length}" for name, length in measurement.effective_lengths().items())
+    return f"reads up to, by a loss within {measurement.margin:g} nats per token of its best: {reads}"
+
+
+def needle_table(measurement: Measurement) -> str:
+    """The share of needles found in columns, over all depths: a row for each scheme, a column for each length."""
+    cells: dict[str, dict[int, list[float]]] = {}
+    for found in measurement.needles:
+        cells.setdefault(found.scheme, {}).setdefault(found.length, []).append(found.accuracy)
+    columns = sorted({found.length for found in measurement.needles})
+    wide = max(16, *(len(name) + 2 for name in cells))
+    lines = [f"{'needles found, %':<{wide}}" + "".join(f"{length:>8}" for length in columns)]
+    for name, by_length in cells.items():
+        shares = (100 * sum(by_length[length]) / len(by_length[length]) for length in columns)
+        lines.append(f"{name:<{wide}}" + "".join(f"{share:8.0f}" for share in shares))
+    return "\n".join(lines)
+
+
 def _csv(measurement: Measurement) -> str:
     """The points without the losses of single windows, which JSON has."""
     rows = [{name: value for name, value in row.items() if name != "window_losses"} for row in measurement.rows()]

@@ -25,6 +25,7 @@ from farspan.model.families.qwen import Qwen2, Qwen3
 from farspan.model.families.qwen_moe import Qwen3MoE
 from farspan.model.families.smollm3 import SmolLM3
 from farspan.model.kinds import TEXT, list_of, optional, shown
+from farspan.model.mxfp4 import is_mxfp4
 
 __all__ = ["FAMILIES", "OWN_MODEL_TYPE", "Family", "Names", "family_named", "read", "written"]
 
@@ -68,7 +69,8 @@ def read(settings: Settings) -> Fields:
     """The fields of the `Config` that a `config.json` describes. ArgumentError: a setting that farspan lacks or that
     cannot be, by its name in `config.json`."""
     family = family_of(settings)
-    _refuse_quantized(settings)
+    if not (isinstance(family, GptOss) and is_mxfp4(settings)):
+        _refuse_quantized(settings)
     return family.fields(settings)
 
 

@@ -53,7 +53,7 @@ class Completion:
 def generate(
     model: Decoder, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,
     stop: Iterable[int] | int | None, streamer: Streamer | None, cache: Cache | None, draft: Any, draft_length: int,
-    graphs: Any, settings: dict[str, Any],
+    graphs: Any, positions: Any, settings: dict[str, Any],
 ) -> list[Completion]:  # fmt: skip
     """The meaning of `Transformer.generate`."""
     model.require_causal("generate")
@@ -63,6 +63,8 @@ def generate(
         raise ArgumentError(message("streamer", "a callable (row, token)", repr(streamer)))
     if not isinstance(graphs, bool):
         raise ArgumentError(message("graphs", "True or False", repr(graphs)))
+    if positions is not None and not callable(positions):
+        raise ArgumentError(message("positions", "a callable (tokens)", repr(positions)))
     check_not_capturing(model.device)
     known = arguments.as_prompts(prompts)
     stops = end_tokens(model, stop)
@@ -78,7 +80,7 @@ def generate(
         return writer.completions
 
     cache = model.new_cache(len(known)) if cache is None else cache
-    steps = Steps(model, drawing, graphs)
+    steps = Steps(model, drawing, graphs, positions)
     # The last token of a prompt is always read: its hidden state, which no cache keeps, gives the first new token.
     _keep_all_but_last(cache, texts)
     new: Mapping[int, Sequence[int]] = lacking(dict(enumerate(texts)), cache)

@@ -1,14 +1,17 @@
 """Passes on a GPU whose shapes repeat, as those of decoding do: captured in CUDA graphs and replayed.
 
-A pass is its structure, which is all that Python decides on, and the numbers in its small arrays. The first pass of a
-structure runs as it stands, which also compiles and loads its kernels; the second is captured; from then on the numbers
-are sent to where the graph reads them, and the graph is replayed: one launch instead of a dozen for each layer.
+A pass is its structure, which is all that Python decides on, and the numbers in its small arrays. The first passes of a
+structure run as they stand, which also compiles and loads its kernels; a short text ends before a capture would pay.
+The next one is captured. From then on the numbers are sent to where the graph reads them, and the graph is replayed:
+one launch instead of a dozen for each layer. Graphs stay with the cache that they read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +28,10 @@ from farspan.model.passes import PassPlan
 from farspan.model.staging import Staged, arrays_of, form_of, with_tensors
 
 MOST_STRUCTURES = 8
-"""How many are known at a time; the one that was not used for longest goes."""
+"""How many are known of a cache at a time; the one that was not used for longest goes."""
+
+RUNS_BEFORE_CAPTURE = 2
+"""A capture takes as long as one or two passes."""
 
 Work = Callable[[], Any]
 
@@ -95,21 +101,40 @@ class _Step:
     inputs: Staged
     work: Work
     """The pass on what `inputs` were sent last."""
+    runs: int = 0
     replay: Work | None = None
 
 
-class RepeatedPasses:
-    """The passes of one `generate` of a model on a GPU; without `graphs` each is launched anew.
+class KeptGraphs:
+    """The structures of a model's passes over one cache, and their graphs, which read weights and keys where these were
+    when they were captured. They hold neither the model nor the cache."""
 
-    Graphs read the weights and the cache where these were when they were captured: weights stay as they are while an
-    object lives, and all graphs go when the cache has grown.
-    """
+    def __init__(self, model: Decoder, stores: Any, recorder: Recorder | None) -> None:
+        self.steps: OrderedDict[Any, _Step] = OrderedDict()
+        self.recorder = recorder
+        self._model, self._places = weakref.ref(model), _places(model)
+        self._store = weakref.ref(stores[0]) if stores else None  # a cache that grows has others
+
+    def serve(self, model: Decoder, stores: Any) -> bool:
+        """Whether all that the graphs read is where it was. Other numbers in the same weights are read as they are."""
+        same = self._model() is model and self._store is not None and self._store() is stores[0]
+        return same and self.recorder is not None and self._places == _places(model)
+
+
+def _places(model: Decoder) -> list[Any]:
+    """Which modules a model is of, and where its weights lie."""
+    weights = [(x.data_ptr(), x.dtype, x.shape) for x in (*model.parameters(), *model.buffers())]
+    return [weakref.ref(module) for module in model.modules()] + weights
+
+
+class RepeatedPasses:
+    """The passes of one `generate` of a model on a GPU; without `graphs` each is launched anew. With them, what was
+    captured over the same cache before is replayed. All graphs go when the cache has grown."""
 
     def __init__(self, model: Decoder, operations: DeviceOperations, graphs: bool) -> None:
         self._model, self._operations, self._graphs = model, operations, graphs
         self._stores: Any = None
-        self._recorder: Recorder | None = None
-        self._steps: OrderedDict[Any, _Step] = OrderedDict()
+        self._kept = KeptGraphs(model, None, None)
 
     def hidden(self, tokens: np.ndarray, plan: PassPlan, last: np.ndarray | None) -> Any:
         """As `Decoder.run`; of the tokens at `last` alone where it is given. Valid until the next call."""
@@ -123,17 +148,18 @@ class RepeatedPasses:
         self._follow(plan)
         arrays: list[np.ndarray] = []
         form = form_of(tree, arrays)
-        step = self._steps.pop(form, None)
-        again = step is not None
+        steps = self._kept.steps
+        step = steps.pop(form, None)
         if step is None:
             inputs = Staged(form, self._model.device)
             step = _Step(inputs, self._work(plan, inputs.tree))
-        self._steps[form] = step
-        if len(self._steps) > MOST_STRUCTURES:
-            self._steps.popitem(last=False)
+        steps[form] = step
+        if len(steps) > MOST_STRUCTURES:
+            steps.popitem(last=False)
         step.inputs.send(arrays)
-        if again and step.replay is None:
+        if step.replay is None and step.runs >= RUNS_BEFORE_CAPTURE:
             step.replay = self._recorded(step.work)
+        step.runs += 1
         result = (step.replay or step.work)()
         plan.commit()
         return result
@@ -141,7 +167,9 @@ class RepeatedPasses:
     def _work(self, plan: PassPlan, tree: tuple[Any, ...]) -> Work:
         tokens, last, arrays, draw, draws = tree
         ready = with_tensors(plan, arrays)
-        model, operations = self._model, self._operations
+        if plan.cache is not None:  # which keeps the work
+            ready = dataclasses.replace(ready, cache=weakref.proxy(plan.cache))
+        model, operations = weakref.proxy(self._model), self._operations
 
         def work() -> Any:
             hidden = model.compute(tokens, ready, operations)
@@ -153,19 +181,26 @@ class RepeatedPasses:
         return work
 
     def _recorded(self, work: Work) -> Work | None:
-        if self._recorder is None:
+        kept = self._kept
+        if kept.recorder is None:
             return None
         try:
-            return self._recorder.record(work)
+            return kept.recorder.record(work)
         except Exception as error:  # whatever it is, the pass itself will say so again if it is to blame
             warnings.warn(f"farspan: generate goes on without CUDA graphs: {error}", RuntimeWarning, stacklevel=2)
-            self._graphs, self._recorder = False, None
+            self._graphs, kept.recorder = False, None
             return None
 
     def _follow(self, plan: PassPlan) -> None:
         """Nothing that was captured over memory which the cache has left is replayed again."""
-        stores = plan.cache and plan.cache.stores
-        if stores is not self._stores:
-            self._steps.clear()
-            self._stores = stores
-            self._recorder = recorder(self._model.device) if self._graphs else None
+        cache = plan.cache
+        stores = cache and cache.stores
+        if stores is self._stores:
+            return
+        self._stores = stores
+        kept = cache.graphs if cache is not None and self._graphs else None
+        if kept is None or not kept.serve(self._model, stores):
+            kept = KeptGraphs(self._model, stores, recorder(self._model.device) if self._graphs else None)
+        self._kept = kept
+        if cache is not None and self._graphs:
+            cache.graphs = kept

@@ -21,12 +21,15 @@ Place = tuple[int, Text]
 
 class Steps:
     """The steps of one `generate`, between which nobody changes the model. `graphs`: on a GPU those whose shapes repeat
-    are captured and replayed. Those of experts do not: how many rows each has is known only as they run."""
+    are captured and replayed. Those of experts do not: how many rows each has is known only as they run. Those of FIRE
+    do not: each sequence is given no more keys than it has."""
 
-    def __init__(self, model: Decoder, drawing: Drawing, graphs: bool) -> None:
+    def __init__(self, model: Decoder, drawing: Drawing, graphs: bool, positions: Any = None) -> None:
         self._model, self._drawing, self._operations = model, drawing, model.choose_operations()
+        self._positions = positions
         self._repeated: Any = None
-        if isinstance(self._operations, DeviceOperations):
+        by_rows = any(kind.scheme.needs_all_keys for kind in model.config.attention_kinds)
+        if isinstance(self._operations, DeviceOperations) and not by_rows:
             from farspan.model.generation.graphs import RepeatedPasses
 
             steady = not model.instrumented and not model.config.num_experts
@@ -41,7 +44,9 @@ class Steps:
             arguments.check_ids(tokens, model.config.vocab_size)
         counts = [len(new.get(row, ())) for row in range(cache.batch)]
         last = None if len(places) == len(tokens) else np.cumsum([count for count in counts if count]) - 1
-        plan = plan_pass(model.config, counts, cache, buckets=self._repeated is not None)
+        held = [old + more for old, more in zip(cache.counts, counts, strict=True)]
+        standing = None if self._positions is None else self._standing(held, places)
+        plan = plan_pass(model.config, counts, cache, buckets=self._repeated is not None, positions=standing)
         if self._repeated is None:
             hidden = model.run(tokens, plan, operations)
             hidden = hidden if last is None else hidden[last]
@@ -50,6 +55,12 @@ class Steps:
         else:
             hidden = self._repeated.hidden(tokens, plan, last)
         return operations.draw(hidden, model.unembedding, self._arguments(places), model.logit_settings)
+
+    def _standing(self, lengths: Sequence[int], places: Sequence[Place]) -> list[np.ndarray] | None:
+        """Where all tokens of each sequence stand; of one without new tokens nobody asks."""
+        texts = {row: text.tolist() for row, text in places}  # of a row's places the last has all of its tokens
+        at = [self._positions(texts[row]) if row in texts else [0] * length for row, length in enumerate(lengths)]
+        return self._model.placed(at, lengths)
 
     def _arguments(self, places: Sequence[Place]) -> dict[str, Any] | None:
         return self._drawing.arguments(*zip(*places, strict=True))

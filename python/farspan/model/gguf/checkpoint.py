@@ -26,6 +26,7 @@ class GgufCheckpoint:
     """The counterpart of `Checkpoint`. CheckpointError: anything missing, damaged or unknown."""
 
     def __init__(self, path: Path) -> None:
+        self.place = path
         self._contents = open_file(path)
         tensors = self._contents.tensors
         try:

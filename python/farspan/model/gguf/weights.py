@@ -18,7 +18,7 @@ READABLE = (
     "TQ1_0", "TQ2_0", "MXFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
 """The kinds that hold weights."""
-AT_ONCE = 2**22
+AT_ONCE = 2**20
 """How many numbers are widened at a time: memory at load is the model's, and little more."""
 
 

@@ -50,16 +50,17 @@ struct Sequences {
 
 // Keys and values in pages: key j of a sequence is key j % size of page table[sequence][j / size].
 struct Pages {
-    uint64_t table; // [sequence][block]; 0: keys and values are arrays over (batch, head, time)
+    uint64_t table; // [sequence][block]; 0: arrays over (batch, head, time)
     int64_t stride; // of the sequences, in elements
     int32_t kind, count, size;
     int32_t shift; // log2 of the size, below 0 where it is no power of two
 };
 
-// What prepare.cuh has written of the queries or the keys into the workspace. 0: not needed.
+// What stands in the workspace of the queries or the keys before attention begins. 0: not needed.
 struct Prepared {
-    uint64_t positions;        // float64 [batch][time]
-    uint64_t turns, far_turns; // pairs of float32 [batch][time][half]: cosines and sines
+    uint64_t positions;          // float64 [batch][time], by prepare.cuh
+    uint64_t turns, far_turns;   // pairs of float32 [batch][time][half]: cosines and sines, by prepare.cuh
+    uint64_t turned, far_turned; // [batch][head][time][turned_dim], by rotate.cuh
 };
 
 // What is asked.
@@ -74,6 +75,8 @@ struct AttentionProblem {
     double border; // infinite: none
     double distance_minimum;
     int32_t query_heads, group, head_dim, value_dim;
+    int32_t turned_dim;  // head_dim in whole pieces of 16 bytes
+    int32_t keys_turned; // whether `key` is an array of turned keys, over (batch, head, time) also beside pages
     int32_t causal, window_left, window_right, keep_first; // a bound below 0: none
     int32_t half, interleaved, distance_length;
     float scale, softcap, softcap_inverse; // softcap 0: none

@@ -1,17 +1,22 @@
 // What a position means to the tiles: once for each query and key, before attention reads it again and again.
 #pragma once
 
-#include "attention/rows.cuh"
+#include "attention/members.cuh"
 
 CONSTANT int PREPARE_THREADS = 128;
 
+// Of the queries or the keys; pointer 0: the order, no border.
+struct PrepareSide {
+    Positions positions, far_positions;
+    Prepared prepared;
+};
+
 struct PrepareParams {
     Sequences sequences;
-    Positions positions, far_positions; // of the queries or the keys; pointer 0: the order, no border
-    Prepared prepared;
+    PrepareSide queries, keys;
     uint64_t inv_freq; // float32 [sequence][half]
     int64_t inv_freq_stride;
-    int32_t of_queries, half;
+    int32_t half, query_blocks;
     float magnitude;
     int32_t padding;
 };
@@ -30,31 +35,27 @@ DEVICE void prepare_attention(const PrepareParams& p)
 {
     int pairs = p.half > 0 ? p.half : 1;
     const Sequences& all = p.sequences;
-    int time_axis = p.of_queries != 0 ? all.query_time : all.key_time;
-    int64_t numbers = int64_t(time_axis) * pairs, blocks = (numbers + PREPARE_THREADS - 1) / PREPARE_THREADS;
-    int batch = int(block_index(0) / blocks);
-    int64_t thread = block_index(0) % blocks * PREPARE_THREADS + thread_index();
-    if (thread >= numbers) return;
-    int time = int(thread / pairs), pair = int(thread % pairs);
+    Thread thread = thread_of(p.query_blocks, int64_t(all.query_time) * pairs, int64_t(all.key_time) * pairs,
+                              PREPARE_THREADS);
+    int time_axis = thread.of_queries ? all.query_time : all.key_time;
+    if (thread.index >= int64_t(time_axis) * pairs) return;
+    int batch = thread.batch, time = int(thread.index / pairs), pair = int(thread.index % pairs);
+    Member member = member_at(all, thread.of_queries, batch, time);
+    if (!member.exists) return;
 
-    uint64_t offsets = p.of_queries != 0 ? all.query_offsets : all.key_offsets;
-    int32_t kind = p.of_queries != 0 ? all.query_offsets_kind : all.key_offsets_kind;
-    int index = offsets == 0 ? batch : sequence_at(offsets, kind, all.count, time_axis, time);
-    Sequence sequence = sequence_of(all, index);
-    int inside = time - (p.of_queries != 0 ? sequence.query_start : sequence.key_start);
-    if (inside < 0 || inside >= (p.of_queries != 0 ? sequence.queries : sequence.keys)) return;
-
-    double order = p.of_queries != 0 ? double(query_order(sequence, inside)) : inside;
-    double position = p.positions.pointer != 0 ? position_at(p.positions, batch, time) : order;
+    const PrepareSide& side = thread.of_queries ? p.queries : p.keys;
+    const Sequence& sequence = member.sequence;
+    double order = thread.of_queries ? double(query_order(sequence, member.inside)) : member.inside;
+    double position = side.positions.pointer != 0 ? position_at(side.positions, batch, time) : order;
     int64_t row = int64_t(batch) * time_axis + time;
-    if (p.prepared.positions != 0 && pair == 0) reinterpret_cast<double*>(p.prepared.positions)[row] = position;
+    if (side.prepared.positions != 0 && pair == 0) reinterpret_cast<double*>(side.prepared.positions)[row] = position;
     if (p.half == 0) return;
-    double frequency = reinterpret_cast<const float*>(p.inv_freq)[index * p.inv_freq_stride + pair];
+    double frequency = reinterpret_cast<const float*>(p.inv_freq)[sequence.index * p.inv_freq_stride + pair];
     auto write = [&](uint64_t turns, double at) {
         Turn turned = turn(at * frequency);
         reinterpret_cast<Turn*>(turns)[row * p.half + pair] =
             Turn{turned.cosine * p.magnitude, turned.sine * p.magnitude};
     };
-    write(p.prepared.turns, position);
-    if (p.prepared.far_turns != 0) write(p.prepared.far_turns, position_at(p.far_positions, batch, time));
+    write(side.prepared.turns, position);
+    if (side.prepared.far_turns != 0) write(side.prepared.far_turns, position_at(side.far_positions, batch, time));
 }

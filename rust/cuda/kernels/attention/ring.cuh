@@ -3,34 +3,17 @@
 // is used, those behind it are on their way.
 #pragma once
 
+#include "attention/pages.cuh"
 #include "attention/tile.cuh"
 
 // Keys and values of one head of a sequence; of the values those columns that the block is for.
 template <typename T> struct Source {
     const T *key, *value;
+    const T* far_key;  // keys turned by their far positions; null: no border
+    const Turn* turns; // of the sequence's first key, where keys turn in their tiles; else null
     int value_dim;
-    const Turn *turns, *far_turns; // of the sequence's first key; null: no rotation
+    bool keys_paged, values_paged;
 };
-
-// How far the keys or the values of a head lie apart, in elements.
-struct Spacing {
-    int64_t time, page;
-};
-
-DEVICE Spacing spacing_of(const Array& array) { return Spacing{array.time, array.batch}; }
-
-// Where a key stands behind the first of its head; in pages, whatever the table says, inside of them.
-DEVICE int64_t element_of(const AttentionProblem& p, const Sequence& sequence, const Spacing& spacing, int key)
-{
-    const Pages& pages = p.pages;
-    if (pages.table == 0) return key * spacing.time;
-    int block = pages.shift >= 0 ? key >> pages.shift : key / pages.size;
-    int page = count_at(pages.table, pages.kind, sequence.index * pages.stride + block, pages.count - 1);
-    return page * spacing.page + (key - block * pages.size) * spacing.time;
-}
-
-// Whether the keys of a chunk are evenly spaced.
-DEVICE bool is_even(const Pages& pages) { return pages.table == 0 || pages.size % CHUNK == 0; }
 
 // Blocks that share the columns of the values, where sums of all columns would not fit a thread's registers. Each of
 // them weighs the keys anew.
@@ -64,31 +47,97 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Ring {
         for (int i = 0; i < SLOTS - 1; ++i) ask();
     }
 
-    // Waits for the next tile. A tile of values of which not every row sees all is freed of infinities and NaN, so that
-    // a weight of zero hides them; `wild` tells whether there were any.
-    METHOD const char* take(bool clean, bool& wild)
+    // Waits for the next tile, a panel of the keys of a chunk. A lone warp turns them where they lie.
+    METHOD const char* take_keys(int of_chunk, int panel)
+    {
+        copy_wait<SLOTS - 2>();
+        char* ready = shared_memory() + taken * SLOT;
+        barrier();
+        next();
+        if (WARPS == 1 && source.turns != nullptr && panel == 0) {
+            turn_rows(ready, of_chunk * CHUNK);
+            barrier();
+        }
+        return ready;
+    }
+
+    // Waits for the next tile, a panel of values. One of which not every row sees all is freed of infinities and NaN,
+    // so that a weight of zero hides them; `wild` tells whether there were any.
+    METHOD const char* take_values(bool clean, bool& wild)
     {
         copy_wait<SLOTS - 2>();
         char* ready = shared_memory() + taken * SLOT;
         if (clean) wild = barrier_any(take_out_wild(ready));
         else barrier();
-        taken = taken + 1 == SLOTS ? 0 : taken + 1;
-        ask(); // into the slot of the tile before, which nobody reads any more
+        next();
         return ready;
     }
 
 private:
+    METHOD void next()
+    {
+        taken = taken + 1 == SLOTS ? 0 : taken + 1;
+        ask(); // into the slot of the tile before, which nobody reads any more
+    }
+
+    // Turns the pairs `(i, i + half)` of a tile of keys that holds both of each, by whole pieces. The loads of several
+    // keys' turns are on their way together.
+    METHOD void turn_rows(char* tile, int first_key)
+    {
+        constexpr int IN_PIECE = Shape::IN_PIECE;
+        constexpr int ACROSS = 8, KEYS = 32 * WARPS / ACROSS; // pieces of a row, and rows, at a time
+        int pieces = p.half / IN_PIECE, keys = sequence.keys - first_key, thread = anew(thread_index());
+        keys = keys < CHUNK ? keys : CHUNK;
+        NO_UNROLL
+        for (int piece = thread % ACROSS; piece < pieces; piece += ACROSS) {
+            auto* turns = reinterpret_cast<const float4*>(
+                source.turns + int64_t(first_key + thread / ACROSS) * p.half + piece * IN_PIECE);
+            UNROLL_BY(4)
+            for (int key = thread / ACROSS; key < keys; key += KEYS) {
+                turn_pieces(tile + place<Shape::WIDTH>(key, piece), tile + place<Shape::WIDTH>(key, piece + pieces),
+                            turns);
+                turns += KEYS * p.half / 2;
+            }
+        }
+    }
+
+    // Each number of the first piece belongs to that of the second in the same place.
+    METHOD void turn_pieces(char* first, char* second, const float4* turns)
+    {
+        constexpr int IN_WORD = Piece<T>::IN_WORD;
+        uint4 a = load_shared(reinterpret_cast<const uint4*>(first));
+        uint4 b = load_shared(reinterpret_cast<const uint4*>(second));
+        Piece<T> low{{a.x, a.y, a.z, a.w}}, high{{b.x, b.y, b.z, b.w}}, turned[2];
+        UNROLL
+        for (int word = 0; word < 4; ++word) {
+            float lows[IN_WORD], highs[IN_WORD];
+            UNROLL
+            for (int i = 0; i < IN_WORD; ++i) {
+                int at = word * IN_WORD + i;
+                float4 two = turns[at / 2];
+                Turn turn = at % 2 == 0 ? Turn{two.x, two.y} : Turn{two.z, two.w};
+                float x = number_of(low, at), y = number_of(high, at);
+                lows[i] = fma(x, turn.cosine, -(y * turn.sine));
+                highs[i] = fma(y, turn.cosine, x * turn.sine);
+            }
+            turned[0].words[word] = word_of<T>(lows);
+            turned[1].words[word] = word_of<T>(highs);
+        }
+        store_piece(first, turned[0].words);
+        store_piece(second, turned[1].words);
+    }
+
     METHOD void ask()
     {
         if (chunk < last) {
             char* to = shared_memory() + slot * SLOT;
-            int keys = Shape::COUNT * (HOOKS && source.far_turns != nullptr ? 2 : 1);
+            int keys = Shape::COUNT * (HOOKS && source.far_key != nullptr ? 2 : 1);
             bool value = tile >= keys; // one copy of the code serves both
-            const Turn* turns = value ? nullptr : tile < Shape::COUNT ? source.turns : source.far_turns;
-            Spacing spacing = value ? spacing_of(p.value) : spacing_of(p.key);
-            load(to, value ? source.value : source.key, spacing, value ? tile - keys : tile % Shape::COUNT,
-                 value ? source.value_dim : p.head_dim,
-                 (value ? plan.value_in_pieces : plan.key_in_pieces) != 0, turns);
+            const T* key = HOOKS && tile >= Shape::COUNT ? source.far_key : source.key;
+            bool paged = value ? source.values_paged : source.keys_paged;
+            load(to, value ? source.value : key, paged, value ? spacing_of(p.value) : spacing_of(p.key),
+                 value ? tile - keys : tile % Shape::COUNT, value ? source.value_dim : p.head_dim,
+                 (value ? plan.value_in_pieces : plan.key_in_pieces) != 0);
             if (++tile == keys + VALUE_PANELS) {
                 tile = 0;
                 chunk = next_chunk(any, chunk + 1, last);
@@ -98,16 +147,15 @@ private:
         copy_commit();
     }
 
-    METHOD void load(char* to, const T* from, const Spacing& spacing, int panel, int dim, bool in_pieces,
-                     const Turn* turns)
+    METHOD void load(char* to, const T* from, bool paged, const Spacing& spacing, int panel, int dim,
+                     bool in_pieces)
     {
         int thread = anew(thread_index());
         int piece = thread % Shape::PIECES, column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
         int key = chunk * CHUNK + thread / Shape::PIECES;
-        bool turn = HOOKS && turns != nullptr, copy = in_pieces && !turn;
-        if (copy && is_even(p.pages) && chunk * CHUNK + CHUNK <= sequence.keys) {
+        if (in_pieces && is_even(p.pages, paged) && chunk * CHUNK + CHUNK <= sequence.keys) {
             bool valid = column < dim;
-            const T* first = valid ? from + element_of(p, sequence, spacing, key) + column : from;
+            const T* first = valid ? from + element_of(p.pages, paged, sequence, spacing, key) + column : from;
             copy_whole(to, first, valid ? STEP * spacing.time : 0, thread / Shape::PIECES, piece, valid);
             return;
         }
@@ -115,18 +163,13 @@ private:
         for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
             char* at = to + place<Shape::WIDTH>(i, piece);
             bool valid = key < sequence.keys;
-            const T* row = valid ? from + element_of(p, sequence, spacing, key) : from;
-            if (copy) {
+            const T* row = valid ? from + element_of(p.pages, paged, sequence, spacing, key) : from;
+            if (in_pieces) {
                 valid = valid && column < dim;
                 copy_async16(at, valid ? row + column : from, valid);
             } else {
                 Piece<T> x{};
-                if (valid && turn) {
-                    Rotation rotation{turns + int64_t(key) * p.half, p.half, p.interleaved != 0};
-                    x = load_turned(row, column, dim, in_pieces, rotation);
-                } else if (valid) {
-                    x = load_piece(row, column, dim, in_pieces);
-                }
+                if (valid) x = load_piece(row, column, dim, false);
                 store_piece(at, x.words);
             }
             key += STEP;

@@ -57,7 +57,8 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         return row_of(p, key_head, first_row + index < rows ? first_row + index : rows - 1);
     }
 
-    METHOD void load_queries(char* to, uint64_t turns) const
+    // Of the array over (batch, head, time) that begins at `first`.
+    METHOD void load_queries(char* to, uint64_t first) const
     {
         NO_UNROLL
         for (int i = thread_index(); i < ROWS * Shape::COUNT * Shape::PIECES; i += 32 * WARPS) {
@@ -65,32 +66,30 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
             int panel = rest / Shape::PIECES, piece = rest % Shape::PIECES;
             Row at = row(index);
             int64_t time = sequence.query_start + at.query;
-            const T* from = rows_of<const T>(p.query, sequence.batch, at.head) + time * p.query.time;
+            Array queries = p.query;
+            queries.pointer = first;
+            const T* from = rows_of<const T>(queries, sequence.batch, at.head) + time * queries.time;
             int column = panel * Shape::COLUMNS + piece * Shape::IN_PIECE;
-            Piece<T> x;
-            if (HOOKS && turns != 0) {
-                int64_t of_row = (int64_t(sequence.batch) * p.sequences.query_time + time) * p.half;
-                Rotation rotation{reinterpret_cast<const Turn*>(turns) + of_row, p.half, p.interleaved != 0};
-                x = load_turned(from, column, p.head_dim, plan.query_in_pieces != 0, rotation);
-            } else {
-                x = load_piece(from, column, p.head_dim, plan.query_in_pieces != 0);
-            }
+            Piece<T> x = load_piece(from, column, p.head_dim, plan.query_in_pieces != 0);
             store_piece(to + panel * PANEL + place<Shape::WIDTH>(index, piece), x.words);
         }
     }
 
     METHOD Source<T> source() const
     {
-        int64_t at = sequence.key_start;
-        auto turns = [&](uint64_t table) {
-            int64_t of_row = (int64_t(sequence.key_batch) * p.sequences.key_time + at) * p.half;
-            return HOOKS && table != 0 ? reinterpret_cast<const Turn*>(table) + of_row : nullptr;
-        };
+        bool values_paged = p.pages.table != 0, keys_paged = values_paged && p.keys_turned == 0;
         // Pages are found anew for each chunk: what is the same for all of them is the head.
-        int batch = p.pages.table == 0 ? sequence.key_batch : 0;
-        return Source<T>{rows_of<const T>(p.key, batch, key_head) + at * p.key.time,
-                         rows_of<const T>(p.value, batch, key_head) + at * p.value.time + first_column,
-                         value_dim, turns(p.keys.turns), turns(p.keys.far_turns)};
+        auto head = [&](const Array& array, bool paged) {
+            return rows_of<const T>(array, paged ? 0 : sequence.key_batch, key_head) + sequence.key_start * array.time;
+        };
+        Array far = p.key;
+        far.pointer = p.keys.far_turned;
+        const T* far_key = HOOKS && p.keys.far_turned != 0 ? head(far, keys_paged) : nullptr;
+        int64_t first_turn = (int64_t(sequence.key_batch) * p.sequences.key_time + sequence.key_start) * p.half;
+        auto* turns = reinterpret_cast<const Turn*>(p.keys.turns);
+        return Source<T>{head(p.key, keys_paged), head(p.value, values_paged) + first_column, far_key,
+                         WARPS == 1 && turns != nullptr ? turns + first_turn : nullptr, value_dim, keys_paged,
+                         values_paged};
     }
 
     METHOD void run()
@@ -115,7 +114,7 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
         ring.begin(reach.any, first, last); // the tiles are on their way while the queries are read
         NO_UNROLL
         for (int side = 0; side < (has_border ? 2 : 1); ++side)
-            load_queries(queries + side * QUERY, side == 0 ? p.queries.turns : p.queries.far_turns);
+            load_queries(queries + side * QUERY, side == 0 ? p.query.pointer : p.queries.far_turned);
         queries += warp_row * Shape::WIDTH;
 
         Output output = {};
@@ -128,13 +127,13 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
                 Scores sides[2]; // near and far
                 NO_UNROLL
                 for (int side = 0; side < (has_border ? 2 : 1); ++side) {
-                    multiply(ring, scores, queries + side * QUERY, met);
+                    multiply(ring, scores, queries + side * QUERY, chunk, met);
                     copy(sides[side], scores);
                 }
                 if (met) score_with_hooks(p, sequence, views, chunk, sides[0], sides[1]);
                 copy(scores, sides[0]);
             } else {
-                multiply(ring, scores, queries, met);
+                multiply(ring, scores, queries, chunk, met);
                 score_plainly(views, scores);
             }
             if (!whole) hide_unseen(views, chunk, scores);
@@ -153,20 +152,30 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Attention {
             UNROLL
             for (int panel = 0; panel < Tiles::VALUE_PANELS; ++panel) {
                 bool wild = false;
-                const char* values = ring.take(clean, wild);
+                const char* values = ring.take_values(clean, wild);
                 if (!met) continue;
                 int first_of_panel = panel * Shape::COLUMNS;
-                Sums rest;
-                if (wild) sum_wild(rest, weights, from, views, chunk, first_of_panel);
+                if (wild || results.partial_states != 0) {
+                    Sums rest;
+                    if (wild) sum_wild(rest, weights, from, views, chunk, first_of_panel);
+                    UNROLL
+                    for (int pair = 0; pair < Shape::COLUMNS / 16; ++pair) {
+                        float sums[2][4] = {};
+                        Operands::template sum_values<Shape::WIDTH>(sums, weights, values, pair);
+                        if (wild) {
+                            UNROLL
+                            for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] += rest[2 * pair + i / 4][i % 4];
+                        }
+                        if (results.partial_states != 0) store_partial(sums, partial, first_of_panel + 16 * pair);
+                        else add_chunk(output, sums, factors, first_of_panel + 16 * pair);
+                    }
+                    continue;
+                }
                 UNROLL
                 for (int pair = 0; pair < Shape::COLUMNS / 16; ++pair) {
                     float sums[2][4] = {};
                     Operands::template sum_values<Shape::WIDTH>(sums, weights, values, pair);
-                    if (wild) {
-                        UNROLL
-                        for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] += rest[2 * pair + i / 4][i % 4];
-                    }
-                    add_chunk(output, sums, factors, partial, first_of_panel + 16 * pair);
+                    add_chunk(output, sums, factors, first_of_panel + 16 * pair);
                 }
             }
         }
@@ -180,14 +189,13 @@ private:
     using Weights = typename Operands::Weights;
 
     // scores = queries keys^T, over the panels of the keys that come next.
-    METHOD void multiply(Tiles& ring, Scores& scores, const char* queries, bool met) const
+    METHOD void multiply(Tiles& ring, Scores& scores, const char* queries, int chunk, bool met) const
     {
         UNROLL
         for (int i = 0; i < 4 * KEY_TILES; ++i) scores[i / 4][i % 4] = 0.0f;
         NO_UNROLL
         for (int panel = 0; panel < Shape::COUNT; ++panel) {
-            bool wild;
-            const char* keys = ring.take(false, wild);
+            const char* keys = ring.take_keys(chunk, panel);
             if (met) Operands::template add_scores<Shape::WIDTH>(scores, queries + panel * PANEL, keys);
         }
     }
@@ -201,8 +209,7 @@ private:
         return reinterpret_cast<float*>(results.partial_values) + place * p.value_dim + first_column;
     }
 
-    METHOD void add_chunk(Output& output, const float (&sums)[2][4], const Factors (&factors)[2],
-                          float* const (&partial)[2], int column) const
+    METHOD void add_chunk(Output& output, const float (&sums)[2][4], const Factors (&factors)[2], int column) const
     {
         UNROLL
         for (int i = 0; i < 8; ++i) {
@@ -210,7 +217,10 @@ private:
             const Factors& factor = factors[i / 2 % 2];
             sum = fma(sum, factor.before, sums[i / 4][i % 4] * factor.chunk);
         }
-        if (results.partial_states == 0) return;
+    }
+
+    METHOD void store_partial(const float (&sums)[2][4], float* const (&partial)[2], int column) const
+    {
         UNROLL
         for (int i = 0; i < 8; ++i) {
             int at = column + i / 4 * 8 + lane() % 4 * 2 + i % 2;
@@ -229,7 +239,7 @@ private:
             NO_UNROLL
             for (int key = chunk * CHUNK; key < chunk * CHUNK + CHUNK && key < sequence.keys; ++key) {
                 float2 weight = Operands::weights_at(weights, key % CHUNK);
-                const T* row = from.value + element_of(p, sequence, spacing_of(p.value), key);
+                const T* row = from.value + element_of(p.pages, p.pages.table != 0, sequence, spacing_of(p.value), key);
                 UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const RowView& view = views[i / 2];

@@ -74,7 +74,47 @@ DEVICE Mass load_mass(const float* place)
                 load_shared(place + 4)};
 }
 
-// The row's softmax sums, in thread 0. Those of its segments go to `masses`, unless that is null.
+// `total` and then the segments of the first `count` lanes, one after the other as farspan_core::merge does it; by a
+// warp, every lane of which gets the result.
+DEVICE Mass merged_in_turn(const Mass& total, const Mass& segment, int count, float inverse)
+{
+    bool mine = lane() < count;
+    if (is_nan(total.max) || ballot(mine && is_nan(segment.max)) != 0) return {NOT_A_NUMBER, 0.0f, 0.0f, 0.0f, 0.0f};
+    float max = mine ? segment.max : NOTHING; // from the first one on
+    UNROLL
+    for (int step = 1; step < 32; step *= 2) {
+        float earlier = shuffle(max, lane() < step ? lane() : lane() - step);
+        max = max > earlier ? max : earlier;
+    }
+    float before = shuffle(max, lane() == 0 ? 0 : lane() - 1);
+    before = lane() > 0 && before > total.max ? before : total.max;
+    max = max > total.max ? max : total.max;
+
+    float size = before - max, tempered_size = size == NOTHING ? NOTHING : size * inverse;
+    Mass next = relative_to(segment, max, inverse);
+    bool moves = before != max && before != NOTHING;
+    float factor = exponential(size), tempered_factor = exponential(tempered_size);
+    Mass sums = total;
+    NO_UNROLL
+    for (int i = 0; i < count; ++i) {
+        float by = shuffle(factor, i), tempered_by = shuffle(tempered_factor, i);
+        if (shuffle(int(moves), i) != 0) {
+            sums.moment = moved_moment(sums.sum, sums.moment, shuffle(size, i), by);
+            sums.tempered_moment =
+                moved_moment(sums.tempered, sums.tempered_moment, shuffle(tempered_size, i), tempered_by);
+            sums.sum = sums.sum * by;
+            sums.tempered = sums.tempered * tempered_by;
+        }
+        sums.sum += shuffle(next.sum, i);
+        sums.tempered += shuffle(next.tempered, i);
+        sums.moment += shuffle(next.moment, i);
+        sums.tempered_moment += shuffle(next.tempered_moment, i);
+    }
+    sums.max = shuffle(max, count - 1);
+    return sums;
+}
+
+// The row's softmax sums, in the first warp. Those of its segments go to `masses`, unless that is null.
 DEVICE Mass merged_mass(const Part* parts, int tiles, float inverse, Mass* masses)
 {
     Mass total = no_mass();
@@ -88,9 +128,10 @@ DEVICE Mass merged_mass(const Part* parts, int tiles, float inverse, Mass* masse
             if (masses && tile < tiles) masses[tile / SEGMENT] = mass;
         }
         barrier();
-        NO_UNROLL
-        for (int i = 0; thread_index() == 0 && i < SEGMENTS && first + i * SEGMENT < tiles; ++i) {
-            total = merged(total, load_mass(shared->masses[i]), inverse);
+        if (warp() == 0) {
+            int count = (tiles - first + SEGMENT - 1) / SEGMENT;
+            Mass segment = lane() < SEGMENTS ? load_mass(shared->masses[lane()]) : no_mass();
+            total = merged_in_turn(total, segment, count < SEGMENTS ? count : SEGMENTS, inverse);
         }
         barrier();
     }

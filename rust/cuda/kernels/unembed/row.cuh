@@ -189,32 +189,55 @@ DEVICE void compete(Best& best, const Best& candidate)
     if (candidate.logit > NOTHING && beats(candidate, best)) best = candidate;
 }
 
+// One of four numbers, without an address that would put them into memory.
+template <typename V> DEVICE V pick(const V (&from)[4], int i)
+{
+    return i == 0 ? from[0] : i == 1 ? from[1] : i == 2 ? from[2] : from[3];
+}
+
 // The largest logit.
 DEVICE Best coldest(const Quad& logits, uint32_t token)
 {
     Best best = no_best();
     UNROLL
     for (int i = 0; i < 4; ++i) compete(best, {logits.at[i], 0.0f, logits.at[i], int32_t(token + i)});
-    return warp_best(best);
+    return warp_best(best, warp_max(best.score));
 }
 
-// The largest logit over the temperature plus noise, of the logits in shared memory; `token` is the lane's first. Two
-// tokens share one Philox call, and one copy of its text serves both pairs.
-DEVICE Best perturbed(const float* shared, uint32_t token, const NoiseKey& key, float inverse)
+// The largest logit over the temperature plus noise; `token` is the lane's first.
+//
+// The exact noise is evaluated only where a bound on it leaves a token the chance to win: of each lane's tokens for the
+// one that may reach the highest, then for those that may reach the best of these. A token that may not is below the
+// best score, so the result is that of evaluating the noise of all.
+DEVICE Best perturbed(const Quad& logits, uint32_t token, const NoiseKey& key, float inverse)
 {
-    Best best = no_best();
-    NO_UNROLL
-    for (int pair = 0; pair < 4; pair += 2) {
-        Words x = noise_words(key, (token + pair) >> 1);
-        NO_UNROLL
-        for (int odd = 0; odd < 2; ++odd) {
-            float logit = load_shared(shared + 4 * lane() + pair + odd);
-            float noise = odd == 0 ? gumbel(x.x1, x.x0) : gumbel(x.x3, x.x2);
-            float score = fma(logit, inverse, noise);
-            compete(best, {score, rest_of(score, logit, inverse, noise), logit, int32_t(token + pair + odd)});
-        }
+    Words first = noise_words(key, token >> 1), second = noise_words(key, (token >> 1) + 1);
+    uint32_t high[4] = {first.x1, first.x3, second.x1, second.x3}, low[4] = {first.x0, first.x2, second.x0, second.x2};
+    float reach[4];
+    int next = 0;
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        reach[i] = fma(logits.at[i], inverse, noise_bound(high[i]));
+        if (reach[i] > pick(reach, next)) next = i;
     }
-    return warp_best(best);
+    Best best = no_best();
+    uint32_t done = 0;
+    float bar;
+    NO_UNROLL
+    do {
+        if (next >= 0) {
+            float logit = pick(logits.at, next), noise = gumbel(pick(high, next), pick(low, next));
+            float score = fma(logit, inverse, noise);
+            compete(best, {score, rest_of(score, logit, inverse, noise), logit, int32_t(token + next)});
+            done |= 1u << next;
+        }
+        bar = warp_max(best.score);
+        next = -1;
+        UNROLL
+        for (int i = 0; i < 4; ++i)
+            if ((done >> i & 1) == 0 && reach[i] >= bar) next = i;
+    } while (ballot(next >= 0) != 0);
+    return warp_best(best, bar);
 }
 
 // Four entries of 128 in order, of which lane i holds those from 4 i on.

@@ -145,6 +145,15 @@ DEVICE Best warp_best(Best best)
     return best;
 }
 
+// The same where the largest score is known: mostly one lane alone has it.
+DEVICE Best warp_best(const Best& best, float score)
+{
+    uint32_t at = ballot(best.token >= 0 && best.score == score);
+    if (count_bits(at) != 1) return warp_best(best);
+    int from = count_bits(at - 1);
+    return {score, shuffle(best.rest, from), shuffle(best.logit, from), shuffle(best.token, from)};
+}
+
 DEVICE uint64_t shuffle_xor_ranked(uint64_t x, int mask)
 {
     uint32_t low = shuffle_xor(uint32_t(x), mask);

@@ -14,8 +14,8 @@ DEVICE uint32_t count_before(const UnembedParams& p, const Quad& logits, uint32_
     return warp_sum(count);
 }
 
-DEVICE void read_draws(const UnembedParams& p, const float* shared, const Quad& logits, uint32_t token, int row,
-                       int tile, float temperature)
+DEVICE void read_draws(const UnembedParams& p, const Quad& logits, uint32_t token, int row, int tile,
+                       float temperature)
 {
     int64_t source = source_row(p, row);
     Best* bests = p.bests + (int64_t(row) * p.samples * p.tiles + tile);
@@ -25,7 +25,7 @@ DEVICE void read_draws(const UnembedParams& p, const float* shared, const Quad& 
         if (temperature > 0.0f) {
             NoiseKey key = {uint64_t(value(p.draws.seed, source)), uint32_t(value(p.draws.stream, source)) + sample,
                             uint32_t(value(p.draws.position, source))};
-            best = perturbed(shared, token, key, inverse_temperature(temperature));
+            best = perturbed(logits, token, key, inverse_temperature(temperature));
         } else {
             best = coldest(logits, token);
         }
@@ -71,10 +71,7 @@ DEVICE void read_row(const UnembedParams& p, float* shared, int row, int tile, u
         uint32_t before = count_before(p, logits, token, row);
         if (lane() == 0) p.before[part] = before;
     }
-    if (p.samples > 0) {
-        store_quad(shared, logits);
-        read_draws(p, shared, logits, token, row, tile, temperature);
-    }
+    if (p.samples > 0) read_draws(p, logits, token, row, tile, temperature);
 }
 
 // Whether any of the rows wants the tile's whole list. All warps find the same.

@@ -11,7 +11,7 @@ mod variants;
 
 pub use variants::{Of, variants};
 
-use super::params::{ArrayAt, PreparedAt};
+use super::params::ArrayAt;
 use super::{ALIGNMENT, Call, Large, Tensors, WARP_ROWS};
 use super::{border, in_a_row, is_in_pieces, matrix_at, problem as checks, table_at};
 use crate::device::{Device, Limits, Params};
@@ -22,7 +22,7 @@ use farspan_core::attention::problem::{self, SmallShapes};
 use farspan_core::{Error, Result};
 use params::{ClearParams, GradientParams, KnownParams, SumParams, TurnParams};
 use variants::{ROWS_OF_WARPS, SUM_ALONE, SUM_THREADS};
-use variants::{clear, known, most_sums, shared_bytes, sum, turn, turn_back, walk, warps};
+use variants::{clear, known, most_sums, shared_bytes, sum, turn_back, walk, warps};
 
 /// A call whose gradients are asked for.
 pub type Backward = problem::Backward<Tensors>;
@@ -79,8 +79,7 @@ pub unsafe fn attention_backward(
     }
     // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
     unsafe {
-        pass.forward.prepare(device, layout.prepared)?;
-        pass.turn(device, &layout)?;
+        pass.forward.prepare(device, &layout.forward)?;
         pass.know(device, &layout)?;
         pass.clear(device, &layout)?;
         for job in pass.walks(&layout) {
@@ -105,11 +104,10 @@ struct Pass<'a> {
 
 /// Where things lie in the workspace; 0: nowhere.
 struct Layout {
-    prepared: [PreparedAt; 2],
+    /// As the forward pass has it.
+    forward: super::Layout,
     known: u64,
-    /// Turned, near and far: queries, then keys.
-    turned: [[ArrayAt; 2]; 2],
-    /// Sums of turned rows, the same.
+    /// Sums of turned rows, near and far: of queries, then of keys.
     sums: [[ArrayAt; 2]; 2],
     query_scale: u64,
     key_bias: u64,
@@ -180,28 +178,24 @@ impl<'a> Pass<'a> {
         let Shape { batch, query_heads, query_time, head_dim, .. } = *self.shape();
         let Gradients { query, key, query_scale, key_bias, distance_bias, sink, .. } = self.gradients;
         let rows = batch * query_heads * query_time;
-        let prepared = self.forward.prepared(&mut place);
+        let [queries, keys] = self.forward.prepared(&mut place, true);
+        let forward = super::Layout { queries, keys, partial_values: 0, partial_states: 0, bytes: 0 };
         let known = place(true, rows * size_of::<[f32; 2]>());
         let turns = self.half() > 0;
-        // Rows of whole pieces of sixteen bytes, whatever the dimension.
-        let size = self.call.problem.query.dtype.size();
-        let width = (head_dim * size).next_multiple_of(ALIGNMENT) / size;
-        let mut rows_of = |needed: bool, [batch, heads, time]: [usize; 3], width: usize, size: usize| {
+        let mut sums_of = |needed: bool, [batch, heads, time]: [usize; 3]| {
             [0, 1].map(|side| {
                 let needed = needed && turns && side < self.sides;
-                let pointer = place(needed, batch * heads * time * width * size);
-                let strides = if pointer == 0 { [0; 3] } else { [heads * time * width, time * width, width] };
-                ArrayAt { pointer, strides: strides.map(|stride| stride as i64) }
+                let pointer = place(needed, batch * heads * time * head_dim * size_of::<f32>());
+                in_rows(pointer, [heads, time, head_dim])
             })
         };
-        let turned = self.sizes().map(|sizes| rows_of(true, sizes, width, size));
         let [of_queries, of_keys] = self.sizes();
-        let sums = [rows_of(query.is_some(), of_queries, head_dim, 4), rows_of(key.is_some(), of_keys, head_dim, 4)];
+        let sums = [sums_of(query.is_some(), of_queries), sums_of(key.is_some(), of_keys)];
         let [of_scale, of_bias] = self.numbers().map(|numbers| self.sides * numbers * size_of::<f32>());
         let (query_scale, key_bias) = (place(query_scale.is_some(), of_scale), place(key_bias.is_some(), of_bias));
         let tables = place(distance_bias.is_some(), query_heads * self.tables_of_head() * self.columns() * 4);
         let sinks = place(sink.is_some(), rows * 4);
-        Layout { prepared, known, turned, sums, query_scale, key_bias, tables, sinks, bytes }
+        Layout { forward, known, sums, query_scale, key_bias, tables, sinks, bytes }
     }
 
     fn columns(&self) -> usize {
@@ -238,10 +232,14 @@ impl<'a> Pass<'a> {
     /// Queries and keys as the walks read them, and whether in pieces.
     fn turned(&self, layout: &Layout) -> [([ArrayAt; 2], bool); 2] {
         let problem = &self.call.problem;
-        [(&problem.query, layout.turned[0]), (&problem.key, layout.turned[1])].map(|(plain, turned)| {
-            match turned[0].pointer {
+        let prepared = [layout.forward.queries, layout.forward.keys];
+        let mut sides = [&problem.query, &problem.key].into_iter().zip(prepared).zip(self.sizes());
+        [(); 2].map(|()| {
+            let Some(((plain, prepared), [_, heads, time])) = sides.next() else { unreachable!("two sides") };
+            let of = |pointer| in_rows(pointer, [heads, time, self.forward.turned_dim()]);
+            match prepared.turned {
                 0 => ([matrix_at(plain); 2], is_in_pieces(plain)),
-                _ => (turned, true),
+                _ => ([of(prepared.turned), of(prepared.far_turned)], true),
             }
         })
     }
@@ -250,7 +248,7 @@ impl<'a> Pass<'a> {
         let [batch, heads, _] = self.sizes()[of_keys];
         TurnParams {
             sequences: self.forward.sequences(),
-            prepared: layout.prepared[of_keys],
+            prepared: if of_keys == 0 { layout.forward.queries } else { layout.forward.keys },
             plain: matrix_at(plain),
             turned,
             of_queries: i32::from(of_keys == 0),
@@ -259,26 +257,11 @@ impl<'a> Pass<'a> {
             dim: self.shape().head_dim as i32,
             half: self.half() as i32,
             interleaved: i32::from(self.call.problem.rotary.is_some_and(|rotary| rotary.interleaved)),
-            in_pieces: i32::from(is_in_pieces(plain)),
-            padding: 0,
         }
     }
 
     /// # Safety
     /// As [`attention_backward`], with the layout of its workspace; so are those below.
-    unsafe fn turn(&self, device: &dyn Device, layout: &Layout) -> Result<()> {
-        let problem = &self.call.problem;
-        for (of_keys, plain) in [&problem.query, &problem.key].into_iter().enumerate() {
-            let params = self.turn_params(layout, of_keys, plain, layout.turned[of_keys]);
-            let blocks = by_rows(self.sizes()[of_keys])?;
-            if params.turned[0].pointer != 0 {
-                // SAFETY: the caller's.
-                unsafe { device.launch(&turn(plain.dtype), [blocks, 1, 1], 0, params.bytes())? };
-            }
-        }
-        Ok(())
-    }
-
     unsafe fn turn_back(&self, device: &dyn Device, layout: &Layout) -> Result<()> {
         for (of_keys, gradient) in [self.gradients.query, self.gradients.key].into_iter().enumerate() {
             let (Some(gradient), sums) = (gradient, layout.sums[of_keys]) else { continue };
@@ -294,7 +277,7 @@ impl<'a> Pass<'a> {
 
     unsafe fn know(&self, device: &dyn Device, layout: &Layout) -> Result<()> {
         let params = KnownParams {
-            problem: self.forward.problem_params(layout.prepared),
+            problem: self.forward.problem_params(&layout.forward),
             output: matrix_at(&self.call.output),
             output_gradient: matrix_at(&self.call.output_gradient),
             lse: table_at(Some(&self.call.lse)),
@@ -376,7 +359,7 @@ impl<'a> Pass<'a> {
         let is_turned = job.sums[0].pointer != 0;
         let [of_scale, of_bias] = self.numbers();
         let params = GradientParams {
-            problem: self.forward.problem_params(layout.prepared),
+            problem: self.forward.problem_params(&layout.forward),
             query,
             key,
             output_gradient: matrix_at(above),
@@ -453,6 +436,12 @@ fn repeated(from: u64, sizes: [usize; 4], to: Tensor<3>) -> SumParams {
         gone: [sizes[0], gone[0], gone[1], gone[2]],
         gone_from: strides,
     }
+}
+
+/// Contiguous rows of `[batch, heads, time, width]`.
+fn in_rows(pointer: u64, [heads, time, width]: [usize; 3]) -> ArrayAt {
+    let strides = [heads * time * width, time * width, width].map(|stride| stride as i64);
+    if pointer == 0 { ArrayAt::default() } else { ArrayAt { pointer, strides } }
 }
 
 /// # Safety

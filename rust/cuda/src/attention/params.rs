@@ -48,13 +48,15 @@ pub(super) struct PagesAt {
     pub shift: i32,
 }
 
-/// What `attention_prepare` writes; pointer 0: nothing.
+/// What stands in the workspace before the walk begins; pointer 0: nothing.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct PreparedAt {
     pub positions: u64,
     pub turns: u64,
     pub far_turns: u64,
+    pub turned: u64,
+    pub far_turned: u64,
 }
 
 /// What is asked.
@@ -80,6 +82,8 @@ pub(super) struct ProblemParams {
     pub group: i32,
     pub head_dim: i32,
     pub value_dim: i32,
+    pub turned_dim: i32,
+    pub keys_turned: i32,
     pub causal: i32,
     pub window: [i32; 2],
     pub keep_first: i32,
@@ -122,17 +126,25 @@ pub(super) struct AttentionParams {
 // SAFETY: plain numbers, each aligned to its size without gaps; the kernels' struct is the same.
 unsafe impl Params for AttentionParams {}
 
+/// What `attention_prepare` reads and writes of the queries or the keys.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct PrepareSideParams {
+    pub positions: PositionsAt,
+    pub far_positions: PositionsAt,
+    pub prepared: PreparedAt,
+}
+
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct PrepareParams {
     pub sequences: SequencesAt,
-    pub positions: PositionsAt,
-    pub far_positions: PositionsAt,
-    pub prepared: PreparedAt,
+    pub queries: PrepareSideParams,
+    pub keys: PrepareSideParams,
     pub inv_freq: u64,
     pub inv_freq_stride: i64,
-    pub of_queries: i32,
     pub half: i32,
+    pub query_blocks: i32,
     pub magnitude: f32,
     pub padding: i32,
 }
@@ -140,9 +152,22 @@ pub(super) struct PrepareParams {
 // SAFETY: plain numbers, each aligned to its size without gaps; the kernel's struct is the same.
 unsafe impl Params for PrepareParams {}
 
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct RotateParams {
+    pub problem: ProblemParams,
+    pub query_blocks: i32,
+    pub in_pieces: [i32; 2],
+    pub padding: i32,
+}
+
+// SAFETY: plain numbers, each aligned to its size without gaps; the kernel's struct is the same.
+unsafe impl Params for RotateParams {}
+
 // A gap would be uninitialised bytes; sizes are the sums of the fields'.
-const _: () = assert!(size_of::<ProblemParams>() == 5 * 32 + 48 + 32 + 2 * 24 + 6 * 8 + 14 * 4);
+const _: () = assert!(size_of::<ProblemParams>() == 5 * 32 + 48 + 32 + 2 * 40 + 6 * 8 + 16 * 4);
 const _: () = assert!(size_of::<PlanParams>() == 6 * 4);
 const _: () = assert!(size_of::<ResultParams>() == 2 * 32 + 2 * 8);
-const _: () = assert!(size_of::<AttentionParams>() == 336 + 56 + 24 + 80);
-const _: () = assert!(size_of::<PrepareParams>() == 48 + 2 * 32 + 24 + 2 * 8 + 4 * 4);
+const _: () = assert!(size_of::<AttentionParams>() == 432 + 24 + 80);
+const _: () = assert!(size_of::<PrepareParams>() == 48 + 2 * (2 * 32 + 40) + 2 * 8 + 4 * 4);
+const _: () = assert!(size_of::<RotateParams>() == 432 + 4 * 4);

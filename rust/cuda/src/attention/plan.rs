@@ -8,14 +8,22 @@ use farspan_core::Dtype;
 /// Most columns of the values that a thread's registers have room for the sums of: `COLUMNS` of the kernels.
 pub const MOST_COLUMNS: usize = 128;
 /// Most memory for partial results: beyond, blocks walk all their keys.
-pub const MOST_PARTIAL_BYTES: usize = 256 << 20;
+pub const MOST_PARTIAL_BYTES: usize = 1 << 30;
 /// Most blocks that share the chunks of a row: they are an axis of the grid.
 const MOST_SPLITS: usize = MOST_BLOCKS[1] as usize;
 /// Chunks of a block that are worth its start.
 const FEWEST_CHUNKS: usize = 2;
-/// Blocks that keep a multiprocessor busy, of one warp and of several.
-const BLOCKS_OF_A_WARP: usize = 8;
-const BLOCKS_OF_WARPS: usize = 2;
+/// What a block's start and end take, in thousandths of a chunk.
+const START: usize = 1000;
+/// Waves that blocks of one warp may fill, and cuts that are tried where they are many already. Several warps compute
+/// long enough for one wave.
+const MOST_WAVES: usize = 4;
+const FEW_SPLITS: usize = 8;
+/// Of a multiprocessor, and of a thread that walks.
+const REGISTERS: usize = 1 << 16;
+const THREAD_REGISTERS: usize = 256;
+/// Of each block's shared memory, that the system takes.
+const RESERVED_SHARED_BYTES: usize = 1 << 10;
 
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +85,13 @@ impl Workload {
         self.chunks().saturating_mul(self.rows()).saturating_mul(4 * (self.value_dim + 2))
     }
 
+    /// What partial results of a chunk's rows, written and read, are of its keys and values, in thousandths.
+    fn extra_of_parts(&self) -> usize {
+        let rows = (self.query_time * self.group).clamp(1, WARP_ROWS);
+        let partial = 2 * rows * 4 * (self.value_dim + 2);
+        1000 * partial / (CHUNK * (self.head_dim + self.value_dim) * self.dtype.size())
+    }
+
     /// The cut on a device.
     pub fn plan(&self, limits: &Limits) -> Plan {
         let widest = self.head_dim.max(self.value_dim);
@@ -91,16 +106,56 @@ impl Workload {
             // Each sequence may begin a tile of its own.
             Some(sequences) => (self.query_time * self.group).div_ceil(rows) + sequences,
         };
-        let wanted = limits.multiprocessors as usize * if warps == 1 { BLOCKS_OF_A_WARP } else { BLOCKS_OF_WARPS };
+        let shared_bytes = shared_bytes(warps);
         let parts = self.value_dim.div_ceil(MOST_COLUMNS);
         let blocks = (tiles * parts * self.query_heads / self.group).max(1);
-        let chunks = self.chunks();
+        let wave = limits.multiprocessors as usize * resident_blocks(limits, warps as usize, shared_bytes);
         let may_split = self.partial_bytes() <= MOST_PARTIAL_BYTES;
-        let splits = if may_split { (wanted / blocks).clamp(1, chunks.clamp(1, MOST_SPLITS)) } else { 1 };
-        let chunks_per_block = chunks.div_ceil(splits).max(FEWEST_CHUNKS);
-        let splits = chunks.div_ceil(chunks_per_block).max(1);
-        let shared_bytes = shared_bytes(warps);
+        let cut = Cut { blocks, chunks: self.chunks(), wave, extra: self.extra_of_parts() };
+        let (splits, chunks_per_block) = match may_split {
+            true if warps == 1 => cut.shortest(MOST_WAVES, FEW_SPLITS),
+            true => cut.shortest(1, 1),
+            false => cut.of_splits(1),
+        };
         Plan { width, warps, tiles, parts, splits, chunks_per_block, shared_bytes }
+    }
+}
+
+/// Blocks that a multiprocessor runs at a time. What a block may have of its shared memory is all of it but what the
+/// system takes.
+fn resident_blocks(limits: &Limits, warps: usize, shared_bytes: usize) -> usize {
+    let shared = limits.shared_bytes_per_block as usize + RESERVED_SHARED_BYTES;
+    let by_shared = shared / (shared_bytes + RESERVED_SHARED_BYTES);
+    by_shared.min(REGISTERS / (THREAD_REGISTERS * 32 * warps)).max(1)
+}
+
+/// Rows of blocks whose chunks may be shared out. Blocks run in waves, each as long as one block.
+struct Cut {
+    blocks: usize,
+    chunks: usize,
+    wave: usize,
+    extra: usize,
+}
+
+impl Cut {
+    /// How many blocks share the chunks of a row, and how many chunks each takes, for about so many.
+    fn of_splits(&self, splits: usize) -> (usize, usize) {
+        let splits = splits.clamp(1, self.chunks.clamp(1, MOST_SPLITS));
+        let chunks_per_block = self.chunks.div_ceil(splits).max(FEWEST_CHUNKS);
+        (self.chunks.div_ceil(chunks_per_block).max(1), chunks_per_block)
+    }
+
+    /// Of the cuts that fill up to `most_waves` waves, and of those into few parts, the one that is over first.
+    fn shortest(&self, most_waves: usize, few: usize) -> (usize, usize) {
+        let filling = (1..=most_waves).map(|waves| waves * self.wave / self.blocks);
+        let cuts = (1..=few).chain(filling).map(|splits| self.of_splits(splits));
+        cuts.min_by_key(|cut| (self.duration(*cut), cut.0)).unwrap_or_else(|| self.of_splits(1))
+    }
+
+    /// In thousandths of a chunk, one after the other.
+    fn duration(&self, (splits, chunks_per_block): (usize, usize)) -> usize {
+        let chunk = if splits > 1 { 1000 + self.extra } else { 1000 };
+        self.blocks.saturating_mul(splits).div_ceil(self.wave) * (chunks_per_block * chunk + START)
     }
 }
 
@@ -155,9 +210,46 @@ mod tests {
     #[test]
     fn decoding_shares_out_chunks_and_prefill_does_not() {
         let step = dense(1, 1, 8192).plan(&H200);
-        assert_eq!((step.warps, step.tiles, step.splits, step.chunks_per_block), (1, 1, 64, 2));
+        assert_eq!((step.warps, step.tiles, step.splits, step.chunks_per_block), (1, 1, 43, 3), "one wave of 3 x 132");
         assert_eq!(dense(256, 1, 8192).plan(&H200).splits, 1);
         let prefill = dense(1, 8192, 8192).plan(&H200);
         assert_eq!((prefill.warps, prefill.tiles, prefill.splits), (4, 512, 1));
+    }
+
+    /// The multiprocessors of an RTX 4060 Laptop's kin, an RTX 3070, an A100, an H200 and an RTX 5090.
+    #[test]
+    fn decoding_fills_whole_waves_of_any_device() {
+        let devices = [(16, 99, 86), (46, 99, 86), (108, 163, 80), (132, 227, 90), (170, 99, 120)];
+        for (multiprocessors, kilobytes, architecture) in devices {
+            let limits = Limits { multiprocessors, shared_bytes_per_block: kilobytes << 10, architecture };
+            for batch in [1, 2, 3, 5, 8, 13, 21, 34, 64] {
+                for key_time in [64, 500, 2048, 8192, 32768, 131_072] {
+                    let work = dense(batch, 1, key_time);
+                    if work.partial_bytes() > MOST_PARTIAL_BYTES {
+                        continue;
+                    }
+                    let plan = work.plan(&limits);
+                    let blocks = plan.tiles * work.query_heads / work.group;
+                    let wave = multiprocessors as usize * resident_blocks(&limits, 1, plan.shared_bytes);
+                    let cut = Cut { blocks, chunks: work.chunks(), wave, extra: work.extra_of_parts() };
+                    let found = cut.duration((plan.splits, plan.chunks_per_block));
+                    let best = (1..=work.chunks()).map(|splits| cut.duration(cut.of_splits(splits))).min();
+                    let most = best.unwrap() as f64 * 1.1;
+                    assert!(
+                        found as f64 <= most,
+                        "{multiprocessors} {batch} {key_time}: {plan:?}, {found} of {best:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_blocks_run_as_have_room() {
+        let small = Limits { multiprocessors: 46, shared_bytes_per_block: 99 << 10, architecture: 86 };
+        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 128, 1, false)), 3, "by shared memory");
+        assert_eq!(resident_blocks(&small, 1, shared_bytes(Dtype::Bf16, 128, 1, false)), 1);
+        assert_eq!(resident_blocks(&H200, 4, shared_bytes(Dtype::Bf16, 128, 4, false)), 2, "by registers");
+        assert_eq!(resident_blocks(&small, 4, 99 << 10), 1, "one always");
     }
 }

@@ -13,6 +13,8 @@ pub const CHUNK: usize = 64;
 pub const WARP_ROWS: usize = 16;
 /// Threads of a block of `attention_prepare`.
 pub const PREPARE_THREADS: u32 = 128;
+/// Threads of a block of `attention_rotate`.
+pub const ROTATE_THREADS: u32 = 128;
 /// Rows that a block of `attention_combine` merges, a warp for each.
 pub const COMBINE_ROWS: u32 = 4;
 
@@ -39,11 +41,15 @@ pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
     Variant { name, header: "attention/walk.cuh", line, threads, stack_bytes, shared_bytes }
 }
 
+/// Bytes of a row of a tile: `Panels` of the kernels.
+pub fn panel_bytes(dtype: Dtype, width: usize) -> usize {
+    (width * dtype.size()).min(256)
+}
+
 /// Shared memory of a block that walks: the ring of tiles, the queries, at their far positions too where a border asks
 /// for it, and the scratch of each warp. `Ring` and `Attention` of the kernels.
 pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool) -> usize {
-    let row = width * dtype.size();
-    let panel = row.min(256);
+    let (row, panel) = (width * dtype.size(), panel_bytes(dtype, width));
     let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
     let queries = row * (1 + usize::from(far));
     let scratch = if dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
@@ -75,10 +81,20 @@ pub fn prepare() -> Variant {
     Variant { name, header, line, threads: PREPARE_THREADS, stack_bytes: 0, shared_bytes: 0 }
 }
 
+/// Turns queries and keys.
+pub fn rotate(dtype: Dtype) -> Variant {
+    let (name, cpp) = type_names(dtype);
+    let name = format!("attention_rotate_{name}");
+    let line = format!("FARSPAN_KERNEL_OF({name}, RotateParams, {ROTATE_THREADS}, rotate_rows<{cpp}>)");
+    let header = "attention/rotate.cuh";
+    Variant { name, header, line, threads: ROTATE_THREADS, stack_bytes: 0, shared_bytes: 0 }
+}
+
 /// Every kernel of attention.
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![prepare()];
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        variants.push(rotate(dtype));
         variants.extend(WIDTHS.map(|width| combine(dtype, width)));
         for width in WIDTHS {
             for warps in WARPS {

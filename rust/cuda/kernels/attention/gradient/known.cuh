@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/gradient/params.cuh"
+#include "attention/members.cuh"
 #include "attention/merge.cuh"
 
 CONSTANT int KNOWN_ROWS = 4; // a warp for each
@@ -14,13 +15,8 @@ template <typename T> DEVICE void attention_known(const KnownParams& params)
     if (index >= row_count(p)) return;
     int time = int(index % all.query_time), head = int(index / all.query_time % p.query_heads);
     int batch = int(index / all.query_time / p.query_heads);
-    int of = all.query_offsets == 0
-                 ? batch
-                 : sequence_at(all.query_offsets, all.query_offsets_kind, all.count, all.query_time, time);
-    Sequence sequence = sequence_of(all, of);
-    int query = time - sequence.query_start;
     auto* sinks = reinterpret_cast<float*>(params.sinks);
-    if (query < 0 || query >= sequence.queries) {
+    if (!member_at(all, true, batch, time).exists) {
         if (sinks != nullptr && lane() == 0) sinks[index] = 0.0f;
         return;
     }

@@ -21,15 +21,13 @@ struct KnownParams {
     uint64_t sinks; // float32 [batch][head][time]: what each row adds to the gradient of its sink; 0: not asked
 };
 
-// Rows that turn, forward or back.
+// Sums of turned rows that turn back.
 struct TurnParams {
     Sequences sequences;
     Prepared prepared;
-    Array plain;     // as the caller has them, or wants their gradient
-    Array turned[2]; // near and far; pointer 0: no border
+    Array plain;     // the gradient
+    Array turned[2]; // float32, near and far; pointer 0: no border
     int32_t of_queries, batch, heads, dim, half, interleaved;
-    int32_t in_pieces; // `plain` is aligned to 16 bytes, in whole pieces of 16 bytes
-    int32_t padding;
 };
 
 // A walk: sums of one gradient over all that its lines meet.

@@ -31,8 +31,6 @@ pub(super) struct TurnParams {
     pub dim: i32,
     pub half: i32,
     pub interleaved: i32,
-    pub in_pieces: i32,
-    pub padding: i32,
 }
 
 // SAFETY: plain numbers, each aligned to its size without gaps; the kernels' struct is the same.
@@ -91,6 +89,6 @@ unsafe impl Params for SumParams {}
 
 // A gap would be uninitialised bytes; sizes are the sums of the fields'.
 const _: () = assert!(size_of::<KnownParams>() == size_of::<ProblemParams>() + 4 * 32 + 2 * 8);
-const _: () = assert!(size_of::<TurnParams>() == 48 + 24 + 3 * 32 + 8 * 4);
+const _: () = assert!(size_of::<TurnParams>() == 48 + 40 + 3 * 32 + 6 * 4);
 const _: () = assert!(size_of::<GradientParams>() == size_of::<ProblemParams>() + 8 * 32 + 4 * 8 + 10 * 4);
 const _: () = assert!(size_of::<SumParams>() == 19 * 8);

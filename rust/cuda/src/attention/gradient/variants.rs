@@ -15,7 +15,7 @@ pub enum Of {
     Value,
 }
 
-/// Rows that a block of `attention_known_...` and `attention_turn_...` takes, a warp for each.
+/// Rows that a block of `attention_known_...` and `attention_turn_back_...` takes, a warp for each.
 pub const ROWS_OF_WARPS: u32 = 4;
 /// Threads of a block of `attention_sum`.
 pub const SUM_THREADS: u32 = 256;
@@ -81,11 +81,6 @@ pub fn known(dtype: Dtype) -> Variant {
     by_rows(dtype, "attention_known", "attention/gradient/known.cuh", "KnownParams")
 }
 
-/// Turns queries or keys.
-pub fn turn(dtype: Dtype) -> Variant {
-    by_rows(dtype, "attention_turn", "attention/gradient/turn.cuh", "TurnParams")
-}
-
 /// Turns sums of turned queries or keys back.
 pub fn turn_back(dtype: Dtype) -> Variant {
     by_rows(dtype, "attention_turn_back", "attention/gradient/turn.cuh", "TurnParams")
@@ -111,7 +106,7 @@ pub fn clear() -> Variant {
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![sum(), clear()];
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        variants.extend([known(dtype), turn(dtype), turn_back(dtype)]);
+        variants.extend([known(dtype), turn_back(dtype)]);
         for width in WIDTHS {
             for of in [Of::Query, Of::Key, Of::Value] {
                 variants.extend([false, true].map(|hooks| walk(dtype, width, of, hooks)));

@@ -1,0 +1,117 @@
+"""`farspan extend`: how to take a model to longer texts, measured on a text of yours, and the checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from farspan._errors import ArgumentError
+from farspan.commands.options import add_json, add_model
+from farspan.commands.output import print_json
+from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import look_here
+from farspan.commands.values import entries, real, whole
+from farspan.lab import schemes, strict_json
+from farspan.tokenizer import ByteTokenizer
+
+if TYPE_CHECKING:
+    from farspan.lab.extension import Extension
+
+SUMMARY = "Take a model to longer texts: measure methods, train some, recommend one, and write its checkpoint."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "methods:\n  pose          YaRN, trained on short texts with a gap in their positions (with --steps)\n"
+        "  drope         no positions any more, queries scaled by log n (with --steps)\n"
+        f"{schemes.command_line_help()}\n\n"
+        "linear, yarn, pose and drope train where --steps is given. The text is split then: its last quarter is\n"
+        "measured, unless --train-data has other texts to learn from."
+    )
+    add_model(parser)
+    add = parser.add_argument
+    add("--to", type=whole(2), required=True, metavar="LENGTH", help="tokens that the model is to read at once")
+    add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help="text to measure on")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder for the checkpoint and what was found")
+    add("--methods", type=entries, metavar="NAME,...", help="see below (default: what suits a model with RoPE)")
+    add("--steps", type=whole(1), metavar="N", help="train with methods that can (default: none is trained)")
+    what = "text to learn from (default: a part of --data that is not measured)"
+    add("--train-data", type=Path, nargs="+", action="extend", metavar="FILE", help=what)
+    add("--learning-rate", type=real(above=0), default=2e-5, metavar="X", help="(default: %(default)g)")
+    what = "tokens that a training step reads at most (default: %(default)s)"
+    add("--batch-tokens", type=whole(1), default=4096, metavar="N", help=what)
+    add("--seed", type=whole(0, 2**63), default=0, metavar="S", help="of the trainings (default: %(default)s)")
+    add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    _check(options)
+    from farspan.embedded import FOLDER
+    from farspan.lab import report
+    from farspan.lab.extension import Tuning, checkpoint, extend
+    from farspan.lab.measure import window_ends
+    from farspan.lab.subject import copy_tokenizer, load_model, load_text, open_model
+
+    # What is missing or does not fit is told now, not after minutes.
+    report.require_matplotlib()
+    opened = None if options.model is None else open_model(options.model)
+    tokenizer = ByteTokenizer() if opened is None else opened[1]
+    text = load_text(options.data, tokenizer)
+    window_ends(len(text.tokens), options.to, windows=1, targets=1)
+    learnt = load_text(options.train_data, tokenizer).tokens if options.train_data else None
+    loaded = load_model(options.model, options.device, opened)
+    tuning = None
+    if options.steps:
+        tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
+    with progress_on_stderr("extending") as progress:
+        found = extend(
+            loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt,
+            trained_length=options.trained, progress=progress, say=lambda said: print(said, file=sys.stderr),
+            model_name=loaded.name, text_name=text.name, notes=text.notes, bytes_per_token=text.bytes_per_token,
+            first_tokens=text.first_tokens,
+        )  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    read = checkpoint.write(found.model, options.to, options.out)
+    copy_tokenizer(options.model or FOLDER, options.out)
+    report.draw(found.measurement, options.out / "extend.png")
+    document = {**found.to_dict(), "checkpoint": {"folder": str(options.out), "transformers_reads_it": read}}
+    written = strict_json.dumps(document, indent=1) + "\n"
+    (options.out / "extend.json").write_text(written, encoding="utf-8")
+    if options.json:
+        print_json(document)
+        return
+    _print(found, options.out, read)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What cannot be is wrong usage."""
+    look_here()
+    from farspan.lab.extension import methods
+
+    try:
+        methods.split(options.methods, trains=options.steps is not None)
+    except ArgumentError as error:
+        options.parser.error(str(error))
+
+
+def _print(found: Extension, out: Path, read: bool) -> None:
+    from farspan.lab import report
+
+    said: dict[str, Any] = found.evidence
+    home, best = found.measurement.trained_length, found.recommended
+    print(report.table(found.measurement))
+    for note in found.measurement.notes:
+        print(f"note: {note}")
+    print(f"recommended: {best}")
+    if best == "own":
+        print(f"No method reads {found.to} tokens better than the model as it is.")
+    else:
+        print(f"  at {found.to} tokens {said['gain_over_own']:.3f} nats per token less than the model as it is")
+        error = "" if said["cost_error"] != said["cost_error"] else f" (standard error {said['cost_error']:.3f})"
+        print(f"  at {home} tokens {said['cost_at_trained_length']:+.3f} against it{error}")
+    readers = "transformers and farspan read it" if read else "ONLY farspan reads it: no config.json says this scheme"
+    print(f"written: {out} with extend.json and extend.png. {readers}")

@@ -1,0 +1,121 @@
+"""`farspan extrapolate`: train short, test long, under several position schemes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from farspan._errors import ArgumentError
+from farspan.commands.options import add_device, add_json
+from farspan.commands.output import print_json
+from farspan.commands.progress import progress_on_stderr
+from farspan.commands.scheme import look_here
+from farspan.commands.values import entries, real, whole
+from farspan.lab import schemes, tasks
+from farspan.lab.recipes import RECIPES, Recipe
+
+if TYPE_CHECKING:
+    from farspan.lab.extrapolation import Settings
+
+SUMMARY = "Train models on short inputs of a task, and test them on long ones: JSON, CSV, picture and page."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        f"tasks:\n{_wrapped(tasks.NAMES)}\n\nrecipes, which have settings of their own; options change them:\n"
+        + "".join(f"  {name:<9}{recipe.what}\n" for name, recipe in RECIPES.items())
+        + f"\nschemes:\n{schemes.command_line_help()}\n\n"
+        "A class of your own is written module:Class or module:Class(3, window=trained). Of several learning rates a\n"
+        "scheme is shown with the one whose loss at trained lengths is least."
+    )
+    add = parser.add_argument
+    add("task", metavar="TASK", help="a task, or a recipe for some")
+    add("--schemes", type=entries, metavar="NAME,...", help="see below")
+    add("--train-length", type=whole(1), metavar="N", help="train on inputs of lengths up to this (default: 40)")
+    add("--test-lengths", type=_lengths, metavar="N,N,...", help="(default: 40,64,100,200)")
+    add("--steps", type=whole(1), metavar="N", help="of each training (default: 2000)")
+    add("--seeds", type=whole(1), metavar="K", help="trainings of each scheme, seeds 0 to K - 1 (default: 3)")
+    add("--examples", type=whole(1), metavar="N", help="inputs a test has at each length (default: 128)")
+    add("--learning-rates", type=_rates, metavar="X,...", help="(default: 0.001)")
+    add("--batch", type=whole(1), metavar="N", help="inputs a step learns from (default: 64)")
+    add("--layers", type=whole(1), metavar="N", help="(default: 5)")
+    add("--width", type=whole(1), metavar="N", help="of the residual stream (default: 64)")
+    add("--heads", type=whole(1), metavar="N", help="(default: 8)")
+    what = (
+        "answers in empty slots, and all tokens see all; or a decoder, shown the right answer so far (default: slots)"
+    )
+    add("--reading", choices=("slots", "causal"), help=what)
+    add("--workers", type=whole(1), metavar="N", help="trainings side by side (default: one for each core)")
+    add_device(parser)
+    what = "the folder for results (default: out/extrapolate-TASK)"
+    add("--out", type=Path, metavar="DIR", help=what)
+    add("--resume", action="store_true", help="go on with what is in DIR; finished trainings are not repeated")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    look_here()
+    recipe = RECIPES.get(options.task)
+    asked = [_settings(options, task, recipe) for task in (recipe.tasks if recipe else (options.task,))]
+    from farspan.lab.extrapolation import report
+
+    report.require_matplotlib()
+    out = options.out or Path("out") / f"extrapolate-{options.task}"
+    documents = []
+    for settings in asked:
+        documents.append(_extrapolate(settings, out if len(asked) == 1 else out / settings.task, recipe, options))
+    if options.json:
+        print_json(documents[0] if len(asked) == 1 else {"recipe": options.task, "tasks": documents})
+
+
+def _extrapolate(settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace) -> Any:
+    """One task to its files; gives what is in `extrapolate.json`."""
+    from farspan.lab.extrapolation import extrapolate, report, table
+
+    try:
+        with progress_on_stderr(f"{settings.task}", unit="step") as progress:
+            found = extrapolate(
+                settings, out, resume=options.resume, workers=options.workers, device=options.device, progress=progress
+            )
+    except KeyboardInterrupt:
+        print("farspan: the same command with --resume goes on where this one stopped", file=sys.stderr)
+        raise
+    paths = report.write(found, out, recipe)
+    if not options.json:
+        print(table(found, recipe.published.get(settings.task) if recipe else None))
+        seeds = f"median of {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
+        print(f"{settings.task}, {seeds}; chance {100 * found.chance:.1f}; trained up to {settings.train_length}")
+        if recipe:
+            print(f"paper: {recipe.source}")
+        print("written: " + ", ".join(map(str, paths)))
+    return found.to_dict()
+
+
+def _settings(options: argparse.Namespace, task: str, recipe: Recipe | None) -> Settings:
+    """What cannot be is wrong usage. What is asked for on the command line counts more than a recipe."""
+    from farspan.lab.extrapolation import Settings
+
+    names = (field.name for field in dataclasses.fields(Settings) if field.name != "task")
+    given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    try:
+        return Settings(task, **{**(recipe.common if recipe else {}), **given})
+    except ArgumentError as error:
+        raise options.parser.error(str(error)) from error
+
+
+def _lengths(text: str) -> list[int]:
+    return list(map(whole(1), entries(text)))
+
+
+def _rates(text: str) -> list[float]:
+    return list(map(real(above=0), entries(text)))
+
+
+def _wrapped(names: Sequence[str]) -> str:
+    return textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ")

@@ -1,0 +1,164 @@
+"""From a model and a text to a recommendation: schemes as they are, then trainings, all scored on the same tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farspan._errors import ArgumentError, message
+from farspan.lab.extension import methods as named
+from farspan.lab.extension.tuning import Tuning, memory, tuned
+from farspan.lab.measure import Progress, measure, trained_length_of
+from farspan.lab.measurement import Measurement, Point
+from farspan.lab.schemes import Reach
+from farspan.model import Transformer
+from farspan.positions.frequencies import DEFAULT_BASE
+from farspan.training import Result
+
+HELD_OUT = 4
+"""One of so many parts of a text is measured, where the others are learnt."""
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What was measured and trained, and what follows from it."""
+
+    measurement: Measurement
+    to: int
+    trainings: dict[str, dict[str, Any]]
+    """by the names that the trained models have in the measurement"""
+    models: dict[str, Transformer]
+    """of every name in the measurement, the model as it was measured"""
+
+    def losses(self, length: int) -> dict[str, Point]:
+        return {point.scheme: point for point in self.measurement.points if point.length == length}
+
+    @property
+    def ranking(self) -> list[str]:
+        """From the lowest loss at the length to reach."""
+        at = self.losses(self.to)
+        return sorted(at, key=lambda name: at[name].nats_per_token)
+
+    @property
+    def recommended(self) -> str:
+        return self.ranking[0]
+
+    @property
+    def model(self) -> Transformer:
+        """The recommended model."""
+        return self.models[self.recommended]
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What speaks for the recommendation, and what it costs: nats per token, and the standard errors of
+        differences over the same windows."""
+        best, home = self.recommended, self.measurement.trained_length
+        far, near = self.losses(self.to), self.losses(home)
+        at_home = near["own"]
+        gain, gain_error = far[best].above(far["own"])
+        cost, cost_error = near[best].above(at_home)
+        further, further_error = far[best].above(at_home)
+        return {
+            "at_trained_length": {"own": at_home.nats_per_token, best: near[best].nats_per_token},
+            "at_length_to_reach": {"own": far["own"].nats_per_token, best: far[best].nats_per_token},
+            "gain_over_own": -gain, "gain_error": gain_error,
+            "cost_at_trained_length": cost, "cost_error": cost_error,
+            "above_own_at_trained_length": further, "above_error": further_error,
+        }  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        found = self.measurement.to_dict()
+        return {
+            "to": self.to, "ranking": self.ranking, "recommended": self.recommended, "evidence": self.evidence,
+            "trainings": self.trainings,
+        } | found  # fmt: skip
+
+
+def lengths_up_to(trained: int, to: int) -> tuple[int, ...]:
+    """Half the trained length, the trained length, and its doubles up to the one to reach, which is the last."""
+    doubled = [trained]
+    while 2 * doubled[-1] < to:
+        doubled.append(2 * doubled[-1])
+    return (max(2, trained // 2), *doubled, to)
+
+
+def extend(
+    model: Transformer, tokens: Any, to: int, methods: Sequence[str] | None = None, tuning: Tuning | None = None, *,
+    train_tokens: Any = None, trained_length: int | None = None, progress: Progress | None = None,
+    say: Say = lambda text: None, **described: Any,
+) -> Extension:  # fmt: skip
+    """Measures how a model reads texts of `to` tokens under each method, and what each costs at short lengths.
+
+    `tokens`: the text, `[n]` ids. `methods`: position schemes by name, and `pose` and `drope`, which train; None: all.
+    With `tuning` those that train do: linear, yarn, pose and drope. They learn from `train_tokens`; without these the
+    text is split, and its last quarter, or more where that is too short, is measured. All methods are scored on the
+    same tokens. `described`: `model_name`, `text_name`, `first_tokens` and so on, as in `farspan.measure`.
+
+    `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins.
+
+    ArgumentError: a text that is too short, a length that is none, a method that is unknown or needs training.
+    """
+    plain, training = named.split(methods, trains=tuning is not None)
+    trained = trained_length_of(model.config) if trained_length is None else trained_length
+    if isinstance(to, bool) or not isinstance(to, int) or to <= trained:
+        raise ArgumentError(message("to", f"a length beyond the trained {trained} tokens", to))
+    text = torch.as_tensor(tokens)
+    learnt, measured = _divided(text, train_tokens, to, trained, trains=bool(training))
+    lengths = lengths_up_to(trained, to)
+    common = {"trained_length": trained, "progress": progress, **described}
+    whole = measure(model, measured, lengths, ("own", *plain), **common)
+    models = {name: _under(model, name, plain, trained, to) for name in whole.schemes}
+    trainings: dict[str, dict[str, Any]] = {}
+    reach = Reach(trained, to, model.config.rope_theta or DEFAULT_BASE)
+    for method in training:
+        assert tuning is not None
+        name = f"{method}, {tuning.steps} steps"
+        by = named.trained_by(method, reach)
+        context = to if by.whole_reach else trained
+        parameters = sum(weight.numel() for weight in model.parameters())
+        needed = memory(model.config, parameters, context, tuning)
+        say(f"{name}: context {context}, about {needed / 2**30:.2f} GiB of memory beside the model")
+        learner, result = tuned(model, learnt, by, context, tuning, progress)
+        found = measure(learner, measured, lengths, {name: None}, **common)
+        models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
+        whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
+    if training:
+        note = f"the trained models learnt from {len(learnt)} other tokens" + " of the same text" * (
+            train_tokens is None
+        )
+        whole = dataclasses.replace(whole, notes=(*whole.notes, note))
+    return Extension(whole, to, trainings, models)
+
+
+def _under(model: Transformer, name: str, plain: Sequence[str], trained: int, to: int) -> Transformer:
+    """The model as `measure` had it under a name."""
+    from farspan.lab import schemes
+
+    scheme = schemes.make([name], Reach(trained, to, model.config.rope_theta or DEFAULT_BASE))[name]
+    return model if scheme is None else model.with_positions(scheme)
+
+
+def _told(method: str, context: int, needed: int, tuning: Tuning, result: Result) -> dict[str, Any]:
+    return {"method": method, "context": context, "memory_bound": needed, **dataclasses.asdict(tuning),
+            "last_loss": result.loss, "seconds": result.seconds}  # fmt: skip
+
+
+def _divided(text: Tensor, train: Any, to: int, trained: int, *, trains: bool) -> tuple[Tensor, Tensor]:
+    """What is learnt and what is measured."""
+    if not trains:
+        return text[:0], text
+    if train is not None:
+        return torch.as_tensor(train), text
+    held_out = max(math.ceil(len(text) / HELD_OUT), to + 1)
+    if len(text) - held_out < trained:
+        expected = f"a text of at least {to + 1 + trained} tokens, of which {to + 1} are held out, or one to train on"
+        raise ArgumentError(message("tokens", expected, len(text)))
+    return text[:-held_out], text[-held_out:]

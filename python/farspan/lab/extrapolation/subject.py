@@ -1,0 +1,58 @@
+"""The model of a training, and how it reads a task: what it loses, and what it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from farspan.lab import tasks
+from farspan.lab.extrapolation.settings import Trial
+from farspan.lab.tasks.layout import Sequences
+from farspan.model import Config, Transformer
+from farspan.positions import RandomPositions
+from farspan.unembed import greedy
+
+MLP_FACTOR = 4
+
+
+def config_of(trial: Trial) -> Config:
+    """A transformer of the papers' size: pre-norm, GELU, without biases and without dropout."""
+    settings = trial.settings
+    return Config(
+        vocab_size=len(tasks.get(settings.task).symbols) + 1,
+        hidden_size=settings.width,
+        intermediate_size=MLP_FACTOR * settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        gated_mlp=False,
+        hidden_act="gelu",
+        causal=settings.reading == "causal",
+        positions=(trial.make_scheme(),),
+    )
+
+
+class Subject:
+    """A new model for a trial. Weights are a function of its seed."""
+
+    def __init__(self, trial: Trial, device: str = "cpu") -> None:
+        torch.manual_seed(trial.seed)
+        self.model = Transformer(config_of(trial)).to(device)
+
+    def loss(self, sequences: Sequences, draw: int) -> Tensor:
+        """Nats per counted output. `draw`: a seed for what a scheme draws at random."""
+        tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw)
+            return self.model.train().loss(tokens, targets)
+
+    @torch.no_grad()
+    def answers(self, sequences: Sequences, draw: int) -> Tensor:
+        """`[count, m]`: the likeliest token for each output. Other inputs have other draws of random positions."""
+        model = self.model.eval()
+        (scheme,) = set(model.config.positions)
+        if isinstance(scheme, RandomPositions):
+            model = model.with_positions(dataclasses.replace(scheme, seed=draw))
+        hidden = sequences.outputs(model(torch.from_numpy(sequences.tokens)))
+        return greedy(hidden.contiguous(), model.unembedding, **model.logit_settings).token.cpu()

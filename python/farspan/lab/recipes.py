@@ -1,0 +1,88 @@
+"""Extrapolations by name: what a paper measured, at a size for a processor and at one for a GPU, with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Figures = Mapping[str, Mapping[str, float]]
+"""Of each task, percent by scheme."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One extrapolation or several, for one question."""
+
+    what: str
+    tasks: tuple[str, ...]
+    common: Mapping[str, Any]
+    """settings of `farspan.lab.extrapolation.Settings` that all of them have"""
+    source: str
+    """of the published figures, and how they were made"""
+    published: Figures
+    """mean accuracy beyond the trained length, in percent, where a table has it"""
+
+
+RUOSS = (
+    "Ruoss et al. 2023, table 1: 2 million steps, mean accuracy over lengths 41 to 500, the best of 10 seeds and 3 "
+    "learning rates"
+)
+RUOSS_TABLE: Figures = {
+    "even_pairs": {"none": 50.4, "alibi": 67.3, "rope": 51.0, "random-relative": 100.0, "random-rope": 100.0},
+    "stack_manipulation": {"none": 50.3, "alibi": 57.5, "rope": 51.2, "random-relative": 77.9, "random-rope": 68.2},
+    "reverse_string": {"none": 52.8, "alibi": 62.3, "rope": 51.9, "random-relative": 95.1, "random-rope": 69.9},
+    "missing_duplicate_string": {
+        "none": 52.5, "alibi": 54.3, "rope": 56.5, "random-relative": 100.0, "random-rope": 88.7,
+    },
+    "odds_first": {"none": 52.8, "alibi": 51.4, "rope": 51.3, "random-relative": 69.3, "random-rope": 65.6},
+    "bucket_sort": {"none": 23.7, "alibi": 38.8, "rope": 30.6, "random-relative": 100.0, "random-rope": 99.6},
+}  # fmt: skip
+SOFTMAX = (
+    "Velickovic et al. 2024, one head and levels drawn evenly: 98.6 % at 16 items, 94.3 at 64, 81.3 at 256, 53.8 at "
+    "1024, 22.6 at 4096, 12.4 at 16384"
+)
+DECODERS = (
+    "Kazemnejad et al. 2023: NoPE before ALiBi before RoPE, by mean reciprocal rank over ten tasks. Jelassi et al. "
+    "2024: Hard-ALiBi copies 95 % at twenty times the trained length. Both count whole outputs"
+)
+
+
+def _e1(**size: Any) -> Recipe:
+    what = "six tasks of the Chomsky hierarchy, read by encoders"
+    return Recipe(what, tuple(RUOSS_TABLE), size, RUOSS, RUOSS_TABLE)
+
+
+def _e2(**size: Any) -> Recipe:
+    what = "the class of the highest item among many: softmax loses its sharpness"
+    common = {"schemes": ("none", "logn", "ssmax"), "train_length": 16, "layers": 1, "heads": 1, "width": 128}
+    return Recipe(what, ("max_retrieval",), {**common, "reading": "slots", **size}, SOFTMAX, {})
+
+
+def _e3(**size: Any) -> Recipe:
+    schemes = ("rope", "nope", "alibi", "hard-alibi", "kerple", "random-rope")
+    common = {"schemes": schemes, "train_length": 20, "test_lengths": (20, 40, 100, 200)}
+    return Recipe("copying and sorting, by decoders", ("copy", "sort_integers"), {**common, **size}, DECODERS, {})
+
+
+CPU_LENGTHS = (40, 64, 100, 200, 400)
+GPU_LENGTHS = (40, 50, 64, 80, 100, 150, 200, 300, 400, 500)
+ITEMS = (16, 64, 256, 1024, 4096)
+
+RECIPES: dict[str, Recipe] = {
+    "sort": Recipe(
+        "bucket_sort in ten minutes of a processor: RoPE fails, random relative positions generalise",
+        ("bucket_sort",),
+        {"schemes": ("rope", "random-relative"), "steps": 1000, "seeds": 1, "examples": 64},
+        RUOSS,
+        RUOSS_TABLE,
+    ),
+    "e1": _e1(steps=10_000, test_lengths=CPU_LENGTHS),
+    "e1-gpu": _e1(
+        steps=100_000, batch=128, seeds=10, learning_rates=(1e-4, 3e-4, 5e-4), examples=512, test_lengths=GPU_LENGTHS
+    ),
+    "e2": _e2(steps=5000, test_lengths=ITEMS),
+    "e2-gpu": _e2(steps=50_000, batch=128, seeds=10, examples=512, test_lengths=(*ITEMS, 16384)),
+    "e3": _e3(steps=5000, layers=4, width=128),
+    "e3-gpu": _e3(steps=50_000, layers=6, width=256, batch=128, seeds=5),
+}

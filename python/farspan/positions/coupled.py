@@ -1,0 +1,53 @@
+"""Positions that a task gives: tokens that belong together stand at one place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from farspan._errors import ArgumentError, message
+from farspan.positions.frequencies import PLAIN
+from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupled(Refining):
+    """Position coupling (arXiv 2405.20671) under `inner`, which goes by positions: those that a caller gives with the
+    ids, such as the significance of each digit. Without any, tokens stand at their order.
+
+    A key may stand at a later place than a query behind it. A rotation takes that as it is; a bias over distance takes
+    it as distance 0.
+
+    (The authors add learned vectors for positions, and begin at random places in training. With a rotation or a bias
+    over distance it makes no difference where positions begin.)
+    """
+
+    inner: Scheme = PLAIN
+
+    def __post_init__(self) -> None:
+        require_scheme("inner", self.inner)
+        if not self.inner.by_positions or self.inner.draws or self.inner.takes_positions:
+            expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
+            raise ArgumentError(message("inner", expected, repr(self.inner)))
+
+    @property
+    def takes_positions(self) -> bool:
+        return True
+
+    def fixed_hooks(self, span: Span) -> Hooks:
+        hooks = self.inner.fixed_hooks(self._inside(span))
+        if span.positions is None:
+            return hooks
+        keys = span.positions
+        queries = np.stack([row[end - span.time : end] for row, end in zip(keys, span.lengths, strict=True)])
+        return hooks | {"query_positions": queries, "key_positions": keys}
+
+    def features(self, span: Span) -> dict[str, np.ndarray]:
+        return self.inner.features(self._inside(span))
+
+    def _inside(self, span: Span) -> Span:
+        if span.positions is None:
+            return span
+        reach = int(span.positions.max()) + 1
+        return dataclasses.replace(span, reach=max(span.reach or 0, reach, 1))

@@ -1,0 +1,115 @@
+"""`farspan extrapolate` and `farspan extend` as commands: recipes, files, wrong usage, a parent that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+from farspan.cli import main
+from farspan.embedded import FOLDER
+
+TINY = [
+    "--train-length", "4", "--test-lengths", "4,6", "--steps", "1", "--seeds", "1", "--examples", "5", "--batch", "2",
+    "--layers", "1", "--width", "16", "--heads", "2", "--workers", "1",
+]  # fmt: skip
+
+
+def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["extrapolate", "e3", "--schemes", "rope,nope", *TINY, "--out", str(tmp_path)]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [task["task"] for task in document["tasks"]] == ["copy", "sort_integers"]
+    for task in document["tasks"]:
+        assert task == json.loads((tmp_path / task["task"] / "extrapolate.json").read_text())
+        assert task["settings"]["steps"] == 1, "options count more than the recipe"
+        assert task["settings"]["reading"] == "causal"
+    assert main([*command, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "Kazemnejad" in said
+    assert "sort_integers, one seed; chance 1.0; trained up to 4" in said
+
+
+def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extrapolate", "sort", *TINY, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-2:] == ["beyond", "paper"]
+    assert [line.split()[-1] for line in lines[1:3]] == ["30.6", "100.0"]
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["extrapolate", "chess"], "chess"),
+        (["extrapolate", "bucket_sort", "--schemes", "rope,nonsense"], "nonsense"),
+        (["extrapolate", "bucket_sort", "--schemes", "streaming"], "reading 'slots'"),
+        (["extrapolate", "bucket_sort", "--test-lengths", "0"], "test-lengths"),
+        (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "pose"], "--steps"),
+        (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage(command: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """A killed parent leaves no process behind that goes on writing into the folder."""
+    command = [
+        sys.executable, "-m", "farspan", "extrapolate", "bucket_sort", "--schemes", "rope,alibi", "--train-length", "4",
+        "--test-lengths", "4", "--steps", "100000", "--seeds", "1", "--workers", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    children = _wait_for(lambda: _children(parent.pid))
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: not any(map(_is_alive, children)))
+
+
+def test_extend_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("def add(first, second):\n    return first + second\n\n\n" * 14)
+    command = ["extend", "--model", str(FOLDER), "--to", "320", "--data", str(text), "--methods", "yarn,self-extend"]
+    assert main([*command, "--out", str(tmp_path / "longer")]) == 0
+    said = capsys.readouterr().out
+    document = json.loads((tmp_path / "longer" / "extend.json").read_text())
+    assert f"recommended: {document['recommended']}" in said
+    assert ("ONLY farspan reads it" in said) is not document["checkpoint"]["transformers_reads_it"]
+    assert (tmp_path / "longer" / "tokenizer.json").is_file()
+    assert (tmp_path / "longer" / "extend.png").is_file()
+
+
+def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:
+    latest = time.monotonic() + seconds
+    while time.monotonic() < latest:
+        if found := condition():  # type: ignore[operator]
+            return found  # type: ignore[no-any-return]
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} seconds")
+
+
+def _children(parent: int) -> list[int]:
+    """Two, or none yet."""
+    found = Path(f"/proc/{parent}/task/{parent}/children")
+    if not found.exists():
+        pytest.skip("the system does not tell a process's children")
+    children = [int(pid) for pid in found.read_text().split()]
+    return children if len(children) == 2 else []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
