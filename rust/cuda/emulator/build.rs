@@ -12,6 +12,10 @@ mod attention;
 #[path = "../src/attention/gradient/variants.rs"]
 mod gradient;
 
+#[allow(dead_code)]
+#[path = "../src/loss/variants.rs"]
+mod loss;
+
 #[path = "../src/probe/variants.rs"]
 mod probe;
 
@@ -36,6 +40,7 @@ fn main() {
         "../src/device.rs",
         "../src/attention/gradient/variants.rs",
         "../src/attention/variants.rs",
+        "../src/loss/variants.rs",
         "../src/probe/variants.rs",
         "../src/unembed/variants.rs",
     ] {
@@ -50,8 +55,8 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    let variants = [attention::variants(), gradient::variants(), probe::variants(), unembed::variants()].concat();
-    build.files(sources(&out, variants));
+    let of_attention = [attention::variants(), gradient::variants()].concat();
+    build.files(sources(&out, [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
     if env::var_os("FARSPAN_SANITIZE").is_some() {

@@ -21,6 +21,7 @@ pub mod device;
 pub mod driver;
 pub mod emulator;
 mod fault;
+pub mod loss;
 pub mod memory;
 pub mod nvrtc;
 pub mod probe;
@@ -40,5 +41,6 @@ pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {
-    [attention::variants(), attention::gradient::variants(), probe::variants(), unembed::variants()].concat()
+    let of_attention = [attention::variants(), attention::gradient::variants()].concat();
+    [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()
 }
