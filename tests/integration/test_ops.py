@@ -282,8 +282,6 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
         torch.autograd.grad(farspan.attention(query, KEY, VALUE).sum(), query, create_graph=True)
 
 
-
-
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:
     """With frozen weights, as under an adapter, no layer's input stays alive."""
     kept: list[tuple[int, ...]] = []

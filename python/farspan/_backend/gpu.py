@@ -53,8 +53,9 @@ def attention_backward(
         x[...] = 0
     at, asking = memory.describe, above.asking.split(",")
     gradients = Gradients(*[at(x) if name in asking else None for name, x in zip(found, out, strict=True)])
-    large = [at(x) for x in (query, key, value, output, output_gradient)]
-    _core.cuda_attention_backward(memory, dtype, gradients, *large, _typed(memory, above), _typed(memory, hooks))
+    inputs, results_of = (at(query), at(key), at(value)), (at(output), at(output_gradient))
+    lists = _typed(memory, above), _typed(memory, hooks)
+    _core.cuda_attention_backward(memory, dtype, gradients, *inputs, *results_of, *lists)
     return out
 
 

@@ -157,8 +157,8 @@ impl<'a> Call<'a> {
         Layout { queries, keys, partial_values, partial_states, bytes }
     }
 
-    /// Where what stands before attention begins lies, of queries and of keys, which turn before or not; `place` gives room
-    /// for so many bytes, where they are needed.
+    /// Where what stands before attention begins lies, of queries and of keys, which turn before or not; `place` gives
+    /// room for so many bytes, where they are needed.
     fn prepared(&self, place: &mut impl FnMut(bool, usize) -> u64, keys_turn: bool) -> [PreparedAt; 2] {
         let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();

@@ -58,7 +58,8 @@ impl Ask {
     }
 }
 
-/// Name, sizes and presence of the small gradients, in the order of [`Gradients`]; those of tables and sinks behind ones.
+/// Name, sizes and presence of the small gradients, in the order of [`Gradients`]; those of tables and sinks behind
+/// ones.
 pub fn small(case: &Case, summed: bool) -> [(&'static str, [usize; 3], bool); 4] {
     let o = &case.oracle;
     let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = o.shape;

@@ -61,7 +61,8 @@ pub fn workspace_bytes(call: &Backward, gradients: &Gradients, limits: &Limits) 
 /// waited for.
 ///
 /// # Safety
-/// All tensors are memory of the device, valid until the kernels have run; gradients and workspace overlap nothing else.
+/// All tensors are memory of the device, valid until the kernels have run; gradients and workspace overlap nothing
+/// else.
 pub unsafe fn attention_backward(
     device: &dyn Device,
     call: &Backward,

@@ -57,8 +57,8 @@ pub(crate) fn cuda_attention(
     })
 }
 
-/// Writes the gradients, arrays of zeros that are laid out as those of the call, or None where nobody asks. The small ones
-/// have the shapes of their arguments.
+/// Writes the gradients, arrays of zeros that are laid out as those of the call, or None where nobody asks. The small
+/// ones have the shapes of their arguments.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the arrays of a call, and what they are read with")]
 #[pyo3(signature = (memory, dtype, gradients, query, key, value, output, output_gradient, above, hooks, /))]

@@ -24,7 +24,8 @@ template <typename T, int DIM, int WARPS, int OF, bool HOOKS> struct Gradient {
     static constexpr int COLUMNS = DIM < most_sums<WARPS>() ? DIM : most_sums<WARPS>(); // of this block
     static constexpr int SUM_PANELS = COLUMNS / Shape::COLUMNS;
     static constexpr int BY_VALUE = OF == OF_VALUE ? 0 : Shape::COUNT; // panels of the second product
-    // Places in shared memory: two slots of tiles, what is known of the rows of a chunk, the own lines for either product, scratch.
+    // Places in shared memory: two slots of tiles, what is known of the rows of a chunk, the own lines for either
+    // product, scratch.
     static constexpr int RECORDS = 2 * SLOT;
     static constexpr int RECORD_BYTES = CHUNK * int(sizeof(PairRow));
     static constexpr int LINES = RECORDS + RECORD_BYTES;
@@ -216,7 +217,8 @@ private:
             PairRow row{};
             if (line < rows) row = pair_row(p, sequence, params.known, row_at(line));
             const Visible& visible = row.visible;
-            store_shared(records() + 2 * i, uint4{bits(row.lse), bits(row.share), bits(row.factor), uint32_t(row.query)});
+            uint4 known{bits(row.lse), bits(row.share), bits(row.factor), uint32_t(row.query)};
+            store_shared(records() + 2 * i, known);
             store_shared(records() + 2 * i + 1,
                          uint4{uint32_t(visible.start), uint32_t(visible.end), uint32_t(visible.first), 0});
         }
@@ -335,8 +337,8 @@ private:
         }
     }
 
-    // The same with all hooks. Adds to the gradients that are sums of slopes, where they are asked for. The products lie
-    // on the stack: a loop over them keeps the kernel short and its registers free.
+    // The same with all hooks. Adds to the gradients that are sums of slopes, where they are asked for. The products
+    // lie on the stack: a loop over them keeps the kernel short and its registers free.
     METHOD void differentiate_with_hooks(int now, bool whole, Scores& scores, const Scores& by_value,
                                          float (&numbers)[2]) const
     {
@@ -354,7 +356,8 @@ private:
                 Row at{row.query, first_head + line - row.query * group};
                 float product = near[tile][i];
                 Scored scored{-INFINITE, 1.0f, 0};
-                if (whole || sees(row.visible, key)) scored = score_pair(p, sequence, side, at, row.factor, key, product);
+                bool seen = whole || sees(row.visible, key);
+                if (seen) scored = score_pair(p, sequence, side, at, row.factor, key, product);
                 bool counts = scored.score != -INFINITE;
                 float weight = weight_of(scored.score, row.lse);
                 if constexpr (OF == OF_VALUE) {
@@ -396,7 +399,7 @@ private:
         }
     }
 
-    // ------------------------------------------------------------------------------------------------------ the results
+    // ----------------------------------------------------------------------------------------------------- the results
 
     METHOD void store(const Sums& sums, const float (&numbers)[2]) const
     {
