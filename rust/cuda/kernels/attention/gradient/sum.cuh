@@ -7,14 +7,14 @@ CONSTANT int SUM_THREADS = 256;
 CONSTANT int SUM_ALONE = 64; // terms that one thread adds up by itself
 
 // What no walk writes, because it is of no row or key that exists, counts nothing.
-DEVICE void attention_clear(const ClearParams& p)
+DEVICE void clear_numbers(const ClearParams& p)
 {
     int64_t index = int64_t(block_index(0)) * SUM_THREADS + thread_index();
     if (index < p.count) reinterpret_cast<float*>(p.to)[index] = 0.0f;
 }
 
 // A block for each sum, or a thread where there are few terms.
-DEVICE void attention_sum(const SumParams& p)
+DEVICE void sum_over_rows(const SumParams& p)
 {
     int64_t terms = p.gone[0] * p.gone[1] * p.gone[2] * p.gone[3];
     bool alone = terms <= SUM_ALONE;

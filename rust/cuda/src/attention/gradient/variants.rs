@@ -86,20 +86,20 @@ pub fn turn_back(dtype: Dtype) -> Variant {
     by_rows(dtype, "attention_turn_back", "attention/gradient/turn.cuh", "TurnParams")
 }
 
-fn summing(name: &str, params: &str, shared_bytes: u32) -> Variant {
-    let line = format!("FARSPAN_KERNEL_OF({name}, {params}, {SUM_THREADS}, {name})");
+fn summing(name: &str, params: &str, body: &str, shared_bytes: u32) -> Variant {
+    let line = format!("FARSPAN_KERNEL_OF({name}, {params}, {SUM_THREADS}, {body})");
     let header = "attention/gradient/sum.cuh";
     Variant { name: name.into(), header, line, threads: SUM_THREADS, stack_bytes: 0, shared_bytes }
 }
 
 /// Sums over rows.
 pub fn sum() -> Variant {
-    summing("attention_sum", "SumParams", SUM_THREADS * size_of::<f64>() as u32)
+    summing("attention_sum", "SumParams", "sum_over_rows", SUM_THREADS * size_of::<f64>() as u32)
 }
 
 /// Zeros, to be summed where a walk writes nothing.
 pub fn clear() -> Variant {
-    summing("attention_clear", "ClearParams", 0)
+    summing("attention_clear", "ClearParams", "clear_numbers", 0)
 }
 
 /// Every kernel of the backward pass.
