@@ -134,6 +134,19 @@ def cuda_attention(
     hooks: Hooks,
     /,
 ) -> None: ...
+def cuda_attention_backward(
+    memory: Any,
+    dtype: str,
+    gradients: Gradients,
+    query: _Described,
+    key: _Described,
+    value: _Described,
+    output: _Described,
+    output_gradient: _Described,
+    above: Above,
+    hooks: Hooks,
+    /,
+) -> None: ...
 def cuda_probe(memory: Any, name: str, tiles: int, addresses: tuple[int, int, int], /) -> None: ...
 def cuda_sample(memory: Any, problem: _DeviceProblem, drawn: Draws | None, out: Sequence[int], /) -> None: ...
 def cuda_sample_on_host(

@@ -35,8 +35,6 @@ class Gradient:
     """An argument beside which no other has a gradient."""
     unread: Callable[[frozenset[str]], tuple[str, ...]] = lambda asking: ()
     """The arguments that `compute` does not read, given those that ask; they are not kept until the backward pass."""
-    cpu_only: bool = False
-    """Whether no GPU computes it yet."""
 
 
 def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
@@ -130,7 +128,6 @@ GRADIENTS = {
         compute=_attention,
         results=("output", "lse"),
         unless="block_table",
-        cpu_only=True,
     ),
     "linear": Gradient(
         of=("x", "weight", "bias"),
@@ -168,9 +165,6 @@ def refuse(operation: Operation, names: Sequence[str], arguments: Sequence[Any])
     for name, given in call.items():
         if not (isinstance(given, Tensor) and given.requires_grad):
             continue
-        if gradient and gradient.cpu_only and given.is_cuda:
-            expected = f"no gradient on a GPU: farspan.{operation.name} has one on the CPU"
-            raise BackendError(message(name, f"{expected} (farspan.reference.{operation.name})", "a tensor on a GPU"))
         if name not in of:
             if operation.gradient_of:
                 expected = f"no second derivative: farspan.{operation.gradient_of} has a first one only"

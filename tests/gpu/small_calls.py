@@ -37,7 +37,12 @@ def attention(dtype: torch.dtype, dim: int, queries: int) -> None:
     )  # fmt: skip
     bias = farspan.DistanceBias(normal(4, 60))
     farspan.attention(query, key, value, causal=True, window=100, keep_first=3)
-    farspan.attention(query, key, value, key_bias=normal(150), distance_bias=bias, rotary=rotary, softcap=9.0)
+    hooks = {"key_bias": normal(150), "distance_bias": bias, "rotary": rotary, "softcap": 9.0}
+    farspan.attention(query, key, value, **hooks)
+    asking = [x.clone().requires_grad_() for x in (query, key, value, hooks["key_bias"], bias.table)]
+    hooks |= {"key_bias": asking[3], "distance_bias": farspan.DistanceBias(asking[4])}
+    farspan.attention(*asking[:3], causal=True, window=100, keep_first=3).sum().backward()
+    farspan.attention(*asking[:3], **hooks).sum().backward()
     packed, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, queries, 2 * queries], device="cuda")
     farspan.attention(packed, packed, packed, causal=True, query_offsets=offsets, key_offsets=offsets)
     for size in (5, 16, 64):

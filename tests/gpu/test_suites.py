@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from property.test_attention_gradients import (
+    test_a_sequence_of_a_batch_has_the_bits_it_has_alone,
+    test_gradients_are_those_of_the_definition,
+)
 from property.test_attention_property import test_attention_is_its_definition
 from property.test_loss_property import test_losses_and_their_gradients_are_their_definitions
 from property.test_sampler_property import run, test_settings_are_their_definition
@@ -23,7 +27,9 @@ import farspan
 __all__ = [
     "test_a_draw_does_not_change_with_its_batch",
     "test_a_prefill_row_is_the_decode_step",
+    "test_a_sequence_of_a_batch_has_the_bits_it_has_alone",
     "test_attention_is_its_definition",
+    "test_gradients_are_those_of_the_definition",
     "test_keys_in_pages_change_no_bit",
     "test_losses_and_their_gradients_are_their_definitions",
     "test_settings_are_their_definition",

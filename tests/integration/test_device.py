@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import farspan
 from farspan import _core, ops
 from farspan import positions as P
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Hooks
 from farspan._backend.losses import CrossEntropy
 from farspan._backend.operations import OPERATIONS
 from farspan._backend.settings import COUNTS, REALS, collect
@@ -150,6 +150,16 @@ def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.
         inv_freq=torch.rand(6), magnitude=1.5, interleaved=True,
     )  # fmt: skip
     close(*both("attention", query, key, value, *hooks))
+    found, lse = ops.flat(OPERATIONS["attention"], ops.on_cpu)(query, key, value, *hooks)
+    upward = torch.randn(found.shape, generator=make).to(dtype)
+    asked = Above(lse, torch.randn(lse.shape, generator=make), "query,key,value,sink,key_bias")
+    gradients, expected = both("attention_backward", query, key, value, found, upward, *asked, *hooks)
+    assert [x.shape for x in gradients[3:]] == [(4,), (4, 1), (0,), (0,)]
+    for one, other in zip(gradients, expected, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        largest = other.double().abs().amax() if other.numel() else 0.0
+        rounding = 2e-2 if dtype == torch.bfloat16 else 2e-5
+        assert torch.allclose(one.double(), other.double(), rtol=0, atol=float(largest * rounding))
     ragged, offsets = query.transpose(1, 2).flatten(0, 1), torch.tensor([0, 19, 38])
     key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
     hooks = hooks._replace(

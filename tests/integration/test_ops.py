@@ -297,11 +297,6 @@ def test_statistics_on_a_gpu_are_refused() -> None:
         farspan.ops.on_gpu(OPERATIONS["attention_statistics"], (QUERY, KEY), ())
 
 
-def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
-    with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
-        farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
-
-
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:
     """With frozen weights, as under an adapter, no layer's input stays alive."""
     kept: list[tuple[int, ...]] = []

@@ -77,7 +77,7 @@ def gpu_kernels() -> Iterator[None]:
 
     names = (
         "attention", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy", "divergence",
-        "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
+        "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
     )  # fmt: skip
     with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
         yield

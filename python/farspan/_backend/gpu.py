@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from farspan import _core
 from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.memory import Described, Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
+
+_Arguments = TypeVar("_Arguments", bound=tuple[Any, ...])
 
 
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
@@ -29,9 +31,32 @@ def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hook
     if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
         output[...], lse[...] = 0, -math.inf
     at = memory.describe
-    described = map_arrays(lambda _, x: (at(x), dtype_name(x)), hooks)
-    _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), described)
+    _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), _typed(memory, hooks))
     return output, lse
+
+
+def attention_backward(
+    memory: Memory,
+    dtype: str,
+    query: Any,
+    key: Any,
+    value: Any,
+    output: Any,
+    output_gradient: Any,
+    above: Above,
+    hooks: Hooks,
+) -> tuple[Any, ...]:
+    """The gradients of `Gradients`, empty where nobody asks."""
+    found = results.attention_backward(dtype, query, key, value, output, output_gradient, above, hooks)
+    out = _gradients(memory, found)
+    for x in out:  # what belongs to no key or query that exists is not written
+        x[...] = 0
+    at, asking = memory.describe, above.asking.split(",")
+    gradients = Gradients(*[at(x) if name in asking else None for name, x in zip(found, out, strict=True)])
+    inputs, results_of = (at(query), at(key), at(value)), (at(output), at(output_gradient))
+    lists = _typed(memory, above), _typed(memory, hooks)
+    _core.cuda_attention_backward(memory, dtype, gradients, *inputs, *results_of, *lists)
+    return out
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
@@ -239,6 +264,11 @@ def _asked(memory: Memory, asked: Asked, out: tuple[Any, ...]) -> list[int]:
 
 def _without_gaps(x: Any) -> Any:
     return x.contiguous() if hasattr(x, "contiguous") else np.ascontiguousarray(x)
+
+
+def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
+    """The same arguments with each array as its place and the name of its element type."""
+    return map_arrays(lambda _, x: (memory.describe(x), dtype_name(x)), arguments)
 
 
 def _allocate(memory: Memory, found: results.Results) -> list[Any]:

@@ -77,6 +77,8 @@ def check(device: str) -> Iterator[Outcome]:
     for dtype in DTYPES:
         for width, queries, hooks in itertools.product(WIDTHS, QUERIES, (False, True)):
             yield from _attention(device, dtype, width, queries, hooks)
+        for width, hooks in itertools.product(WIDTHS, (False, True)):
+            yield from _attention_gradients(device, dtype, width, hooks)
         for rows in ROWS:
             yield from _unembedding(device, dtype, rows)
             yield from _losses(device, dtype, rows)
@@ -117,6 +119,35 @@ def _attention(device: str, dtype: torch.dtype, width: int, queries: int, hooks:
     yield _compared(f"{name}: output", found[0], truth[0], allowed)
     allowed = allowed_error(truth[1], eager[1].double(), rounding="logit", magnitude=1 + score)
     yield _compared(f"{name}: LSE", found[1], truth[1], allowed)
+
+
+def _attention_gradients(device: str, dtype: torch.dtype, width: int, hooks: bool) -> Iterator[Outcome]:
+    large = [("query", 4, 37), ("key", 2, KEYS), ("value", 2, KEYS)]
+    given = {name: _normal(1, *sizes, width, dtype=dtype, seed=i) for i, (name, *sizes) in enumerate(large)}
+    if hooks:
+        small = {"sink": (4,), "key_bias": (KEYS,), "query_scale": (4, 37), "table": (4, 60)}
+        given |= {name: _normal(*sizes, dtype=torch.float32, seed=7) for name, sizes in small.items()}
+    above = _normal(1, 4, 37, width, dtype=dtype, seed=8), _normal(1, 4, 37, dtype=torch.float32, seed=9)
+
+    def gradients(function: Any, device: str, kind: torch.dtype | None) -> list[Tensor]:
+        leaves = {name: x.to(device, kind or x.dtype).requires_grad_() for name, x in given.items()}
+        arguments: dict[str, Any] = {**leaves, "causal": True}
+        if hooks:
+            arguments["distance_bias"] = farspan.DistanceBias(arguments.pop("table"))
+            arguments |= {"softcap": 9.0, "rotary": farspan.Rotary(torch.logspace(0, -3, width // 4).to(device))}
+        results = function(**arguments, return_lse=True)
+        upstream = [up.to(device, x.dtype) for x, up in zip(results, above, strict=True)]
+        return list(torch.autograd.grad(results, list(leaves.values()), upstream))
+
+    found = gradients(farspan.attention, device, None)
+    exact = gradients(reference.attention, "cpu", torch.float64)
+    eager = gradients(reference.attention, "cpu", None)
+    case = f"attention {_name(dtype)}, {width} dimensions{', hooks' if hooks else ''}"
+    for name, one, truth, rounded in zip(given, found, exact, eager, strict=True):
+        kind = _name(dtype) if name in ("query", "key", "value") else "logit"
+        size = float(truth.abs().max())
+        allowed = allowed_error(truth, rounded.double(), rounding=kind, magnitude=size, largest_score=8.0)
+        yield _compared(f"{case}: gradient of {name}", one, truth, allowed)
 
 
 def _unembedding(device: str, dtype: torch.dtype, rows: int) -> Iterator[Outcome]:

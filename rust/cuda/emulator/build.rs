@@ -9,6 +9,10 @@ mod device;
 mod attention;
 
 #[allow(dead_code)]
+#[path = "../src/attention/gradient/variants.rs"]
+mod gradient;
+
+#[allow(dead_code)]
 #[path = "../src/loss/variants.rs"]
 mod loss;
 
@@ -34,6 +38,7 @@ fn main() {
         "kernels",
         "../kernels",
         "../src/device.rs",
+        "../src/attention/gradient/variants.rs",
         "../src/attention/variants.rs",
         "../src/loss/variants.rs",
         "../src/probe/variants.rs",
@@ -50,10 +55,8 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    build.files(sources(
-        &out,
-        [attention::variants(), loss::variants(), probe::variants(), unembed::variants()].concat(),
-    ));
+    let of_attention = [attention::variants(), gradient::variants()].concat();
+    build.files(sources(&out, [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
     if env::var_os("FARSPAN_SANITIZE").is_some() {

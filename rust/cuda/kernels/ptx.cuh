@@ -130,6 +130,8 @@ DEVICE void warp_barrier() { __syncwarp(); }
 template <typename V> DEVICE V shuffle_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 template <typename V> DEVICE V shuffle(V value, int from) { return __shfl_sync(~0u, value, from); }
 DEVICE uint32_t ballot(bool said) { return __ballot_sync(~0u, said); }
+// The lanes that have the same number, each lane for its own.
+DEVICE uint32_t lanes_alike(int x) { return __match_any_sync(~0u, x); }
 DEVICE int count_bits(uint32_t x) { return __popc(x); }
 
 // A number whose origin the compiler does not know: what follows from it is computed here, and not kept in registers

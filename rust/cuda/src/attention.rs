@@ -4,6 +4,7 @@
 //! are too few rows to keep the device busy, several blocks share the chunks of a row and a second kernel merges their
 //! results in the order of the chunks, as a block does by itself: a row has the same bits either way.
 
+pub mod gradient;
 mod params;
 pub mod plan;
 mod problem;
@@ -11,6 +12,7 @@ pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
+pub(crate) use variants::{CHUNK, WARP_ROWS, WIDTHS, type_names};
 
 use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
@@ -21,7 +23,7 @@ use params::{
     ProblemParams, ResultParams, RotateParams, SequencesAt,
 };
 use plan::{Plan, Workload};
-use variants::{COMBINE_ROWS, PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, prepare, rotate, walk};
+use variants::{COMBINE_ROWS, PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, rotate, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
@@ -54,17 +56,8 @@ pub unsafe fn attention(
         return Ok(());
     }
     let grid = call.grid()?;
-    let Layout { queries, keys, .. } = layout;
-    if [queries, keys].iter().any(|side| side.positions != 0 || side.turns != 0) {
-        let (params, blocks) = call.prepare_params(&layout)?;
-        // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-        unsafe { device.launch(&prepare(), [blocks, 1, 1], 0, params.bytes())? };
-    }
-    if queries.turned != 0 || keys.turned != 0 {
-        let (params, blocks) = call.rotate_params(&layout)?;
-        // SAFETY: as above; the launch before has written the turns of all queries and keys that exist.
-        unsafe { device.launch(&rotate(problem.query.dtype), [blocks, 1, 1], 0, params.bytes())? };
-    }
+    // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
+    unsafe { call.prepare(device, &layout)? };
     let params = call.params(&layout, &output, lse.as_ref());
     let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
     let kernel = walk(problem.query.dtype, width, warps, call.has_hooks());
@@ -156,6 +149,17 @@ impl<'a> Call<'a> {
             bytes += size;
             if size > 0 { at } else { 0 }
         };
+        let [queries, keys] = self.prepared(&mut place, !self.turns_in_tiles());
+        let results = self.work.chunks() * self.work.rows();
+        let split = self.plan.splits > 1;
+        let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
+        let partial_states = place(split, results * size_of::<[f32; 2]>());
+        Layout { queries, keys, partial_values, partial_states, bytes }
+    }
+
+    /// Where what stands before attention begins lies, of queries and of keys, which turn before or not; `place` gives
+    /// room for so many bytes, where they are needed.
+    fn prepared(&self, place: &mut impl FnMut(bool, usize) -> u64, keys_turn: bool) -> [PreparedAt; 2] {
         let far = border(self.problem).is_some();
         let by_distance = far || self.problem.distance_bias.is_some();
         let Shape { batch, query_heads, query_time, key_batch, key_heads, key_time, .. } = self.shape;
@@ -171,13 +175,29 @@ impl<'a> Call<'a> {
                 far_turned: place(far, rows * heads * row_bytes),
             }
         };
-        let queries = prepared(batch, query_heads, query_time, half > 0);
-        let keys = prepared(key_batch, key_heads, key_time, half > 0 && !self.turns_in_tiles());
-        let results = self.work.chunks() * self.work.rows();
-        let split = self.plan.splits > 1;
-        let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
-        let partial_states = place(split, results * size_of::<[f32; 2]>());
-        Layout { queries, keys, partial_values, partial_states, bytes }
+        [
+            prepared(batch, query_heads, query_time, half > 0),
+            prepared(key_batch, key_heads, key_time, half > 0 && keys_turn),
+        ]
+    }
+
+    /// Starts the kernels that write it.
+    ///
+    /// # Safety
+    /// As [`attention`], with the layout of its workspace.
+    unsafe fn prepare(&self, device: &dyn Device, layout: &Layout) -> Result<()> {
+        let Layout { queries, keys, .. } = layout;
+        if [queries, keys].iter().any(|side| side.positions != 0 || side.turns != 0) {
+            let (params, blocks) = self.prepare_params(layout)?;
+            // SAFETY: the caller's.
+            unsafe { device.launch(&variants::prepare(), [blocks, 1, 1], 0, params.bytes())? };
+        }
+        if queries.turned != 0 || keys.turned != 0 {
+            let (params, blocks) = self.rotate_params(layout)?;
+            // SAFETY: the caller's; the launch before has written the turns of all queries and keys that exist.
+            unsafe { device.launch(&rotate(self.work.dtype), [blocks, 1, 1], 0, params.bytes())? };
+        }
+        Ok(())
     }
 
     fn sequences(&self) -> SequencesAt {

@@ -41,5 +41,6 @@ pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {
-    [attention::variants(), loss::variants(), probe::variants(), unembed::variants()].concat()
+    let of_attention = [attention::variants(), attention::gradient::variants()].concat();
+    [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()
 }

@@ -11,6 +11,13 @@ macro_rules! headers {
 /// Every header of `kernels/` and its folders, by its path from there, which is how others include it.
 pub const HEADERS: &[(&str, &str)] = headers![
     "attention/combine.cuh",
+    "attention/gradient/known.cuh",
+    "attention/gradient/lines.cuh",
+    "attention/gradient/params.cuh",
+    "attention/gradient/slopes.cuh",
+    "attention/gradient/sum.cuh",
+    "attention/gradient/turn.cuh",
+    "attention/gradient/walk.cuh",
     "attention/members.cuh",
     "attention/merge.cuh",
     "attention/pages.cuh",

@@ -17,6 +17,27 @@ pub trait Backend {
     /// Runs a case forward, and backward from `upstream`. Calls of another `variation` are made under other
     /// circumstances, which must not show in any gradient.
     fn run(&self, case: &Case, upstream: &Result32, ask: &Ask, variation: u64) -> Gradients<f32>;
+
+    /// What its arithmetic rounds, beside float32 numbers, the saved output and the gradients.
+    fn rounding(&self, case: &Case) -> Rounding;
+}
+
+/// Roundings of a backend's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rounding {
+    /// Relative, of weights and slopes, and of turned queries and keys.
+    pub of_terms: f64,
+    /// Of products of a query and a key, relative to the largest there may be.
+    pub of_products: f64,
+}
+
+impl Rounding {
+    /// Of tensor cores: their operands have the case's type.
+    pub fn tensor_cores(case: &Case) -> Rounding {
+        let unit = if case.dtype == Dtype::F32 { 0.0 } else { unit(case.dtype) };
+        let turns = case.oracle.rotary.is_some();
+        Rounding { of_terms: unit * if turns { 2.5 } else { 1.5 }, of_products: if turns { unit } else { 0.0 } }
+    }
 }
 
 /// Which gradients are asked for; the others are empty.
@@ -37,6 +58,21 @@ impl Ask {
     }
 }
 
+/// Name, sizes and presence of the small gradients, in the order of [`Gradients`]; those of tables and sinks behind
+/// ones.
+pub fn small(case: &Case, summed: bool) -> [(&'static str, [usize; 3], bool); 4] {
+    let o = &case.oracle;
+    let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = o.shape;
+    let sizes = |whole: [usize; 3]| if summed { [1; 3] } else { whole };
+    let columns = o.distance_bias.as_ref().map_or(0, |(table, _)| table[0].len());
+    [
+        ("query_scale", sizes([batch, query_heads, query_time]), o.query_scale.is_some()),
+        ("key_bias", sizes([key_batch, query_heads, key_time]), o.key_bias.is_some()),
+        ("distance_bias", [1, if summed { 1 } else { query_heads }, columns], o.distance_bias.is_some()),
+        ("sink", [1, 1, query_heads], o.sink.is_some()),
+    ]
+}
+
 /// Random gradients of output and LSE, those of the output exact in the case's type.
 pub fn upstream(case: &Case, seed: u64) -> Result32 {
     let Shape { batch, query_heads, query_time, value_dim, .. } = case.oracle.shape;
@@ -46,7 +82,7 @@ pub fn upstream(case: &Case, seed: u64) -> Result32 {
 }
 
 /// Holds gradients to the rounding of float32 arithmetic, of the saved output, and of their own type.
-pub fn judge(case: &Case, upstream: &Result32, found: &Gradients<f32>) {
+pub fn judge(case: &Case, upstream: &Result32, found: &Gradients<f32>, rounding: Rounding) {
     let o = &case.oracle;
     let truth = gradients(o, &upstream.output, &upstream.lse);
     let largest = |x: &[f32]| x.iter().filter(|x| x.is_finite()).fold(0.0f64, |top, x| top.max(f64::from(x.abs())));
@@ -55,7 +91,7 @@ pub fn judge(case: &Case, upstream: &Result32, found: &Gradients<f32>) {
     let product = largest(&o.query) * largest(&o.key) * magnitude * o.shape.head_dim as f64 * factor / 2.0;
     let biases = o.key_bias.as_ref().map_or(0.0, |x| largest(x)) + 10.0;
     let of_output = if case.dtype == Dtype::F32 { 0.0 } else { unit(case.dtype) };
-    let relative = 4e-7 * (1.0 + biases + product) + of_output;
+    let relative = 4e-7 * (1.0 + biases + product) + of_output + rounding.of_terms + rounding.of_products * product;
     let rounded = |name: &str| if ["query", "key", "value"].contains(&name) { unit(case.dtype) } else { 0.0 };
     for ((name, found), (_, truth)) in found.named().into_iter().zip(truth.named()) {
         assert!(found.is_empty() || found.len() == truth.len(), "{name}: {} and {}", found.len(), truth.len());

@@ -251,8 +251,49 @@ impl<A: Arrays> Backward<A> {
     }
 }
 
+/// Shapes of the gradients of what was broadcast; None where nobody asks. Each size is that of the argument, or 1 where
+/// it was repeated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SmallShapes {
+    /// `[batch, query_heads, query_time]`
+    pub query_scale: Option<[usize; 3]>,
+    /// `[batch, query_heads, key_time]`
+    pub key_bias: Option<[usize; 3]>,
+    /// `[query_heads or 1, L]`
+    pub distance_bias: Option<[usize; 2]>,
+    /// `[query_heads or 1]`
+    pub sink: Option<[usize; 1]>,
+}
+
+impl<A: Arrays> Backward<A> {
+    /// Refuses gradients of what the call did not have, or of other shapes.
+    pub fn check_small(&self, shape: &Shape, given: &SmallShapes) -> Result<()> {
+        let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = *shape;
+        let problem = &self.problem;
+        let missing = |argument| Error::argument(argument, "an argument of the call", "None");
+        if let Some(given) = given.query_scale {
+            problem.query_scale.ok_or_else(|| missing("query_scale"))?;
+            check_repeated("query_scale", [batch, query_heads, query_time], given)?;
+        }
+        if let Some(given) = given.key_bias {
+            problem.key_bias.ok_or_else(|| missing("key_bias"))?;
+            check_repeated("key_bias", [key_batch, query_heads, key_time], given)?;
+        }
+        if let Some(given) = given.distance_bias {
+            let bias = problem.distance_bias.ok_or_else(|| missing("distance_bias"))?;
+            check_repeated("distance_bias", [query_heads], [given[0]])?;
+            check_shape("distance_bias", &bias.table.shape()[1..], &given[1..])?;
+        }
+        if let Some(given) = given.sink {
+            problem.sink.ok_or_else(|| missing("sink"))?;
+            check_repeated("sink", [query_heads], given)?;
+        }
+        Ok(())
+    }
+}
+
 /// Refuses a gradient that is not of the shape that was broadcast to `whole`: of its sizes, or 1 where it was repeated.
-pub fn check_repeated<const N: usize>(argument: &'static str, whole: [usize; N], given: [usize; N]) -> Result<()> {
+fn check_repeated<const N: usize>(argument: &'static str, whole: [usize; N], given: [usize; N]) -> Result<()> {
     match (0..N).all(|i| given[i] == whole[i] || given[i] == 1) {
         true => Ok(()),
         false => Err(Error::argument(argument, format!("what broadcasts to {whole:?}"), format!("shape {given:?}"))),

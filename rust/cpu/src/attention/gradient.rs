@@ -21,9 +21,9 @@ mod small;
 use super::context::Context;
 use super::{Output, Views, arrays};
 use crate::{ViewMut, dispatch, each, threads};
-use farspan_core::attention::problem::check_repeated;
-use farspan_core::attention::{Shape, check_shape, problem};
-use farspan_core::{Error, Result};
+use farspan_core::Result;
+use farspan_core::attention::problem::SmallShapes;
+use farspan_core::attention::{Shape, problem};
 use small::PerRow;
 
 /// A call whose gradients are asked for.
@@ -119,7 +119,6 @@ pub fn attention_backward(call: &Backward<'_>, gradients: Gradients<'_>) -> Resu
 }
 
 fn check(call: &Backward, shape: &Shape, gradients: &Gradients) -> Result<()> {
-    let Shape { batch, query_heads, query_time, key_batch, key_time, .. } = *shape;
     let problem = &call.problem;
     for (argument, of, gradient) in [
         ("query", &problem.query, &gradients.query),
@@ -130,23 +129,11 @@ fn check(call: &Backward, shape: &Shape, gradients: &Gradients) -> Result<()> {
             call.check_large(argument, of, gradient.dtype(), each!(view in gradient => view.shape()))?;
         }
     }
-    let missing = |argument| Error::argument(argument, "an argument of the call", "None");
-    if let Some(gradient) = &gradients.query_scale {
-        problem.query_scale.ok_or_else(|| missing("query_scale"))?;
-        check_repeated("query_scale", [batch, query_heads, query_time], gradient.shape())?;
-    }
-    if let Some(gradient) = &gradients.key_bias {
-        problem.key_bias.ok_or_else(|| missing("key_bias"))?;
-        check_repeated("key_bias", [key_batch, query_heads, key_time], gradient.shape())?;
-    }
-    if let Some(gradient) = &gradients.distance_bias {
-        let bias = problem.distance_bias.ok_or_else(|| missing("distance_bias"))?;
-        check_repeated("distance_bias", [query_heads], [gradient.shape()[0]])?;
-        check_shape("distance_bias", &bias.table.shape()[1..], &gradient.shape()[1..])?;
-    }
-    if let Some(gradient) = &gradients.sink {
-        problem.sink.ok_or_else(|| missing("sink"))?;
-        check_repeated("sink", [query_heads], gradient.shape())?;
-    }
-    Ok(())
+    let small = SmallShapes {
+        query_scale: gradients.query_scale.as_ref().map(ViewMut::shape),
+        key_bias: gradients.key_bias.as_ref().map(ViewMut::shape),
+        distance_bias: gradients.distance_bias.as_ref().map(ViewMut::shape),
+        sink: gradients.sink.as_ref().map(ViewMut::shape),
+    };
+    call.check_small(shape, &small)
 }

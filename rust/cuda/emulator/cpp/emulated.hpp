@@ -155,6 +155,20 @@ DEVICE uint32_t ballot(bool said)
     });
     return mine;
 }
+DEVICE uint32_t lanes_alike(int x)
+{
+    uint32_t mine = x;
+    emulated::block->meet("lanes_alike", &mine, [](void* const* lanes, int count) {
+        uint32_t given[32] = {};
+        for (int i = 0; i < count; ++i) given[i] = *static_cast<uint32_t*>(lanes[i]);
+        for (int i = 0; i < count; ++i) {
+            uint32_t alike = 0;
+            for (int j = 0; j < count; ++j) alike |= uint32_t(given[j] == given[i]) << j;
+            *static_cast<uint32_t*>(lanes[i]) = alike;
+        }
+    });
+    return mine;
+}
 
 DEVICE int count_bits(uint32_t x) { return __builtin_popcount(x); }
 

@@ -100,17 +100,20 @@ DEVICE Reach reach_of(const AttentionProblem& p, const Sequence& sequence, int f
     return Reach{Visible{low.start, high.end, high.first}, Visible{high.start, low.end, low.first}};
 }
 
-DEVICE bool meets(const Visible& any, int chunk)
+// Whether any, or all, of the keys first..end are seen.
+DEVICE bool meets(const Visible& any, int first, int end)
 {
-    int key = chunk * CHUNK;
-    return (key < any.end && key + CHUNK > any.start && any.start < any.end) || key < any.first;
+    return (first < any.end && end > any.start && any.start < any.end) || first < any.first;
 }
 
-DEVICE bool is_whole(const Visible& all, int chunk)
+DEVICE bool is_whole(const Visible& all, int first, int end)
 {
-    int key = chunk * CHUNK;
-    return (key >= all.start && key + CHUNK <= all.end) || key + CHUNK <= all.first;
+    return (first >= all.start && end <= all.end) || end <= all.first;
 }
+
+DEVICE bool meets(const Visible& any, int chunk) { return meets(any, chunk * CHUNK, chunk * CHUNK + CHUNK); }
+
+DEVICE bool is_whole(const Visible& all, int chunk) { return is_whole(all, chunk * CHUNK, chunk * CHUNK + CHUNK); }
 
 // The next chunk, from `chunk` on, that has something to see; `end` if there is none before it.
 DEVICE int next_chunk(const Visible& any, int chunk, int end)

@@ -19,7 +19,7 @@ pub const ROTATE_THREADS: u32 = 128;
 pub const COMBINE_ROWS: u32 = 4;
 
 /// The element type in a kernel's name, and in C++.
-fn type_names(dtype: Dtype) -> (&'static str, &'static str) {
+pub(crate) fn type_names(dtype: Dtype) -> (&'static str, &'static str) {
     match dtype {
         Dtype::F32 => ("f32", "float"),
         Dtype::Bf16 => ("bf16", "bfloat16"),

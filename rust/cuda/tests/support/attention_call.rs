@@ -137,7 +137,7 @@ impl Memory {
 }
 
 /// A matrix in memory.
-struct Placed {
+pub struct Placed {
     memory: Memory,
     tensor: Tensor<4>,
     dtype: Dtype,
@@ -146,7 +146,7 @@ struct Placed {
 }
 
 impl Placed {
-    fn new(shape: [usize; 4], dtype: Dtype, layout: Layout) -> Self {
+    pub fn new(shape: [usize; 4], dtype: Dtype, layout: Layout) -> Self {
         let [batch, heads, time, dim] = shape.map(|n| n as i64);
         let (strides, start) = match layout {
             Layout::Contiguous => ([heads * time * dim, time * dim, dim, 1], 0),
@@ -160,7 +160,7 @@ impl Placed {
         Placed { memory, tensor, dtype, start }
     }
 
-    fn of(data: &[f32], shape: [usize; 4], dtype: Dtype, layout: Layout) -> Self {
+    pub fn of(data: &[f32], shape: [usize; 4], dtype: Dtype, layout: Layout) -> Self {
         let mut placed = Placed::new(shape, dtype, layout);
         for (i, x) in data.iter().enumerate() {
             let byte = placed.byte(i);
@@ -183,12 +183,18 @@ impl Placed {
         self.start + element * self.dtype.size()
     }
 
-    fn matrix(&self) -> Large {
+    pub fn matrix(&self) -> Large {
         Large { dtype: self.dtype, tensor: self.tensor }
     }
 
+    /// Of one entry along the first axis, the others.
+    pub fn rows(&self) -> Tensor<3> {
+        let Tensor { pointer, shape: [_, batch, heads, time], strides: [_, by_batch, by_head, by_time] } = self.tensor;
+        Tensor { pointer, shape: [batch, heads, time], strides: [by_batch, by_head, by_time] }
+    }
+
     /// The numbers in row-major order; whatever else there is must be untouched.
-    fn read(&self) -> Vec<f32> {
+    pub fn read(&self) -> Vec<f32> {
         let mut owned = vec![false; self.memory.0.len() * 16 - 2 * MARGIN];
         let numbers = (0..self.tensor.elements()).map(|i| {
             let byte = self.byte(i);
@@ -227,8 +233,12 @@ pub fn run(case: &Case, setting: Setting) -> Result32 {
     try_run(case, setting).unwrap_or_else(|error| panic!("{error} in {case:?} {setting:?}"))
 }
 
-/// Runs a case, or tells why not.
-pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
+/// Has `call` called with the emulator and a case laid out as a setting says.
+pub fn with_problem<R>(
+    case: &Case,
+    setting: Setting,
+    call: impl FnOnce(&Emulator, &Attention) -> Result<R>,
+) -> Result<R> {
     let o = &case.oracle;
     let Shape { batch, query_heads, key_heads, query_time, key_batch, key_time, head_dim, value_dim } = o.shape;
     let Setting { layout, seed, multiprocessors, shared_bytes, .. } = setting;
@@ -311,22 +321,36 @@ pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
             }),
         }),
     };
-    let of_results = if layout == Layout::Expanded { Layout::Contiguous } else { layout };
-    let output = Placed::new([batch, query_heads, query_time, value_dim], case.dtype, of_results);
-    let lse = Placed::new([1, batch, query_heads, query_time], Dtype::F32, of_results);
-    let [_, batch_stride, head_stride, time_stride] = lse.tensor.strides;
-    let lse_view = Tensor {
-        pointer: lse.tensor.pointer,
-        shape: [batch, query_heads, query_time],
-        strides: [batch_stride, head_stride, time_stride],
-    };
-    let bytes = workspace_bytes(&problem, &device.limits())? - setting.missing_workspace;
+    call(&device, &problem)
+}
+
+/// How results lie where inputs lie like this.
+pub fn layout_of_results(layout: Layout) -> Layout {
+    if layout == Layout::Expanded { Layout::Contiguous } else { layout }
+}
+
+/// Has `call` called with a workspace, beside which it must touch nothing.
+pub fn with_workspace(bytes: usize, call: impl FnOnce(Workspace) -> Result<()>) -> Result<()> {
     let workspace = Memory::new(bytes);
-    let place = Workspace { pointer: workspace.pointer(), bytes };
-    // SAFETY: every tensor lies in memory that lives to the end of this function.
-    unsafe { attention(&device, &problem, output.matrix(), Some(lse_view), place)? };
+    call(Workspace { pointer: workspace.pointer(), bytes })?;
     for byte in (0..MARGIN as isize).flat_map(|i| [-1 - i, bytes as isize + i]) {
         assert!(workspace.is_untouched(byte), "byte {byte} of the workspace is not the workspace's");
     }
-    Ok(Result32 { output: output.read(), lse: lse.read() })
+    Ok(())
+}
+
+/// Runs a case, or tells why not.
+pub fn try_run(case: &Case, setting: Setting) -> Result<Result32> {
+    let Shape { batch, query_heads, query_time, value_dim, .. } = case.oracle.shape;
+    with_problem(case, setting, |device, problem| {
+        let of_results = layout_of_results(setting.layout);
+        let output = Placed::new([batch, query_heads, query_time, value_dim], case.dtype, of_results);
+        let lse = Placed::new([1, batch, query_heads, query_time], Dtype::F32, of_results);
+        let bytes = workspace_bytes(problem, &device.limits())? - setting.missing_workspace;
+        with_workspace(bytes, |workspace| {
+            // SAFETY: every tensor lies in memory that lives to the end of this function.
+            unsafe { attention(device, problem, output.matrix(), Some(lse.rows()), workspace) }
+        })?;
+        Ok(Result32 { output: output.read(), lse: lse.read() })
+    })
 }

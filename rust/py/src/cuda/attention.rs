@@ -1,12 +1,14 @@
-//! `_core.cuda_attention`: attention over memory of a device.
+//! `_core.cuda_attention` and its backward pass: attention over memory of a device.
 
 use super::device::{Array, Memory, broadcast, tensor};
 use crate::arrays::named_dtype;
+use crate::attention::backward::{Above, Gradients};
 use crate::attention::hooks::Hooks;
 use crate::attention::problem::{Given, Inputs};
 use crate::failure::{Outcome, guarded};
 use crate::layout::Layout;
 use farspan_core::{Dtype, Error, Result};
+use farspan_cuda::attention::gradient::{self, Backward, Gradients as Wanted};
 use farspan_cuda::attention::{Large, NumberType, Numbers, Offsets, Sequences, Tensors, attention, workspace_bytes};
 use farspan_cuda::{Memory as _, Tensor};
 use pyo3::prelude::*;
@@ -38,11 +40,7 @@ pub(crate) fn cuda_attention(
         if inputs.has_no_rows() {
             return Ok(());
         }
-        let key_offsets = some_whole("key_offsets", &hooks.key_offsets)?;
-        let offsets = some_whole("query_offsets", &hooks.query_offsets)?;
-        let offsets = offsets.map(|query| Offsets { query, key: key_offsets });
-        let key_lengths = some_whole("key_lengths", &hooks.key_lengths)?;
-        let problem = inputs.problem(Sequences { offsets, key_lengths }, &hooks)?;
+        let problem = inputs.problem(sequences(&hooks)?, &hooks)?;
 
         let memory = Memory::new(memory);
         let place = memory.place()?;
@@ -57,6 +55,82 @@ pub(crate) fn cuda_attention(
         unsafe { attention(place.device(), &problem, output, Some(lse), workspace)? };
         Ok(())
     })
+}
+
+/// Writes the gradients, arrays of zeros that are laid out as those of the call, or None where nobody asks. The small
+/// ones have the shapes of their arguments.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the arrays of a call, and what they are read with")]
+#[pyo3(signature = (memory, dtype, gradients, query, key, value, output, output_gradient, above, hooks, /))]
+pub(crate) fn cuda_attention_backward(
+    memory: &Bound<'_, PyAny>,
+    dtype: &str,
+    gradients: Gradients<Array>,
+    query: Array,
+    key: Array,
+    value: Array,
+    output: Array,
+    output_gradient: Array,
+    above: Above<Typed>,
+    hooks: Hooks<Typed>,
+) -> Outcome {
+    guarded(|| {
+        let dtype = named_dtype("query", dtype)?;
+        let (of_query, of_keys) = hooks.layouts()?;
+        let large = [
+            matrix("query", dtype, query, of_query)?,
+            matrix("key", dtype, key, of_keys)?,
+            matrix("value", dtype, value, of_keys)?,
+        ];
+        let block_table = some_whole("block_table", &hooks.block_table)?;
+        let inputs = Inputs::<Tensors>::new(large, block_table, &hooks)?;
+        if inputs.has_no_rows() {
+            return Ok(());
+        }
+        let rows = [inputs.shape.batch, inputs.shape.query_heads, inputs.shape.query_time];
+        let call = Backward {
+            problem: inputs.problem(sequences(&hooks)?, &hooks)?,
+            output: matrix("output", dtype, output, of_query)?,
+            lse: above.lse.table("lse", rows)?,
+            output_gradient: matrix("output_gradient", dtype, output_gradient, of_query)?,
+            lse_gradient: above.lse_gradient.as_ref().map(|x| x.table("lse_gradient", rows)).transpose()?,
+        };
+        let rows_of = |argument, array: Option<Array>, layout| {
+            array.map(|array| matrix(argument, dtype, array, layout)).transpose()
+        };
+        let wanted = Wanted {
+            query: rows_of("query", gradients.query, of_query)?,
+            key: rows_of("key", gradients.key, of_keys)?,
+            value: rows_of("value", gradients.value, of_keys)?,
+            query_scale: gradients.query_scale.map(|x| behind_ones("query_scale", x)).transpose()?,
+            key_bias: gradients.key_bias.map(|x| behind_ones("key_bias", x)).transpose()?,
+            distance_bias: gradients.distance_table.map(|x| behind_ones("distance_bias", x)).transpose()?,
+            sink: gradients.sink.map(|x| behind_ones("sink", x)).transpose()?,
+        };
+
+        let memory = Memory::new(memory);
+        let place = memory.place()?;
+        let bytes = gradient::workspace_bytes(&call, &wanted, &place.device().limits())?;
+        let workspace = memory.workspace(bytes)?;
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { gradient::attention_backward(place.device(), &call, &wanted, workspace)? };
+        Ok(())
+    })
+}
+
+fn sequences(hooks: &Hooks<Typed>) -> Result<Sequences> {
+    let key = some_whole("key_offsets", &hooks.key_offsets)?;
+    let offsets = some_whole("query_offsets", &hooks.query_offsets)?.map(|query| Offsets { query, key });
+    Ok(Sequences { offsets, key_lengths: some_whole("key_lengths", &hooks.key_lengths)? })
+}
+
+/// With leading dimensions of size 1.
+fn behind_ones<const N: usize>(argument: &'static str, (pointer, mut shape, mut strides): Array) -> Result<Tensor<N>> {
+    while shape.len() < N {
+        shape.insert(0, 1);
+        strides.insert(0, 0);
+    }
+    tensor(argument, (pointer, shape, strides))
 }
 
 impl Given<'_> for Typed {

@@ -3,7 +3,7 @@
 use super::Cpu;
 use super::attention::{Stored, array, run};
 use crate::attention::{Case, Result32};
-use crate::gradient::{Ask, Backend, Gradients};
+use crate::gradient::{Ask, Backend, Gradients, Rounding, small};
 use crate::numbers::{narrow, widen};
 use farspan_core::attention::Shape;
 use farspan_cpu::attention::{Backward, Gradients as Wanted, attention_backward};
@@ -21,6 +21,10 @@ impl Backend for Cpu {
     fn run(&self, case: &Case, upstream: &Result32, ask: &Ask, variation: u64) -> Gradients<f32> {
         self.alone(variation, || backward(case, upstream, ask))
     }
+
+    fn rounding(&self, _case: &Case) -> Rounding {
+        Rounding::default()
+    }
 }
 
 /// The answer of the instruction set and the threads that are set.
@@ -36,14 +40,7 @@ fn backward(case: &Case, upstream: &Result32, ask: &Ask) -> Gradients<f32> {
     ];
     let mut found =
         large.map(|(name, sizes)| ask.wants(name).then(|| narrow(&vec![0.0; sizes.iter().product()], case.dtype)));
-    let sizes = |whole: [usize; 3]| if ask.summed { [1; 3] } else { whole };
-    let columns = o.distance_bias.as_ref().map_or(0, |(table, _)| table[0].len());
-    let small = [
-        ("query_scale", sizes([batch, query_heads, query_time]), o.query_scale.is_some()),
-        ("key_bias", sizes([key_batch, query_heads, key_time]), o.key_bias.is_some()),
-        ("distance_bias", [1, if ask.summed { 1 } else { query_heads }, columns], o.distance_bias.is_some()),
-        ("sink", [1, 1, query_heads], o.sink.is_some()),
-    ];
+    let small = small(case, ask.summed);
     let mut numbers =
         small.map(|(name, sizes, present)| (present && ask.wants(name)).then(|| vec![0.0f32; sizes.iter().product()]));
 
@@ -55,7 +52,7 @@ fn backward(case: &Case, upstream: &Result32, ask: &Ask) -> Gradients<f32> {
         value: value.as_mut().map(|x| map!(x in x => view(x, large[2].1))),
         query_scale: scale.as_mut().map(|x| view(x, small[0].1)),
         key_bias: bias.as_mut().map(|x| view(x, small[1].1)),
-        distance_bias: table.as_mut().map(|x| view(x, [small[2].1[1], columns])),
+        distance_bias: table.as_mut().map(|x| view(x, [small[2].1[1], small[2].1[2]])),
         sink: sink.as_mut().map(|x| view(x, [query_heads])),
     };
     let (rows, of_output) = ([batch, query_heads, query_time], [batch, query_heads, query_time, value_dim]);

@@ -35,7 +35,7 @@ macro_rules! gradient_suite {
 fn judged<B: Backend>(backend: &B, case: &Case, variation: u64) -> Gradients<f32> {
     let above = upstream(case, variation);
     let found = backend.run(case, &above, &Ask::ALL, variation);
-    judge(case, &above, &found);
+    judge(case, &above, &found, backend.rounding(case));
     found
 }
 
@@ -86,7 +86,7 @@ pub fn one_result_alone_and_one_gradient_alone<B: Backend>(backend: &B) {
         Result32 { lse: silent(&above.lse), ..above.clone() },
         Result32 { output: silent(&above.output), ..above.clone() },
     ] {
-        judge(&case, &above, &backend.run(&case, &above, &Ask::ALL, 0));
+        judge(&case, &above, &backend.run(&case, &above, &Ask::ALL, 0), backend.rounding(&case));
     }
     let all = backend.run(&case, &above, &Ask::ALL, 0);
     for (name, gradient) in all.named() {
