@@ -10,6 +10,7 @@ from torch import Tensor
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.tasks.layout import Sequences
+from farspan.lab.tasks.task import Ids
 from farspan.model import Config, Transformer
 from farspan.positions import RandomPositions
 from farspan.unembed import greedy
@@ -45,7 +46,12 @@ class Subject:
         tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw)
-            return self.model.train().loss(tokens, targets)
+            return self.model.train().loss(tokens, targets, positions=self._positions(sequences))
+
+    def _positions(self, sequences: Sequences) -> Ids | None:
+        """Those of the task, where the scheme takes them and the task gives any."""
+        takes = any(scheme.takes_positions for scheme in self.model.config.positions)
+        return sequences.positions if takes else None
 
     @torch.no_grad()
     def answers(self, sequences: Sequences, draw: int) -> Tensor:
@@ -54,5 +60,6 @@ class Subject:
         (scheme,) = set(model.config.positions)
         if isinstance(scheme, RandomPositions):
             model = model.with_positions(dataclasses.replace(scheme, seed=draw))
-        hidden = sequences.outputs(model(torch.from_numpy(sequences.tokens)))
+        tokens = torch.from_numpy(sequences.tokens)
+        hidden = sequences.outputs(model(tokens, positions=self._positions(sequences)))
         return greedy(hidden.contiguous(), model.unembedding, **model.logit_settings).token.cpu()
