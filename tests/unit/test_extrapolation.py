@@ -314,3 +314,12 @@ def test_a_folder_with_results_is_refused_without_resume(tmp_path: Path) -> None
 def test_wrong_numbers_of_workers(workers: Any, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="workers"):
         extrapolate(SMALL, tmp_path, workers=workers)
+
+
+def test_coupled_positions_are_those_of_the_task() -> None:
+    coupled = Trial(changed(schemes=("coupled",)), "coupled", 0, 1e-3)
+    subject, sequences = Subject(coupled), batch_of(coupled, 1)
+    in_order = dataclasses.replace(sequences, positions=None)
+    assert subject.loss(sequences, 0).item() != subject.loss(in_order, 0).item()
+    plain = Subject(Trial(changed(schemes=("rope",)), "rope", 0, 1e-3))
+    assert plain.loss(sequences, 0).item() == plain.loss(in_order, 0).item()
