@@ -201,6 +201,32 @@ def unembedding_cases(compiled: bool = True) -> Iterator[Case]:
         yield Case("settings", name, partial(_draw_with_settings, vocab, dim, batch), quick, captures=False)
 
 
+# --------------------------------------------------------------------------------------------------------------- losses
+
+
+def _cross_entropy(rows: int, vocab: int, dim: int) -> Sides:
+    """Forward and backward. The logits are computed twice, so their products are four; torch's are three."""
+    hidden, weight = normal(rows, dim).requires_grad_(), (normal(vocab, dim) * dim**-0.5).requires_grad_()
+    targets = torch.randint(vocab, (rows,), device="cuda")
+
+    def step(loss: Callable[[], torch.Tensor]) -> None:
+        torch.autograd.grad(loss(), (hidden, weight))
+
+    def eager() -> torch.Tensor:
+        return F.cross_entropy((hidden @ weight.T).float(), targets)
+
+    def ours() -> torch.Tensor:
+        return farspan.linear_cross_entropy(hidden, weight, targets)
+
+    return Sides(partial(step, ours), {"torch": partial(step, eager)}, flop=6 * rows * vocab * dim)
+
+
+def loss_cases() -> Iterator[Case]:
+    """A training step's loss with both gradients, at two sizes of model."""
+    for at, shape in enumerate(((4096, 128_256, 4096), (8192, 151_936, 896))):
+        yield Case("loss", "bf16 rows {} V {} D {}".format(*shape), partial(_cross_entropy, *shape), quick=at == 0)
+
+
 # ------------------------------------------------------------------------------------------------------------- generate
 
 
@@ -224,5 +250,5 @@ def generate_cases() -> Iterator[Case]:
 
 
 def all_cases(quick: bool) -> list[Case]:
-    cases = [*attention_cases(), *unembedding_cases(compiled=not quick), *generate_cases()]
+    cases = [*attention_cases(), *unembedding_cases(compiled=not quick), *loss_cases(), *generate_cases()]
     return [case for case in cases if case.quick or not quick]

@@ -21,7 +21,7 @@ BROKEN = re.compile(
     r"|cannot use this GPU any more|Invalid __(?:global|shared|local)__ (?:read|write)"
 )
 """What is said of a kernel after which no other result counts."""
-KERNEL = re.compile(r"\b(?:attention|unembed|probe)_[a-z0-9_]+\b")
+KERNEL = re.compile(r"\b(?:attention|loss|unembed|probe)_[a-z0-9_]+\b")
 LAUNCH = re.compile(r"to launch (\w+)")
 TEST_RESULT = r"::.* (PASSED|FAILED|ERROR|SKIPPED)"
 GRACE_S = 15.0

@@ -40,22 +40,44 @@ class Gradient:
 
 
 def _linear(call: Named, asking: frozenset[str], upstream: Named) -> Named:
-    """Three more calls of `linear`, so that gradients too are float32 sums with the same bits at any thread count."""
-    linear = torch.ops.farspan.linear
-    gradient, weight = upstream["output"], call["weight"]
-    rows = gradient.reshape(-1, gradient.shape[-1])
+    gradient = upstream["output"].contiguous()
     found = {}
     if "x" in asking:
-        found["x"] = linear(gradient.contiguous(), weight.t().contiguous())
+        found["x"] = torch.ops.farspan.linear_x_gradient(gradient, call["weight"])
     if "weight" in asking:
-        x = call["x"]
-        columns = rows.t().contiguous()
-        # A product has the element type of its first operand: float32 where those of x and weight differ.
-        columns = columns if columns.dtype == weight.dtype else columns.float()
-        found["weight"] = linear(columns, x.reshape(-1, x.shape[-1]).t().contiguous()).to(weight.dtype)
+        found["weight"] = _of_weight(gradient, call["x"], call["weight"])
     if "bias" in asking:
-        ones = torch.ones(1, rows.shape[0], dtype=torch.float32, device=rows.device)
-        found["bias"] = linear(ones, rows.t().contiguous()).reshape(-1)
+        rows = _rows(gradient).float()
+        ones = torch.ones(len(rows), 1, dtype=torch.float32, device=rows.device)
+        found["bias"] = torch.ops.farspan.linear_weight_gradient(rows, ones).reshape(-1)
+    return found
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+
+
+def _of_weight(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """`gradient.T @ x`, rounded once to the dtype of weight."""
+    gradient = gradient if gradient.dtype == weight.dtype else gradient.float()
+    return torch.ops.farspan.linear_weight_gradient(_rows(gradient), _rows(x)).to(weight.dtype)
+
+
+def _linear_x_gradient(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    above, found = upstream["x_gradient"].contiguous(), {}
+    if "gradient" in asking:
+        found["gradient"] = torch.ops.farspan.linear(above, call["weight"])
+    if "weight" in asking:
+        found["weight"] = _of_weight(call["gradient"], above, call["weight"])
+    return found
+
+
+def _linear_weight_gradient(call: Named, asking: frozenset[str], upstream: Named) -> Named:
+    gradient, x, above, found = call["gradient"], call["x"], upstream["weight_gradient"].contiguous(), {}
+    if "gradient" in asking:
+        found["gradient"] = torch.ops.farspan.linear(x.to(gradient.dtype), above)
+    if "x" in asking:
+        found["x"] = torch.ops.farspan.linear_x_gradient(gradient, above).to(x.dtype)
     return found
 
 
@@ -115,15 +137,16 @@ GRADIENTS = {
         compute=_linear,
         unread=lambda asking: () if "weight" in asking else ("x",),
     ),
-    "linear_cross_entropy": Gradient(
-        of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum"), cpu_only=True
+    "linear_x_gradient": Gradient(
+        of=("gradient", "weight"),
+        compute=_linear_x_gradient,
+        unread=lambda asking: () if "weight" in asking else ("gradient",),
     ),
-    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token"), cpu_only=True),
+    "linear_weight_gradient": Gradient(of=("gradient", "x"), compute=_linear_weight_gradient),
+    "linear_cross_entropy": Gradient(of=_OF_UNEMBEDDING, compute=_cross_entropy, results=("max", "log_sum")),
+    "score": Gradient(of=_OF_UNEMBEDDING, compute=_score, results=("entropy", "lse", "top_token")),
     "divergence": Gradient(
-        of=_OF_UNEMBEDDING,
-        compute=_divergence,
-        results=("max", "log_sum", "target_max", "target_log_sum"),
-        cpu_only=True,
+        of=_OF_UNEMBEDDING, compute=_divergence, results=("max", "log_sum", "target_max", "target_log_sum")
     ),
 }
 

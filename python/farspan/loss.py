@@ -54,7 +54,7 @@ def linear_cross_entropy(
 
     Returns:
         float32, of shape `[]` or of the leading shape of hidden.
-        Tensors on the CPU have gradients, of hidden, weight and bias. They are float32 sums, rounded to the dtype of
+        Tensors have gradients, of hidden, weight and bias. They are float32 sums, rounded to the dtype of
         what they belong to, and have the same bits at any thread count.
 
     Raises:
@@ -101,7 +101,7 @@ def divergence(
 
     Returns:
         float32, of the leading shape of hidden: never below 0, and infinite where the model bans a token that the
-        target allows. Tensors on the CPU have gradients, of hidden, weight and bias. The target's side carries none.
+        target allows. Tensors have gradients, of hidden, weight and bias. The target's side carries none.
 
     Raises:
         ArgumentError, DtypeError, BackendError: as in `greedy`.

@@ -22,11 +22,10 @@ from farspan import _gradients as gradients
 from farspan._backend import cpu, gpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
-from farspan._backend.losses import CrossEntropy
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
 from farspan._backend.schema import given_arrays, map_arrays
-from farspan._backend.settings import Rules, Shard
+from farspan._backend.settings import Shard
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
@@ -76,26 +75,19 @@ def _linear(x: Tensor, weight: Tensor, given: Any) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if given.bias is None else given.bias.to(x.dtype))
 
 
-def _cross_entropy(hidden: Tensor, weight: Tensor, settings: CrossEntropy, rules: Rules) -> tuple[Tensor, ...]:
-    """From what `score` gives, which is all that it takes without label smoothing."""
-    if settings.label_smoothing:
-        expected = "0 on a GPU (farspan.reference.linear_cross_entropy)"
-        raise BackendError(message("label_smoothing", expected, settings.label_smoothing))
-    targets = settings.targets.expand(hidden.shape[:-1])
-    counted = targets != settings.ignore_index
-    targets = targets.where(counted, 0)
-    logprob, _, _, lse, *_ = torch.ops.farspan.score(hidden, weight, targets, *rules)
-    share = torch.ones_like(lse) if settings.class_weight is None else settings.class_weight[targets]
-    share = share.where(counted, 0)
-    losses = (share * (settings.z_loss * lse.square() - logprob)).masked_fill(~counted, 0)
-    if settings.reduction == "none":
-        return losses, lse, torch.zeros_like(lse)
-    total = losses.sum(dtype=torch.float64)
-    total = total / share.sum(dtype=torch.float64) if settings.reduction == "mean" else total
-    return total.float(), lse, torch.zeros_like(lse)
+def _linear_x_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient @ weight.to(gradient.dtype)
 
 
-_BY_TORCH: dict[str, Callable[..., Any]] = {"linear": _linear, "linear_cross_entropy": _cross_entropy}
+def _linear_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient.flatten(0, -2).t() @ x.flatten(0, -2).to(gradient.dtype)
+
+
+_BY_TORCH: dict[str, Callable[..., Any]] = {
+    "linear": _linear,
+    "linear_x_gradient": _linear_x_gradient,
+    "linear_weight_gradient": _linear_weight_gradient,
+}
 """What torch computes on a GPU."""
 
 

@@ -19,6 +19,8 @@ def main() -> None:
         for rows in (1, 9, 70):
             unembedding(dtype, rows)
             report(f"unembedding of {dtype}, {rows} rows")
+            losses(dtype, rows)
+            report(f"losses of {dtype}, {rows} rows, and their gradients")
     print("every kernel ran")
 
 
@@ -51,6 +53,16 @@ def unembedding(dtype: torch.dtype, rows: int) -> None:
     assert farspan.sample(hidden, weight, seed=1, position=2, top_k=40, top_p=0.9, samples=2, top=3).rank is not None
     farspan.score(hidden, weight, torch.arange(rows, device="cuda"), top=2)
     farspan.top(hidden, weight, 5)
+
+
+def losses(dtype: torch.dtype, rows: int) -> None:
+    hidden, weight = (normal(size, 72).to(dtype).requires_grad_() for size in (rows, 1301))
+    bias, targets = normal(1301).requires_grad_(), torch.arange(rows, device="cuda")
+    targets[rows // 2] = -100
+    given = {"bias": bias, "valid_vocab": 1290, "softcap": 9.0}
+    farspan.linear_cross_entropy(hidden, weight, targets, label_smoothing=0.1, z_loss=1e-3, **given).backward()
+    farspan.score(hidden, weight, targets.clamp(0), top=2, **given).top_logprob.sum().backward()
+    farspan.divergence(hidden, weight, normal(rows, 72).to(dtype), temperature=2.0, **given).sum().backward()
 
 
 def normal(*shape: int) -> torch.Tensor:

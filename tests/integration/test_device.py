@@ -15,8 +15,10 @@ import farspan
 from farspan import _core, ops
 from farspan import positions as P
 from farspan._backend.hooks import Hooks
+from farspan._backend.losses import CrossEntropy
 from farspan._backend.operations import OPERATIONS
 from farspan._backend.settings import COUNTS, REALS, collect
+from farspan._gradients import GRADIENTS
 from farspan.model import Transformer, operations
 from farspan.model.operations import DeviceOperations
 
@@ -181,6 +183,45 @@ def test_emulated_unembedding_of_the_dispatcher(tensor_memory: None, dtype: torc
     close(*both("top", hidden, weight, 5, *rules))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_emulated_losses_of_the_dispatcher(tensor_memory: None, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(3)
+    hidden, other = (torch.randn(3, 2, 40, generator=make).to(dtype) for _ in range(2))
+    weight = torch.randn(300, 40, generator=make).to(dtype) / 4
+    rules = (0.7, 30.0, torch.randn(300, generator=make), 290)
+    targets, asked = torch.tensor([[3, -100], [0, 289], [-100, 5]]), (True, True, True)
+    for reduction in ("mean", "none"):
+        settings = (targets, -100, 0.1, torch.rand(300, generator=make), 0.01, reduction)
+        found, expected = both("linear_cross_entropy", hidden, weight, *settings, *rules)
+        close(found, expected)
+        by_loss = torch.ones(()).expand(expected[0].shape)
+        read = (*expected[1:], by_loss)
+        close(*both("linear_cross_entropy_gradient", hidden, weight, *read, *settings, *rules, *asked))
+    found, expected = both("divergence", hidden, weight, other, weight, rules[2] / 2, 2.0, *rules)
+    close(found, expected)
+    read = (*expected[1:], torch.randn(3, 2, generator=make))
+    sides = (hidden, weight, other, weight)
+    close(*both("divergence_gradient", *sides, *read, rules[2] / 2, 2.0, *rules, *asked))
+    scored = torch.ops.farspan.score(hidden, weight, targets.clamp(0), *rules, 2)
+    slopes = [torch.randn(3, 2, generator=make) for _ in range(3)]
+    read = (scored[2], scored[3], scored[4], *slopes, torch.randn(3, 2, 2, generator=make))
+    close(*both("score_gradient", hidden, weight, targets.clamp(0), *read, *rules, *asked))
+    only_bias = both("score_gradient", hidden, weight, targets.clamp(0), *read, *rules, False, False, True)[0]
+    assert [x.numel() for x in only_bias] == [0, 0, 300]
+
+
+def test_an_emulated_target_that_is_no_token_is_told_by_nan(tensor_memory: None) -> None:
+    hidden, weight, targets = torch.ones(3, 8), torch.ones(9, 8), torch.tensor([0, 9, 8])
+    settings, rules = (targets, -100, 0.0, None, 0.0, "none"), (1.0, None, None, None)
+    operation = OPERATIONS["linear_cross_entropy"]
+    losses, *lse = ops.flat(operation, ops.on_gpu)(hidden, weight, *settings, *rules)
+    assert losses.isnan().tolist() == [False, True, False]
+    gradients = ops.flat(OPERATIONS["linear_cross_entropy_gradient"], ops.on_gpu)(
+        hidden, weight, *lse, torch.ones(3), *settings, *rules, True, True, True
+    )
+    assert gradients[0].isnan().any(1).tolist() == [False, True, False]
+
+
 def test_products_of_the_dispatcher_follow_x() -> None:
     x, weight, bias = torch.randn(2, 3, 8), torch.randn(5, 8).bfloat16(), torch.randn(5)
     close(*both("linear", x, weight, bias))
@@ -205,6 +246,45 @@ def test_results_are_where_the_inputs_are(nothing_there: None) -> None:
     found += [*scored, *farspan.top(hidden, weight, 7), farspan.linear(hidden, weight)]
     assert {x.device.type for x in found} == {"cuda"}
     assert (output.shape, lse.shape, drawn.token.shape) == (query.shape, query.shape[:3], (3, 2))
+
+
+def test_losses_on_a_gpu_have_gradients(nothing_there: None) -> None:
+    """Torch's engine needs a device, so the steps that it would take are taken here."""
+    hidden, weight, bias = (torch.empty(*s, device="cuda", requires_grad=True) for s in ((3, 8), (50, 8), (50,)))
+    targets, other = torch.arange(3, device="cuda"), torch.empty(3, 8, device="cuda")
+    unembedding = {"hidden": hidden, "weight": weight, "bias": bias}
+    rules = {"scale": 1.0, "softcap": None, "valid_vocab": None}
+    settings = CrossEntropy(targets, label_smoothing=0.1)
+    calls: dict[str, tuple[dict[str, Any], Any]] = {
+        "linear_cross_entropy": (
+            settings._asdict(),
+            farspan.linear_cross_entropy(hidden, weight, targets, bias=bias, label_smoothing=0.1),
+        ),
+        "score": ({"targets": targets, "top": 0}, farspan.score(hidden, weight, targets, bias=bias).entropy),
+        "divergence": (
+            {"target_hidden": other, "target_weight": weight, "target_bias": bias, "temperature": 1.0},
+            farspan.divergence(hidden, weight, other, bias=bias),
+        ),
+    }
+    for name, (given, result) in calls.items():
+        assert result.requires_grad, name
+        kept = {field: torch.empty(3, device="cuda") for field in GRADIENTS[name].results}
+        kept = {field: x.new_empty(3, 0, dtype=torch.int64) if field == "top_token" else x for field, x in kept.items()}
+        upstream = dict.fromkeys(OPERATIONS[name].results) | {"loss": result, "divergence": result, "entropy": result}
+        call = {**unembedding, **rules, **given, **kept}
+        with torch.no_grad():
+            found = GRADIENTS[name].compute(call, frozenset(unembedding), upstream)
+        assert {field: (x.device.type, x.shape) for field, x in found.items()} == {
+            field: ("cuda", x.shape) for field, x in unembedding.items()
+        }
+
+
+def test_gradients_of_products_on_a_gpu_are_products_there(nothing_there: None) -> None:
+    x, weight, bias = torch.empty(2, 3, 8), torch.empty(5, 8, dtype=torch.bfloat16), torch.empty(5)
+    given = {name: y.to("cuda") for name, y in {"x": x, "weight": weight, "bias": bias}.items()}
+    found = GRADIENTS["linear"].compute(given, frozenset(given), {"output": torch.empty(2, 3, 5, device="cuda")})
+    for name, y in given.items():
+        assert (found[name].device.type, found[name].shape, found[name].dtype) == ("cuda", y.shape, y.dtype), name
 
 
 def test_settings_of_rows_on_a_gpu_lie_on_the_host(nothing_there: None) -> None:

@@ -15,9 +15,7 @@ import farspan
 import farspan.ops
 from farspan import reference
 from farspan._backend.hooks import Above, Hooks
-from farspan._backend.losses import CrossEntropy
 from farspan._backend.operations import OPERATIONS
-from farspan._backend.settings import Rules
 
 torch.manual_seed(0)
 QUERY, KEY, VALUE = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 24)
@@ -54,6 +52,16 @@ CALLS = {
     "linear": ("linear", (HIDDEN, WEIGHT, BIAS)),
     "linear, float16 by bfloat16": ("linear", (HIDDEN.half(), WEIGHT.bfloat16())),
     "linear, a permuted input": ("linear", (torch.randn(2, 3, 16).transpose(0, 1), WEIGHT)),
+    "linear_x_gradient": ("linear_x_gradient", (torch.randn(2, 3, 40), WEIGHT.clone().requires_grad_())),
+    "linear_x_gradient, float16 by bfloat16": ("linear_x_gradient", (torch.randn(3, 40).half(), WEIGHT.bfloat16())),
+    "linear_weight_gradient": (
+        "linear_weight_gradient",
+        (torch.randn(3, 40).requires_grad_(), torch.randn(3, 16).requires_grad_()),
+    ),
+    "linear_weight_gradient, float32 by float16": (
+        "linear_weight_gradient",
+        (torch.randn(3, 40), torch.randn(3, 16).half()),
+    ),
     "attention backward": (
         "attention_backward",
         (QUERY, KEY, VALUE, *UPWARD, *Above(torch.randn(2, 4, 5), None, "query,key,value")),
@@ -278,19 +286,6 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
 def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:
     with pytest.raises(farspan.BackendError, match=r"farspan\.reference\.attention"):
         farspan.ops.on_gpu(OPERATIONS["attention_backward"], (QUERY, KEY, VALUE, *UPWARD), ())
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_gpu_makes_the_loss_of_what_score_gives(reduction: str) -> None:
-    """By the same lines of torch, on a CPU's tensors."""
-    targets = torch.tensor([[3, -100], [0, 36], [-100, 5]])
-    settings = CrossEntropy(targets, -100, 0.0, torch.rand(40), 0.1, reduction)
-    rules = Rules(0.5, 10.0, BIAS, 37)
-    by_score = farspan.ops._BY_TORCH["linear_cross_entropy"](HIDDEN, WEIGHT, settings, rules)[0]
-    expected = farspan.linear_cross_entropy(HIDDEN, WEIGHT, **settings._asdict(), **rules._asdict())
-    torch.testing.assert_close(by_score, expected)
-    with pytest.raises(farspan.BackendError, match="label_smoothing: expected 0 on a GPU"):
-        farspan.ops._BY_TORCH["linear_cross_entropy"](HIDDEN, WEIGHT, settings._replace(label_smoothing=0.1), rules)
 
 
 def test_what_a_gradient_does_not_read_is_not_kept() -> None:

@@ -149,6 +149,9 @@ def emulated_kernels() -> Iterator[None]:
         operation = getattr(gpu, name)
         return lambda *arguments: operation(HostMemory(emulator()), *arguments)
 
-    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    names = (
+        "attention", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy", "divergence",
+        "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
+    )  # fmt: skip
     with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in names}):
         yield

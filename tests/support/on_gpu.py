@@ -13,7 +13,7 @@ import torch
 
 from farspan._backend import cpu, gpu
 from farspan._backend.memory import GpuMemory
-from farspan._backend.settings import Draws, Rules
+from farspan._backend.settings import Settings
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,15 +45,14 @@ def laid_out(x: np.ndarray, device: str) -> torch.Tensor:
     return placed.as_strided(x.shape, strides, placed.storage_offset())
 
 
-def _there(x: Any, dtype: str) -> Any:
-    """An array on the GPU; half types come as their bits."""
-    if isinstance(x, (Draws, Rules)):
-        return type(x)(*(_there(y, dtype) for y in x))
-    if isinstance(x, tuple) and not hasattr(x, "_fields"):
-        return tuple(_there(y, dtype) for y in x)
+def moved(x: Any, dtype: str, device: str) -> Any:
+    """An argument on a device, with the arrays of its lists; half types come as their bits. Settings stay here."""
+    if isinstance(x, tuple) and not isinstance(x, Settings):
+        parts = [moved(y, dtype, device) for y in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
     if not isinstance(x, np.ndarray):
         return x
-    tensor = laid_out(x, "cuda")
+    tensor = laid_out(x, device)
     return tensor.view(HALVES[dtype]) if x.dtype == np.uint16 else tensor
 
 
@@ -71,11 +70,14 @@ def gpu_kernels() -> Iterator[None]:
         operation = getattr(gpu, name)
 
         def call(dtype: str, *arguments: Any) -> Any:
-            on_gpu = [_there(x, dtype) for x in arguments]
+            on_gpu = [moved(x, dtype, "cuda") for x in arguments]
             return _back(operation(GpuMemory(on_gpu[0]), dtype, *on_gpu))
 
         return call
 
-    names = ("attention", "greedy", "sample", "ranks", "score", "top")
+    names = (
+        "attention", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy", "divergence",
+        "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
+    )  # fmt: skip
     with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
         yield

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.on_gpu import PIECE, laid_out
+from support.on_gpu import PIECE, laid_out, moved
+
+from farspan._backend.hooks import Hooks
+from farspan._backend.settings import Settings
 
 WORDS = np.arange(4000, dtype=np.uint16)
 FLOATS = np.arange(4000, dtype=np.float32)
@@ -32,3 +35,13 @@ def test_an_array_lies_on_a_device_as_on_the_host(x: np.ndarray) -> None:
         start = found.data_ptr() - found.untyped_storage().data_ptr()
         assert start % PIECE == x.ctypes.data % PIECE
         assert torch.empty(1).data_ptr() % PIECE == 0, "torch aligns what it allocates"
+
+
+def test_the_arrays_of_lists_are_moved_and_settings_stay() -> None:
+    hooks = moved(Hooks(causal=True, key_bias=FLOATS[:3], query_offsets=WORDS[:2].astype(np.int64)), "bfloat16", "cpu")
+    assert (hooks.causal, hooks.sink) == (True, None)
+    assert isinstance(hooks.key_bias, torch.Tensor)
+    assert isinstance(hooks.query_offsets, torch.Tensor)
+    settings = Settings(reals=FLOATS[:4].reshape(2, 2))
+    assert moved(settings, "bfloat16", "cpu") is settings
+    assert moved((WORDS[:4], 3), "bfloat16", "cpu")[0].dtype == torch.bfloat16

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import farspan
+from farspan.attention import hook_arguments
 from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.testing import assert_same_bits
@@ -55,6 +58,37 @@ def test_a_norm_gives_only_the_gradients_that_are_asked_for() -> None:
     assert alone is not None
 
 
+@pytest.mark.parametrize("used", ["both", "the norm", "the rows"])
+def test_rows_beside_their_norm_have_the_bits_and_gradients_of_both(used: str) -> None:
+    rows, upstream = X.flatten(0, 1), UPSTREAM.flatten(0, 1)
+    weigh = {"both": (0.3, 1.0), "the norm": (None, 1.0), "the rows": (0.3, None)}[used]
+
+    def both(total: Tensor, normed: Tensor) -> Tensor:
+        parts = [share * part for share, part in zip(weigh, (total, normed), strict=True) if share is not None]
+        return (sum(parts) * upstream.to(total.dtype)).sum()
+
+    def gradients(function: Callable[..., Tensor], *given: Tensor) -> list[Tensor | None]:
+        leaves = [x.clone().requires_grad_() for x in given]
+        return list(torch.autograd.grad(function(*leaves), leaves, allow_unused=True))
+
+    other = rows.roll(1, 0)
+    total, normed = recorded.norm_of_sum(rows, other, WEIGHT, EPS)
+    assert_same_bits(total.numpy(), (rows + other).numpy(), "sum")
+    assert_same_bits(normed.numpy(), recorded.rms_norm(rows + other, WEIGHT, EPS).numpy(), "norm of the sum")
+    same, normed = recorded.norm_beside(rows, WEIGHT, EPS)
+    assert_same_bits(same.numpy(), rows.numpy(), "rows")
+    assert_same_bits(normed.numpy(), recorded.rms_norm(rows, WEIGHT, EPS).numpy(), "norm beside the rows")
+    of_sum = gradients(lambda x, y, w: both(*recorded.norm_of_sum(x, y, w, EPS)), rows, other, WEIGHT)
+    alone = gradients(lambda x, w: both(*recorded.norm_beside(x, w, EPS)), rows + other, WEIGHT)
+    exact = [x.double() for x in (rows + other, WEIGHT)]
+    truth = gradients(lambda x, w: both(x, exact_norm(x, w)), *exact)
+    for found, right in zip((*of_sum, *alone), (truth[0], *truth, *truth), strict=True):
+        if right is None:
+            assert found is None
+        else:
+            torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
 def test_an_activation_has_those_bits_and_gradients(activation: Activation) -> None:
     rows, upstream = X.flatten(0, 1), UPSTREAM.flatten(0, 1)[:, : 12 if activation.gated else 24]
@@ -82,6 +116,8 @@ def test_gradients_of_many_equal_tokens_are_added_up_in_float32() -> None:
 
 RECORDED: dict[str, Callable[[Tensor], Tensor]] = {
     "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS),
+    "a norm beside its rows": lambda x: torch.cat(recorded.norm_beside(x, WEIGHT, EPS)),
+    "a norm of a sum": lambda x: torch.cat(recorded.norm_of_sum(x, x, WEIGHT, EPS)),
     "an activation": lambda x: recorded.activate(x, Activation("silu", True)),
 }
 
@@ -92,3 +128,38 @@ def test_a_second_derivative_is_an_error(name: str) -> None:
     (first,) = torch.autograd.grad(RECORDED[name](x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         first.sum().backward()
+
+
+COUNTS = (4, 2, 2)
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 9), (4, 1, 22)], ids=["equal lengths", "ragged"])
+def test_heads_that_lie_packed_are_mixed_as_attention_does(lengths: tuple[int, ...]) -> None:
+    make = torch.Generator().manual_seed(9)
+    tokens, dim = sum(lengths), 16
+    heads, upstream = (torch.randn(tokens, count, dim, generator=make) for count in (sum(COUNTS), COUNTS[0]))
+    offsets = np.cumsum([0, *lengths])
+    ragged = {"query_offsets": offsets, "key_offsets": offsets}
+    time = lengths[0] if len(set(lengths)) == 1 else None
+    hooks = hook_arguments(heads.numpy(), causal=True, window=7, **({} if time else ragged))
+
+    def apart(heads: Tensor) -> Tensor:
+        return farspan.attention(*heads.split(COUNTS, 1), causal=True, window=7, **ragged).flatten(1)
+
+    found = []
+    for mix in (lambda x: recorded.mix_heads(x, COUNTS, time, hooks), apart):
+        x = heads.clone().requires_grad_()
+        mixed = mix(x)
+        mixed.backward(upstream.flatten(1))
+        found.append((mixed.detach().numpy(), x.grad.numpy()))
+    for name, one, other in zip(("mixed", "gradient"), *found, strict=True):
+        assert_same_bits(one, other, name)
+
+
+def test_a_sum_is_a_sum() -> None:
+    x, y = X.clone().requires_grad_(), X.roll(1).requires_grad_()
+    total = recorded.add(x, y)
+    assert_same_bits(total.detach().numpy(), (x + y).detach().numpy(), "sum")
+    total.backward(UPSTREAM)
+    assert torch.equal(x.grad, UPSTREAM)
+    assert torch.equal(y.grad, UPSTREAM)

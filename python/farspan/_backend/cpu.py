@@ -78,6 +78,45 @@ def attention_backward(
     return out
 
 
+def mix_heads(heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Array, Array]:
+    """Attention among the float32 heads of packed tokens, `[tokens, heads, dim]`: so many of queries, of keys and of
+    values, one behind the other. Sequences have `time` tokens each; None: as the hooks say. Gives the LSE too, beside
+    `[tokens, query heads, dim]`."""
+    follow_torch()
+    parts = _parts(heads, counts, time)
+    mixed = empty("query", (len(heads), counts[0], heads.shape[2]), np.float32)
+    lse = empty("query", results.attention("float32", *parts, hooks)["lse"][0], np.float32)
+    _core.attention("float32", _as_batch(mixed, time), lse, *parts, hooks)
+    return mixed, lse
+
+
+def mix_heads_gradient(
+    heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks, mixed: Array, lse: Array, slope: Array
+) -> Array:
+    """The slope of a result by `heads`, from what `mix_heads` gave and the slope by its first result."""
+    follow_torch()
+    shapes = [(len(heads), count, heads.shape[2]) for count in counts]
+    found = [np.zeros(shape, np.float32) for shape in shapes]
+    gradients = Gradients(**dict(zip(("query", "key", "value"), [_as_batch(x, time) for x in found], strict=True)))
+    query, key, value = _parts(heads, counts, time)
+    above = Above(lse, None, "query,key,value")
+    output, upstream = _as_batch(mixed, time), _as_batch(slope, time)
+    _core.attention_backward("float32", gradients, query, key, value, output, upstream, above, hooks)
+    return np.concatenate(found, 1)
+
+
+def _parts(heads: Array, counts: tuple[int, int, int], time: int | None) -> tuple[Array, Array, Array]:
+    """Queries, keys and values as attention takes them."""
+    batch = _as_batch(heads, time)
+    keys, values = counts[0], counts[0] + counts[1]
+    return batch[:, :keys], batch[:, keys:values], batch[:, values:]
+
+
+def _as_batch(packed: Array, time: int | None) -> Array:
+    """`[batch, heads, time, dim]` where all sequences have `time` tokens."""
+    return packed if time is None else packed.reshape(-1, time, *packed.shape[1:]).swapaxes(1, 2)
+
+
 def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Array:
     """`x @ weight.T + bias` over the last axis of x."""
     follow_torch()
@@ -85,6 +124,24 @@ def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Arra
     (output,) = allocate("x", results.linear(dtypes, x, weight, bias))
     out = output if output.ndim == 2 else output.reshape(rows.shape[0], weight.shape[0])
     _core.linear(*dtypes, out, rows, weight, bias.bias)
+    return output
+
+
+def linear_x_gradient(dtypes: tuple[str, str], gradient: Array, weight: Array) -> Array:
+    """`gradient @ weight`."""
+    follow_torch()
+    rows = rows_of("gradient", gradient, "weight", weight)
+    (output,) = allocate("gradient", results.linear_x_gradient(dtypes, gradient, weight))
+    _core.linear_x_gradient(*dtypes, output.reshape(rows.shape[0], weight.shape[1]), rows, weight)
+    return output
+
+
+def linear_weight_gradient(dtypes: tuple[str, str], gradient: Array, x: Array) -> Array:
+    """`gradient.T @ x`, of all their rows."""
+    follow_torch()
+    (output,) = allocate("gradient", results.linear_weight_gradient(dtypes, gradient, x))
+    rows = [given.reshape(-1, given.shape[-1]) for given in (gradient, x)]
+    _core.linear_weight_gradient(*dtypes, output, *rows)
     return output
 
 
@@ -308,6 +365,28 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     else:
         _core.rms_norm(output.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]), weight, eps)
     return output
+
+
+def add_rms_norm(x: Array, y: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+    """`x + y` of float32 rows, and its norm."""
+    total, output = (empty("x", x.shape, np.float32) for _ in range(2))
+    _core.add_rms_norm(total, output, x, y, weight, eps)
+    return total, output
+
+
+def rms_norm_gradient(x: Array, weight: Array, eps: float, slope: Array, beside: Array | None) -> tuple[Array, Array]:
+    """The slopes of a result by float32 rows and by the weight, from that by their norm. `beside` is the slope by the
+    rows themselves, where they are used beside their norm, and is added."""
+    of_x, of_weight = empty("x", x.shape, np.float32), np.empty_like(weight)
+    _core.rms_norm_gradient(of_x, of_weight, x, weight, eps, slope, beside)
+    return of_x, of_weight
+
+
+def activate_gradient(x: Array, activation: str, gated: bool, slope: Array) -> Array:
+    """The slope of a result by what `activate` was given, from that by what it gave."""
+    of_x = empty("x", x.shape, np.float32)
+    _core.activate_gradient(of_x, x, activation, gated, slope)
+    return of_x
 
 
 def activate(x: Array, activation: str, gated: bool) -> Array:

@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from farspan import _core
 from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
+from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.memory import Described, Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
@@ -118,6 +121,124 @@ def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, 
     problem = _problem(memory, dtype, _rows(hidden), weight, rules)
     _core.cuda_top(memory, problem, longest.k, _addresses(memory, out))
     return tuple(out)
+
+
+def linear_cross_entropy(
+    memory: Memory, dtype: str, hidden: Any, weight: Any, settings: CrossEntropy, rules: Rules
+) -> tuple[Any, ...]:
+    """The loss, and both parts of the lse."""
+    rows = _rows(hidden)
+    out = _allocate(memory, results.linear_cross_entropy(dtype, hidden, weight, settings, rules))
+    described = _settings(memory, settings, rows.shape[0])
+    problem = _problem(memory, dtype, rows, weight, rules)
+    _core.cuda_linear_cross_entropy(memory, problem, described, _addresses(memory, out))
+    return tuple(out)
+
+
+def linear_cross_entropy_gradient(
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    read: CrossEntropyRead,
+    settings: CrossEntropy,
+    rules: Rules,
+    asked: Asked,
+) -> tuple[Any, ...]:
+    """The gradients of hidden, weight and bias."""
+    rows = _rows(hidden)
+    found = results.linear_cross_entropy_gradient(dtype, hidden, weight, read, settings, rules, asked)
+    out, lists = _gradients(memory, found), [x.reshape(-1) for x in read]
+    described = _settings(memory, settings, rows.shape[0])
+    problem = _problem(memory, dtype, rows, weight, rules)
+    of_rows = [memory.describe(x) for x in lists]
+    _core.cuda_linear_cross_entropy_gradient(memory, problem, described, of_rows, _asked(memory, asked, out))
+    return out
+
+
+def score_gradient(
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    targets: Targets,
+    read: ScoreRead,
+    rules: Rules,
+    asked: Asked,
+) -> tuple[Any, ...]:
+    """The gradients of hidden, weight and bias."""
+    rows = _rows(hidden)
+    out = _gradients(memory, results.score_gradient(dtype, hidden, weight, targets, read, rules, asked))
+    lists = [_without_gaps(x.reshape(rows.shape[0], x.shape[-1])) for x in (read.top_token, read.by_top_logprob)]
+    flat = ScoreRead(*[x.reshape(-1) for x in read])._replace(top_token=lists[0], by_top_logprob=lists[1])
+    described = map_arrays(lambda _, x: memory.describe(x), flat)
+    problem = _problem(memory, dtype, rows, weight, rules)
+    given = _per_row(memory, targets.targets, rows.shape[0])
+    _core.cuda_score_gradient(memory, problem, given, described, _asked(memory, asked, out))
+    return out
+
+
+def divergence(
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    target_hidden: Any,
+    target_weight: Any,
+    target: Target,
+    rules: Rules,
+) -> tuple[Any, ...]:
+    """The divergence, and both parts of both lse."""
+    rows, others = _rows(hidden), _rows(target_hidden)
+    found = results.divergence(dtype, hidden, weight, target_hidden, target_weight, target, rules)
+    out = _allocate(memory, found)
+    model = _problem(memory, dtype, rows, weight, rules)
+    other = _problem(memory, dtype, others, target_weight, rules._replace(bias=target.target_bias))
+    _core.cuda_divergence(memory, model, other, target.temperature, _addresses(memory, out))
+    return tuple(out)
+
+
+def divergence_gradient(
+    memory: Memory,
+    dtype: str,
+    hidden: Any,
+    weight: Any,
+    target_hidden: Any,
+    target_weight: Any,
+    read: DivergenceRead,
+    target: Target,
+    rules: Rules,
+    asked: Asked,
+) -> tuple[Any, ...]:
+    """The gradients of hidden, weight and bias."""
+    rows, others = _rows(hidden), _rows(target_hidden)
+    sides = (hidden, weight, target_hidden, target_weight)
+    out = _gradients(memory, results.divergence_gradient(dtype, *sides, read, target, rules, asked))
+    model = _problem(memory, dtype, rows, weight, rules)
+    other = _problem(memory, dtype, others, target_weight, rules._replace(bias=target.target_bias))
+    lists = [x.reshape(-1) for x in read]
+    of_rows = [memory.describe(x) for x in lists]
+    _core.cuda_divergence_gradient(memory, model, other, target.temperature, of_rows, _asked(memory, asked, out))
+    return out
+
+
+def _settings(memory: Memory, settings: CrossEntropy, rows: int) -> CrossEntropy:
+    described = map_arrays(lambda _, x: memory.describe(x), settings)
+    return described._replace(targets=_per_row(memory, settings.targets, rows))
+
+
+def _gradients(memory: Memory, found: results.Results) -> tuple[Any, ...]:
+    """Each with memory of its own, since they live for different times."""
+    return tuple([memory.empty(shape, kind) for shape, kind in found.values()])
+
+
+def _asked(memory: Memory, asked: Asked, out: tuple[Any, ...]) -> list[int]:
+    """The addresses of the gradients that are asked for, 0 of the others."""
+    return [memory.address(x) if wanted else 0 for x, wanted in zip(out, asked, strict=True)]
+
+
+def _without_gaps(x: Any) -> Any:
+    return x.contiguous() if hasattr(x, "contiguous") else np.ascontiguousarray(x)
 
 
 def _allocate(memory: Memory, found: results.Results) -> list[Any]:

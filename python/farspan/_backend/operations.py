@@ -33,7 +33,7 @@ class Operation:
     mixed: bool = False
     """Whether the large inputs may differ in their element type; backends are told all of these then."""
     gradient_of: str = ""
-    """The operation whose backward pass this is. It has no gradient of its own."""
+    """The operation whose backward pass this is, or a part of it."""
 
     def schema(self) -> str:
         """The operator as torch declares it."""
@@ -74,6 +74,10 @@ OPERATIONS = {
             gradient_of="attention",
         ),
         Operation("linear", ("x", "weight"), (Bias,), ("output",), mixed=True),
+        Operation("linear_x_gradient", ("gradient", "weight"), (), ("x_gradient",), mixed=True, gradient_of="linear"),
+        Operation(
+            "linear_weight_gradient", ("gradient", "x"), (), ("weight_gradient",), mixed=True, gradient_of="linear"
+        ),
         Operation("greedy", _UNEMBEDDING, (Rules,), tuple(results.SAMPLE)),
         Operation("sample", _UNEMBEDDING, (Draws, Rules, Settings), tuple(results.SAMPLE)),
         Operation("ranks", _UNEMBEDDING, (Drawn, Rules, Settings), ("rank",)),

@@ -65,6 +65,14 @@ def linear(dtypes: tuple[str, str], x: Any, weight: Any, bias: Bias) -> Results:
     return {"output": ((*x.shape[:-1], weight.shape[0]), dtypes[0])}
 
 
+def linear_x_gradient(dtypes: tuple[str, str], gradient: Any, weight: Any) -> Results:
+    return {"x_gradient": ((*gradient.shape[:-1], weight.shape[1]), dtypes[0])}
+
+
+def linear_weight_gradient(dtypes: tuple[str, str], gradient: Any, x: Any) -> Results:
+    return {"weight_gradient": ((gradient.shape[-1], x.shape[-1]), dtypes[0])}
+
+
 def greedy(dtype: str, hidden: Any, weight: Any, rules: Rules) -> Results:
     return _sample(tuple(hidden.shape[:-1]), 1, 0)
 

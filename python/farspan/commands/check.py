@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def check(device: str) -> Iterator[Outcome]:
             yield from _attention(device, dtype, width, queries, hooks)
         for rows in ROWS:
             yield from _unembedding(device, dtype, rows)
+            yield from _losses(device, dtype, rows)
         yield from _linear(device, dtype)
 
 
@@ -159,6 +161,52 @@ def _unembedding(device: str, dtype: torch.dtype, rows: int) -> Iterator[Outcome
     listed = farspan.top(*given, 40)
     yield _compared(f"top {name}: logits", listed.logit, logits.topk(40).values, logit)
     yield _compared(f"top {name}: tokens", logits.gather(-1, listed.token.cpu()), logits.topk(40).values, 2 * logit)
+
+
+def _losses(device: str, dtype: torch.dtype, rows: int) -> Iterator[Outcome]:
+    """Values and gradients. What a gradient may be off by is what the eager program of the same dtype is off by."""
+    hidden, target_hidden = (_normal(rows, DIM, dtype=dtype, seed=seed) for seed in (10, 11))
+    weight = (3 * DIM**-0.5 * _normal(VOCAB, DIM, dtype=torch.float32, seed=12)).to(dtype)
+    bias, upstream = (_normal(count, dtype=torch.float32, seed=13) for count in (VOCAB, rows))
+    targets = torch.arange(rows) * 13 % VOCAB
+    rules: dict[str, Any] = {"softcap": 9.0, "valid_vocab": VOCAB - 3}
+    of_entropy = rules | {"label_smoothing": 0.1, "z_loss": 1e-3, "reduction": "none" if rows > 1 else "mean"}
+
+    def entropy(module: Any, h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        found: Tensor = module.linear_cross_entropy(h, w, targets.to(h.device), bias=b, **of_entropy)
+        return found
+
+    def scored(module: Any, h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        found = module.score(h, w, targets.to(h.device), bias=b, **rules)
+        result: Tensor = found.logprob + 0.3 * found.entropy
+        return result
+
+    def divergence(module: Any, h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        found: Tensor = module.divergence(h, w, target_hidden.to(h), bias=b, temperature=2.0, **rules)
+        return found
+
+    for name, loss in {"linear_cross_entropy": entropy, "score": scored, "divergence": divergence}.items():
+        found, truth, eager = (
+            _with_gradients(partial(loss, module), [x.to(**like) for x in (hidden, weight, bias)], upstream)
+            for module, like in (
+                (farspan, {"device": device}),
+                (reference, {"dtype": torch.float64}),
+                (reference, {}),
+            )
+        )
+        what = f"{name} {_name(dtype)}, {rows} rows"
+        for of, one, right, plain in zip(("value", "hidden", "weight", "bias"), found, truth, eager, strict=True):
+            rounding = "logit" if of in ("value", "bias") else _name(dtype)
+            size = float(right.abs().max()) * (40.0 if rounding == "logit" else 4.0)
+            allowed = allowed_error(right, plain.double(), rounding=rounding, magnitude=size)
+            yield _compared(f"{what}: {of if of == 'value' else f'gradient of {of}'}", one, right, allowed)
+
+
+def _with_gradients(loss: Callable[..., Tensor], given: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """What a loss gives, and its gradients."""
+    leaves = [x.detach().requires_grad_() for x in given]
+    value = loss(*leaves)
+    return [value.detach(), *torch.autograd.grad(value, leaves, upstream.to(value).reshape(value.shape))]
 
 
 def _linear(device: str, dtype: torch.dtype) -> Iterator[Outcome]:

@@ -41,7 +41,7 @@ def train_lens(
     built, and the model stays as it is.
 
     Args:
-        model: a `farspan.Transformer` on the CPU, whose losses alone have gradients.
+        model: a `farspan.Transformer`.
         tokens: `[n]` ids of a text, at least `context` of them.
         steps: how many updates. The learning rate falls to 0 over them.
         context: tokens in a window.

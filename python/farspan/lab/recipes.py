@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     "sort": Recipe(
         "bucket_sort in ten minutes of a processor: RoPE fails, random relative positions generalise",
         ("bucket_sort",),
-        {"schemes": ("rope", "random-relative"), "steps": 1000, "seeds": 1, "examples": 64},
+        {"schemes": ("rope", "random-relative"), "steps": 800, "seeds": 1, "examples": 64},
         RUOSS,
         RUOSS_TABLE,
     ),

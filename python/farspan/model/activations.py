@@ -40,6 +40,14 @@ class Activation:
         quotient: np.ndarray = gate / (1 + decay) * (up + 1)
         return quotient
 
+    @property
+    def has_slopes_of_arrays(self) -> bool:
+        return self.kind != CLAMPED
+
+    def slopes_of_array(self, x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """The slope of a result by x, from that by what `of_array` makes of it."""
+        return cpu.activate_gradient(x, self.kind, self.gated, slope)
+
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """`(gate, up)` or `(x,)`."""
         return x.chunk(2, dim=-1) if self.gated else (x,)

@@ -25,6 +25,7 @@ from farspan.model.operations import (
     ArrayOperations,
     DeviceOperations,
     Operations,
+    RecordedOperations,
     TensorOperations,
     activation_dtype,
 )
@@ -139,10 +140,16 @@ class Decoder(nn.Module):
     def choose_operations(self) -> Operations:
         """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
         if self.backend == "reference" or self.wants_gradient or torch.compiler.is_compiling():
-            return TensorOperations(self.backend, self.activations)
+            return self._tensor_operations()
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
+
+    def _tensor_operations(self) -> TensorOperations:
+        serves = self.backend == "fused" and self.device.type == "cpu" and not torch.compiler.is_compiling()
+        if serves and self.activations == torch.float32 and not self.instrumented:
+            return RecordedOperations()
+        return TensorOperations(self.backend, self.activations)
 
     @property
     def wants_gradient(self) -> bool:

@@ -17,7 +17,7 @@ from farspan.model.activations import Activation
 from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
-from farspan.model.operations import Operations, norm, small_dtype
+from farspan.model.operations import Operations, RecordedOperations, norm, small_dtype
 from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.positions import LayerPositions, forgotten, positions_behind, positions_of
 from farspan.model.rows import apart, attention_by_rows, combined
@@ -49,6 +49,11 @@ class Norm(nn.Module):
         self.kind, self.eps, self.backend, self.adds_one = kind, eps, backend, adds_one
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if kind == "layer" else None
+
+    @property
+    def gain(self) -> Tensor:
+        """What the norm multiplies with, float32 where that is not the weight itself: half precision has no 1.001."""
+        return 1 + self.weight.to(small_dtype(self.weight)) if self.adds_one else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.adds_one:
@@ -96,7 +101,12 @@ class Attention(nn.Module):
             plan.cache.write_gates(layer, gates, plan.slots)
         outputs = []
         for call in plan.calls:
-            own, hooks = heads[call.tokens], call.hooks[layer]
+            own, hooks = heads if len(plan.calls) == 1 else heads[call.tokens], call.hooks[layer]
+            plain = plan.cache is None and self.sink is None and self.positions is None
+            if plain and isinstance(operations, RecordedOperations):
+                counts = (self.heads, self.kv_heads, self.kv_heads)
+                outputs.append(operations.mix_heads(own, counts, call, layer))
+                continue
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]
             else:
@@ -193,10 +203,18 @@ class Block(nn.Module):
 
     def forward(self, x: Any, layer: int, plan: PassPlan, operations: Operations) -> Any:
         call = operations.call
-        mixed = call(self.attention, _normed(x, self.attention_norm, operations), layer, plan, operations)
-        after = x + self._scaled(_normed(mixed, self.attention_post_norm, operations))
-        seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
-        return after + self._scaled(_normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations))
+        seen = x
+        if self.attention_norm is not None:
+            x, seen = operations.norm_beside(x, self.attention_norm)
+        mixed = call(self.attention, seen, layer, plan, operations)
+        mixed = self._scaled(_normed(mixed, self.attention_post_norm, operations))
+        if self.parallel or self.mlp_norm is None:
+            after = operations.add(x, mixed)
+            seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
+        else:
+            after, seen = operations.norm_of_sum(x, mixed, self.mlp_norm)
+        gathered = _normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations)
+        return operations.add(after, self._scaled(gathered))
 
     def with_positions(self, config: Config, layer: int) -> Block:
         """This block with the parameters that the layer's position scheme has in `config`: itself where these are its

@@ -26,7 +26,7 @@ from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
-from farspan.model.passes import PassPlan
+from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.staging import on_device
 from farspan.unembed import greedy, sample
 
@@ -65,6 +65,15 @@ class Operations(Protocol):
 
     def norm(self, x: Any, layer: Any) -> Any:
         """The norm that `layer` describes, over the last dim."""
+
+    def norm_beside(self, x: Any, layer: Any) -> tuple[Any, Any]:
+        """x for its other use, and its norm."""
+
+    def norm_of_sum(self, x: Any, y: Any, layer: Any) -> tuple[Any, Any]:
+        """`x + y`, and its norm."""
+
+    def add(self, x: Any, y: Any) -> Any:
+        """`x + y`"""
 
     def activate(self, x: Any, activation: Activation) -> Any:
         """What an `Activation` makes of rows."""
@@ -142,6 +151,16 @@ class TensorOperations:
         out: Tensor = layer(x)
         return out
 
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        return x, self.norm(x, layer)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        total = x + y
+        return total, self.norm(total, layer)
+
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if self.backend == "fused" and arrays_serve(x):
             return recorded.activate(x, activation)
@@ -215,6 +234,36 @@ class TensorOperations:
         return self.functions.sample(hidden, unembedding, **draws, **rules)
 
 
+class RecordedOperations(TensorOperations):
+    """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
+    other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
+
+    def __init__(self) -> None:
+        super().__init__("fused", torch.float32)
+        self._hooks: tuple[Any, Hooks] = (None, Hooks())
+
+    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
+        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
+        dim]`, where no cache, sink or learned hook has a part in it."""
+        hooks = call.hooks[layer]
+        if self._hooks[0] is not hooks:  # the layers of a pass share them
+            self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
+        return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return recorded.add(x, y)
+
+    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_beside(x, layer)
+        return recorded.norm_beside(x, layer.gain, layer.eps)
+
+    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
+        if layer.bias is not None:
+            return super().norm_of_sum(x, y, layer)
+        return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
+
+
 class DeviceOperations(TensorOperations):
     """On tensors of a GPU, by the functions of `farspan`. Plans have their arrays there, and hooks in the order of the
     operator."""
@@ -286,16 +335,34 @@ class ArrayOperations:
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
-        found = self._weights.get(layer)
-        if found is None:
-            gain = _numbers(layer.weight)
-            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
-        weight, bias = found
+        weight, bias = self._gain(layer)
         if bias is None:
             return cpu.rms_norm(x, weight, layer.eps)
         gain, shift = torch.from_numpy(weight), torch.from_numpy(bias)
         out: np.ndarray = F.layer_norm(torch.from_numpy(x), weight.shape, gain, shift, layer.eps).numpy()
         return out
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        total: np.ndarray = x + y
+        return total
+
+    def norm_beside(self, x: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        return x, self.norm(x, layer)
+
+    def norm_of_sum(self, x: np.ndarray, y: np.ndarray, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = self._gain(layer)
+        if bias is None:
+            return cpu.add_rms_norm(x, y, weight, layer.eps)
+        total = x + y
+        return total, self.norm(total, layer)
+
+    def _gain(self, layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a norm multiplies with and adds."""
+        found = self._weights.get(layer)
+        if found is None:
+            gain = _numbers(layer.weight)
+            found = self._weights[layer] = (1 + gain if layer.adds_one else gain, _numbers(layer.bias))
+        return found[0], found[1]
 
     def activate(self, x: np.ndarray, activation: Activation) -> np.ndarray:
         out: np.ndarray = activation.of_array(x)

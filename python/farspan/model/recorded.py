@@ -1,18 +1,21 @@
 """Operations on rows that autograd can record, with the bits that they have where nobody asks for a gradient.
 
-The forward passes are those of the CPU backend. The backward passes are a few lines of torch, in float32.
+Forward and backward passes are those of the CPU backend, which go over their rows once. Rows that are used beside their
+norm, as those of a residual stream are, share one backward pass with it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from farspan._backend import cpu
+from farspan._backend.hooks import Hooks
 from farspan.model.activations import Activation
 
 
@@ -22,6 +25,31 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         recorded: Tensor = _RmsNorm.apply(x, weight, eps)
         return recorded
     return _normed(x, weight, eps)
+
+
+def norm_beside(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x for its other use, and its `rms_norm`."""
+    found: tuple[Tensor, Tensor] = _NormBeside.apply(x, weight, eps)
+    return found
+
+
+def norm_of_sum(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`x + y`, and its `rms_norm`."""
+    found: tuple[Tensor, Tensor] = _NormOfSum.apply(x, y, weight, eps)
+    return found
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """`x + y`. torch's own threads would spin for milliseconds after it, and take a core from the next operation."""
+    total: Tensor = _Sum.apply(x, y)
+    return total
+
+
+def mix_heads(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> Tensor:
+    """`[tokens, heads, dim]` of queries, keys and values -> `[tokens, query heads * dim]`, by attention: see
+    `farspan._backend.cpu.mix_heads`. The gradients of the three come as one array, as they lie."""
+    mixed: Tensor = _MixedHeads.apply(heads, counts, time, hooks)[0]
+    return mixed.flatten(1)
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -62,17 +90,98 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        shrink = (x.square().mean(-1, keepdim=True) + ctx.eps).rsqrt_()
-        normal = x * shrink
-        of_x = of_weight = None
-        if ctx.needs_input_grad[1]:
-            of_weight = (gradient * normal).flatten(0, -2).sum(0).to(weight.dtype)
-        if ctx.needs_input_grad[0]:
-            pushed = gradient * weight.float()
-            along = (pushed * normal).mean(-1, keepdim=True)
-            of_x = pushed.sub_(normal.mul_(along)).mul_(shrink)
-        return of_x, of_weight, None
+        return (*_slopes(ctx, gradient, None), None)
+
+
+class _NormBeside(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return x.view_as(x), _normed(x, weight, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.eps = inputs[2]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (*_slopes(ctx, gradient, beside), None)
+
+
+class _NormOfSum(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        gain = weight.detach().float().numpy()
+        total, normed = cpu.add_rms_norm(x.detach().numpy(), y.detach().numpy(), gain, eps)
+        return torch.from_numpy(total), torch.from_numpy(normed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[0], inputs[2])
+        ctx.eps = inputs[3]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        of_sum, of_weight = _slopes(ctx, gradient, beside)
+        return of_sum, of_sum, of_weight, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy() + y.detach().numpy())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
+
+
+class _MixedHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Tensor, Tensor]:
+        mixed, lse = cpu.mix_heads(heads.detach().numpy(), counts, time, hooks)
+        return torch.from_numpy(mixed), torch.from_numpy(lse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], *output)
+        ctx.call = inputs[1:]
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, of_lse: Tensor) -> tuple[Tensor | None, ...]:
+        heads, mixed, lse = (part.detach().numpy() for part in ctx.saved_tensors)
+        counts, time, hooks = ctx.call
+        slope = gradient.contiguous().numpy()
+        found = cpu.mix_heads_gradient(heads, counts, time, hooks, mixed, lse, slope)
+        return torch.from_numpy(found), None, None, None
+
+
+def _slopes(ctx: Any, gradient: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Of the rows that were normalised, and of the weight."""
+    x, weight = ctx.saved_tensors
+    if gradient is None:
+        return beside, None
+    of_x, of_weight = cpu.rms_norm_gradient(
+        _rows(x), weight.detach().float().numpy(), ctx.eps, _rows(gradient), None if beside is None else _rows(beside)
+    )
+    return torch.from_numpy(of_x).view(x.shape), torch.from_numpy(of_weight).to(weight.dtype)
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """`[rows, width]`, contiguous."""
+    rows: np.ndarray = x.detach().reshape(-1, x.shape[-1]).contiguous().numpy()
+    return rows
 
 
 class _Activation(torch.autograd.Function):
@@ -89,10 +198,18 @@ class _Activation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        parts = tuple(part.detach().requires_grad_() for part in ctx.activation.parts(x))
-        with torch.enable_grad():
-            output = ctx.activation.of_parts(parts)
-        return torch.cat(torch.autograd.grad(output, parts, gradient), -1), None
+        if not ctx.activation.has_slopes_of_arrays:
+            return _differentiated(x, ctx.activation, gradient), None
+        slope = ctx.activation.slopes_of_array(x.numpy(), gradient.contiguous().numpy())
+        return torch.from_numpy(slope), None
+
+
+def _differentiated(x: Tensor, activation: Activation, gradient: Tensor) -> Tensor:
+    """By torch."""
+    parts = tuple(part.detach().requires_grad_() for part in activation.parts(x))
+    with torch.enable_grad():
+        output = activation.of_parts(parts)
+    return torch.cat(torch.autograd.grad(output, parts, gradient), -1)
 
 
 class _WidenedRows(torch.autograd.Function):

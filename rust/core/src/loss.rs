@@ -8,7 +8,7 @@ mod scored;
 use crate::elementary::ln;
 
 pub use divergence::{Pair, check_temperature, target_name};
-pub use entropy::{CrossEntropy, Reduction, Weighing};
+pub use entropy::{CrossEntropy, Reduction, Weighing, check_class_weight, check_factors};
 pub use scored::{ScoreSlopes, Scored};
 
 /// The slope of a row's loss by the logits `l` of its tokens, all of which have one form. With

@@ -1,13 +1,19 @@
 //! Linear layers whose rows do not depend on each other.
 
+mod gradient;
+mod panels;
+mod tasks;
+
+pub use gradient::{weight_gradient, x_gradient};
+
 use crate::arch::product::{Kernels, Rows, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::{block_rows, for_each_chunk};
 use crate::typed::RowMut;
 use crate::{dispatch, each, threads};
 use farspan_core::{Error, Result};
-use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
+use tasks::cut;
 
 /// Tasks for each thread, so that an uneven machine still finishes together.
 const TASKS_A_THREAD: usize = 4;
@@ -49,7 +55,8 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
         return Ok(());
     }
 
-    let block = block_rows(rows);
+    let packed = panels::pay(rows, &weight);
+    let block = if packed { panels::block_rows(rows, columns) } else { block_rows(rows) };
     let tasks = if rows.saturating_mul(columns).saturating_mul(features) <= ALONE {
         1
     } else {
@@ -62,35 +69,17 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
     let task = |(index, pieces): (usize, Vec<RowMut>)| {
         let x = x.part(index / parts * block, pieces.len());
         let first = index % parts * width;
-        fill(&kernels, x, weight, bias, first, pieces);
+        if packed {
+            panels::fill(&kernels, x, weight, bias, first, pieces);
+        } else {
+            fill(&kernels, x, weight, bias, first, pieces);
+        }
     };
     if pieces.len() == 1 {
         pieces.into_iter().enumerate().for_each(task);
         return Ok(());
     }
     threads::run(|| pieces.into_par_iter().enumerate().for_each(task))
-}
-
-/// The output as what each task writes: for each block of rows and each range of `width` columns, a piece of every row.
-fn cut<'o, T>(
-    out: &'o mut ArrayViewMut2<T>,
-    block: usize,
-    width: usize,
-    piece: fn(&'o mut [T]) -> RowMut<'o>,
-) -> Result<Vec<Vec<RowMut<'o>>>> {
-    let parts = out.ncols().div_ceil(width);
-    let mut tasks: Vec<Vec<RowMut>> = Vec::new();
-    for (i, row) in out.rows_mut().into_iter().enumerate() {
-        if i % block == 0 {
-            tasks.resize_with(tasks.len() + parts, || Vec::with_capacity(block));
-        }
-        let row = row.into_slice().ok_or_else(|| Error::argument("out", "a contiguous last dimension", "strides"))?;
-        let first = tasks.len() - parts;
-        for (task, columns) in tasks[first..].iter_mut().zip(row.chunks_mut(width)) {
-            task.push(piece(columns));
-        }
-    }
-    Ok(tasks)
 }
 
 /// Computes one task: the columns from `first` on that each row's piece has room for.

@@ -2,7 +2,7 @@
 
 use farspan_core::{Dtype, Error};
 use farspan_cpu::dispatch::Machine;
-use farspan_cpu::linear::linear;
+use farspan_cpu::linear::{linear, weight_gradient, x_gradient};
 use farspan_cpu::matrix::MatrixMut;
 use farspan_testing::cpu::Cpu;
 use farspan_testing::linear_suite;
@@ -28,4 +28,8 @@ fn what_does_not_fit_is_named() {
     assert_eq!(name(linear(x.matrix(), weight.matrix(), Some(&[0.0; 3]), MatrixMut::F32(wide.view_mut()))), "bias");
     assert_eq!(name(linear(x.matrix(), weight.matrix(), None, MatrixMut::F32(small.view_mut()))), "out");
     assert_eq!(name(linear(x.matrix(), weight.matrix(), None, MatrixMut::Bf16(half.view_mut()))), "out");
+    let mut four = Array2::zeros((3, 4));
+    assert_eq!(name(x_gradient(x.matrix(), weight.matrix(), MatrixMut::F32(four.view_mut()))), "weight");
+    assert_eq!(name(weight_gradient(x.matrix(), weight.matrix(), MatrixMut::F32(four.view_mut()))), "x");
+    assert_eq!(name(weight_gradient(x.matrix(), x.matrix(), MatrixMut::F32(four.view_mut()))), "out");
 }

@@ -8,6 +8,10 @@ mod device;
 #[path = "../src/attention/variants.rs"]
 mod attention;
 
+#[allow(dead_code)]
+#[path = "../src/loss/variants.rs"]
+mod loss;
+
 #[path = "../src/probe/variants.rs"]
 mod probe;
 
@@ -31,6 +35,7 @@ fn main() {
         "../kernels",
         "../src/device.rs",
         "../src/attention/variants.rs",
+        "../src/loss/variants.rs",
         "../src/probe/variants.rs",
         "../src/unembed/variants.rs",
     ] {
@@ -45,7 +50,10 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    build.files(sources(&out, [attention::variants(), probe::variants(), unembed::variants()].concat()));
+    build.files(sources(
+        &out,
+        [attention::variants(), loss::variants(), probe::variants(), unembed::variants()].concat(),
+    ));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
     if env::var_os("FARSPAN_SANITIZE").is_some() {

@@ -21,6 +21,7 @@ pub mod device;
 pub mod driver;
 pub mod emulator;
 mod fault;
+pub mod loss;
 pub mod memory;
 pub mod nvrtc;
 pub mod probe;
@@ -40,5 +41,5 @@ pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {
-    [attention::variants(), probe::variants(), unembed::variants()].concat()
+    [attention::variants(), loss::variants(), probe::variants(), unembed::variants()].concat()
 }

@@ -20,6 +20,10 @@ mod score;
 mod statistics;
 mod variants;
 
+pub(crate) use params::{HIDDEN_ALIGNED, RowsAt, Setting, UnembedParams, WEIGHT_ALIGNED};
+pub(crate) use plan::{ALIGNMENT, name};
+pub(crate) use problem::{Checked, check_contiguous, setting};
+
 pub use changes::{Changes, PackedChanges};
 pub use host::{Place, Reader, Threads, sample_on_host};
 pub use problem::{Draws, Matrix, Problem};

@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod device;
+pub(crate) mod loss;
 pub(crate) mod probe;
 pub(crate) mod unembed;
 

@@ -28,8 +28,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
     module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(linear::linear_x_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(linear::linear_weight_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rowwise::add_rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rowwise::rms_norm_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(rowwise::activate, module)?)?;
+    module.add_function(wrap_pyfunction!(rowwise::activate_gradient, module)?)?;
     for (list, names) in settings::lists() {
         module.add(list, PyTuple::new(module.py(), names)?)?;
     }
@@ -57,6 +62,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_rank, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_score, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_top, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_linear_cross_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_linear_cross_entropy_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_score_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_divergence, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::loss::cuda_divergence_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::probe::cuda_probe, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_status, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::cuda_open, module)?)?;

@@ -1,4 +1,4 @@
-//! `_core.linear`: matrices of two dimensions.
+//! `_core.linear` and its gradients: matrices of two dimensions.
 
 use crate::arrays::{large, large_mut, matrix, named_dtype, optional_row, slice};
 use crate::failure::{Outcome, detached};
@@ -25,4 +25,42 @@ pub(crate) fn linear(
     let mut out = large_mut("out", dtype, out)?;
     let out = map!(x in &mut out => x.as_array_mut());
     detached(py, || farspan_cpu::linear::linear(x, weight, bias, out))
+}
+
+/// `out = gradient @ weight`; `weight` may be of another element type.
+#[pyfunction]
+#[pyo3(signature = (dtype, weight_dtype, out, gradient, weight, /))]
+pub(crate) fn linear_x_gradient(
+    py: Python<'_>,
+    dtype: &str,
+    weight_dtype: &str,
+    out: &Bound<'_, PyAny>,
+    gradient: &Bound<'_, PyAny>,
+    weight: &Bound<'_, PyAny>,
+) -> Outcome {
+    let (dtype, weight_dtype) = (named_dtype("gradient", dtype)?, named_dtype("weight", weight_dtype)?);
+    let (gradient, weight) = (large("gradient", dtype, gradient)?, large("weight", weight_dtype, weight)?);
+    let (gradient, weight) = (matrix(&gradient), matrix(&weight));
+    let mut out = large_mut("out", dtype, out)?;
+    let out = map!(x in &mut out => x.as_array_mut());
+    detached(py, || farspan_cpu::linear::x_gradient(gradient, weight, out))
+}
+
+/// `out = gradient.T @ x`; `x` may be of another element type.
+#[pyfunction]
+#[pyo3(signature = (dtype, x_dtype, out, gradient, x, /))]
+pub(crate) fn linear_weight_gradient(
+    py: Python<'_>,
+    dtype: &str,
+    x_dtype: &str,
+    out: &Bound<'_, PyAny>,
+    gradient: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+) -> Outcome {
+    let (dtype, x_dtype) = (named_dtype("gradient", dtype)?, named_dtype("x", x_dtype)?);
+    let (gradient, x) = (large("gradient", dtype, gradient)?, large("x", x_dtype, x)?);
+    let (gradient, x) = (matrix(&gradient), matrix(&x));
+    let mut out = large_mut("out", dtype, out)?;
+    let out = map!(x in &mut out => x.as_array_mut());
+    detached(py, || farspan_cpu::linear::weight_gradient(gradient, x, out))
 }

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod gradient;
+pub mod loss;
 pub mod sampler;
 pub mod unembed;
 

@@ -48,6 +48,28 @@ pub struct CrossEntropy<'a> {
     pub reduction: Reduction,
 }
 
+/// That the factors of a cross-entropy are in their ranges.
+pub fn check_factors(label_smoothing: f64, z_loss: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&label_smoothing) {
+        return Err(Error::argument("label_smoothing", "a number from 0 to 1", label_smoothing));
+    }
+    if !z_loss.is_finite() {
+        return Err(Error::argument("z_loss", "a finite number", z_loss));
+    }
+    Ok(())
+}
+
+/// That there are class weights for all tokens, or none.
+pub fn check_class_weight(given: Option<usize>, tokens: &Tokens) -> Result<()> {
+    match given {
+        Some(given) if given != tokens.vocab => {
+            let expected = format!("shape [{}], one per token", tokens.vocab);
+            Err(Error::argument("class_weight", expected, format!("[{given}]")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl CrossEntropy<'_> {
     /// That the settings fit each other and the problem.
     pub fn check(&self, rows: usize, tokens: &Tokens) -> Result<()> {
@@ -57,19 +79,8 @@ impl CrossEntropy<'_> {
             let expected = format!("token ids from 0 to {} exclusive, or {}", tokens.valid_vocab, self.ignore_index);
             return Err(Error::argument("targets", expected, wrong));
         }
-        if !(0.0..=1.0).contains(&self.label_smoothing) {
-            return Err(Error::argument("label_smoothing", "a number from 0 to 1", self.label_smoothing));
-        }
-        if !self.z_loss.is_finite() {
-            return Err(Error::argument("z_loss", "a finite number", self.z_loss));
-        }
-        match self.class_weight {
-            Some(weights) if weights.len() != tokens.vocab => {
-                let expected = format!("shape [{}], one per token", tokens.vocab);
-                Err(Error::argument("class_weight", expected, format!("[{}]", weights.len())))
-            }
-            _ => Ok(()),
-        }
+        check_factors(self.label_smoothing, self.z_loss)?;
+        check_class_weight(self.class_weight.map(<[f32]>::len), tokens)
     }
 
     /// The rows that count, in order.

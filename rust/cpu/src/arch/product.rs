@@ -1,8 +1,10 @@
 //! The kernels of products of rows with rows, which the unembedding and linear layers share.
 
 mod dot;
+mod panels;
 mod rows;
 mod table;
 
 pub(crate) use dot::{Carry, Padded, Product, Rows, padded_width};
+pub(crate) use panels::{Multiplied, Order, Panels};
 pub(crate) use table::{Kernels, kernels};

@@ -1,5 +1,9 @@
 //! Kernels of what a transformer does to one row by itself: RMS normalisation and activations.
 
+mod gradient;
+
+pub(crate) use gradient::{Activated, Normalized};
+
 use super::lanes::{LANES, Lanes};
 use super::math;
 use super::portable::Portable;
@@ -40,6 +44,9 @@ type Activate = unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]);
 pub(crate) struct Kernels {
     normalize: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     activate: Activate,
+    add: unsafe fn(&[f32], &[f32], &mut [f32]),
+    normalize_gradient: unsafe fn(&Normalized, &mut [f32], &mut [f32]),
+    activate_gradient: unsafe fn(&Activated, &mut [f32], &mut [f32]),
 }
 
 impl Kernels {
@@ -55,6 +62,27 @@ impl Kernels {
         assert!(x.len() == out.len() && up.is_none_or(|up| up.len() == x.len()));
         // SAFETY: as above.
         unsafe { (self.activate)(x, up, activation, out) }
+    }
+
+    /// `out = x + y`
+    pub(crate) fn add(&self, x: &[f32], y: &[f32], out: &mut [f32]) {
+        assert!(x.len() == out.len() && y.len() == out.len());
+        // SAFETY: as above.
+        unsafe { (self.add)(x, y, out) }
+    }
+
+    /// The slope of a result by a row that was normalised; that by the weight is added to `of_weight`.
+    pub(crate) fn normalize_gradient(&self, row: &Normalized, out: &mut [f32], of_weight: &mut [f32]) {
+        row.check(out, of_weight);
+        // SAFETY: as above.
+        unsafe { (self.normalize_gradient)(row, out, of_weight) }
+    }
+
+    /// The slope of a result by a row that went through an activation, and that by what it was multiplied with.
+    pub(crate) fn activate_gradient(&self, row: &Activated, out: &mut [f32], of_up: &mut [f32]) {
+        row.check(out, of_up);
+        // SAFETY: as above.
+        unsafe { (self.activate_gradient)(row, out, of_up) }
     }
 }
 
@@ -97,6 +125,18 @@ unsafe fn normalize<L: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f3
         for at in (0..x.len()).step_by(LANES) {
             let part = L::mul(L::mul(load::<L>(x, at), scale), load::<L>(weight, at));
             store::<L>(out, at, part);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`]; all rows are equally long.
+#[inline(always)]
+unsafe fn add<L: Lanes>(x: &[f32], y: &[f32], out: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe {
+        for at in (0..x.len()).step_by(LANES) {
+            store::<L>(out, at, L::add(load::<L>(x, at), load::<L>(y, at)));
         }
     }
 }
@@ -180,7 +220,26 @@ macro_rules! compile {
                 unsafe { super::activate::<$machine>(x, up, activation, out) }
             }
 
-            pub(super) const KERNELS: Kernels = Kernels { normalize, activate };
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { super::add::<$machine>(x, y, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn normalize_gradient(row: &Normalized, out: &mut [f32], of_weight: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { gradient::normalize::<$machine>(row, out, of_weight) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn activate_gradient(row: &Activated, out: &mut [f32], of_up: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { gradient::activate::<$machine>(row, out, of_up) }
+            }
+
+            pub(super) const KERNELS: Kernels =
+                Kernels { normalize, activate, add, normalize_gradient, activate_gradient };
         }
     };
 }
@@ -197,6 +256,9 @@ kernels_by_machine!();
 mod tests {
     use super::*;
     use crate::dispatch::{MACHINES, Machine};
+
+    /// Calls a kernel that writes two rows.
+    type Writes<'a> = &'a dyn Fn(Kernels, &mut [f32], &mut [f32]);
 
     const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
 
@@ -245,6 +307,22 @@ mod tests {
                     kernels(machine).activate(&x, Some(&weight), activation, &mut second);
                     assert_eq!(first, second, "{} {activation:?} of {length}", machine.name());
                 }
+                let same = |gradient: Writes| {
+                    let [first, second] = [Machine::Portable, machine].map(|machine| {
+                        let (mut one, mut two) = (vec![0.0; length], vec![1.0; length]);
+                        gradient(kernels(machine), &mut one, &mut two);
+                        (one, two)
+                    });
+                    assert_eq!(first, second, "{} slopes of {length}", machine.name());
+                };
+                let slope = numbers(length, 1.0);
+                let row = Normalized { x: &x, weight: &weight, eps: 1e-6, slope: &slope, beside: Some(&weight) };
+                same(&|kernels, one, two| kernels.normalize_gradient(&row, one, two));
+                same(&|kernels, one, _| kernels.add(&x, &weight, one));
+                for activation in ALL {
+                    let row = Activated { x: &x, up: Some(&weight), activation, slope: &slope };
+                    same(&|kernels, one, two| kernels.activate_gradient(&row, one, two));
+                }
             }
         }
     }
@@ -258,6 +336,50 @@ mod tests {
             for (x, y) in x.iter().zip(&out) {
                 let (true_value, y) = (truth(f64::from(*x), activation), f64::from(*y));
                 assert!((y - true_value).abs() <= 1e-6 * true_value.abs() + 1e-6, "{activation:?}({x}) = {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn slopes_of_activations_are_those_of_their_formulas() {
+        let x = [numbers(4000, 100.0), numbers(4000, 4.0)].concat();
+        let (ones, mut out) = (vec![1.0; x.len()], vec![0.0; x.len()]);
+        for activation in ALL {
+            let row = Activated { x: &x, up: None, activation, slope: &ones };
+            kernels(Machine::Portable).activate_gradient(&row, &mut out, &mut []);
+            for (x, y) in x.iter().zip(&out) {
+                let (x, step) = (f64::from(*x), 1e-5);
+                let slope = (truth(x + step, activation) - truth(x - step, activation)) / (2.0 * step);
+                let near_kink = activation == Activation::Relu && x.abs() < step;
+                assert!((f64::from(*y) - slope).abs() <= 3e-6 || near_kink, "{activation:?}'({x}) = {y}, not {slope}");
+            }
+        }
+    }
+
+    #[test]
+    fn slopes_of_a_norm_are_those_of_its_formula() {
+        for length in [1, 7, 64, 100] {
+            let (x, weight, slope) = (numbers(length, 3.0), numbers(length, 2.0), numbers(length, 1.5));
+            let (mut out, mut of_weight) = (vec![0.0; length], vec![0.0; length]);
+            let (eps, wide) = (1e-3, |x: &f32| f64::from(*x));
+            let row = Normalized { x: &x, weight: &weight, eps: eps as f32, slope: &slope, beside: Some(&slope) };
+            kernels(Machine::Portable).normalize_gradient(&row, &mut out, &mut of_weight);
+            let result = |x: &[f64], weight: &[f64]| {
+                let mean = x.iter().map(|x| x * x).sum::<f64>() / length as f64;
+                let normal = x.iter().zip(weight).map(|(x, w)| x / (mean + eps).sqrt() * w);
+                normal.zip(x).zip(&slope).map(|((y, x), s)| (y + x) * wide(s)).sum::<f64>()
+            };
+            let (x, weight): (Vec<_>, Vec<_>) = (x.iter().map(wide).collect(), weight.iter().map(wide).collect());
+            let pushed = |numbers: &[f64], i: usize, by: f64| {
+                let mut numbers = numbers.to_vec();
+                numbers[i] += by;
+                numbers
+            };
+            for i in 0..length {
+                let by_x = (result(&pushed(&x, i, 1e-5), &weight) - result(&pushed(&x, i, -1e-5), &weight)) / 2e-5;
+                let by_weight = (result(&x, &pushed(&weight, i, 1e-5)) - result(&x, &pushed(&weight, i, -1e-5))) / 2e-5;
+                assert!((wide(&out[i]) - by_x).abs() <= 1e-5, "{length}: {} not {by_x}", out[i]);
+                assert!((wide(&of_weight[i]) - by_weight).abs() <= 1e-5, "{length}: {} not {by_weight}", of_weight[i]);
             }
         }
     }

@@ -10,8 +10,8 @@ pub(super) const MAX_WINDOW: usize = 1024;
 /// Shared memory of the sums over a block.
 pub(super) const SUM_BYTES: usize = 32;
 
-pub(super) const HIDDEN_ALIGNED: u32 = 1;
-pub(super) const WEIGHT_ALIGNED: u32 = 2;
+pub(crate) const HIDDEN_ALIGNED: u32 = 1;
+pub(crate) const WEIGHT_ALIGNED: u32 = 2;
 pub(super) const MOMENTS: u32 = 4;
 pub(super) const REVISIT: u32 = 8;
 
@@ -21,7 +21,7 @@ pub(super) const LOGPROBS: u32 = 2;
 /// Rows of contiguous elements.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RowsAt {
+pub(crate) struct RowsAt {
     pub first: u64,
     /// In bytes.
     pub stride: i64,
@@ -30,7 +30,7 @@ pub(super) struct RowsAt {
 /// One number per row.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     pub first: u64,
     /// In numbers.
     pub stride: i64,
@@ -38,7 +38,7 @@ pub(super) struct Setting {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DrawsAt {
+pub(crate) struct DrawsAt {
     pub seed: Setting,
     pub position: Setting,
     pub stream: Setting,
@@ -48,7 +48,7 @@ pub(super) struct DrawsAt {
 /// What happens to single logits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ChangesAt {
+pub(crate) struct ChangesAt {
     pub offsets: u64,
     pub tokens: u64,
     pub changes: u64,
@@ -62,7 +62,7 @@ pub(super) struct ChangesAt {
 /// What the pass and the target's kernel take.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct UnembedParams {
+pub(crate) struct UnembedParams {
     pub hidden: RowsAt,
     pub weight: RowsAt,
     pub bias: u64,

@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Bytes of workspace beyond which rows are taken in several goes.
 const BUDGET: usize = 64 << 20;
 /// Where each thing in the workspace begins, and how many things there are.
-pub(super) const ALIGNMENT: usize = 256;
+pub(crate) const ALIGNMENT: usize = 256;
 const PLACES: usize = 9;
 /// The most entries that a tile lists. More make a second look at a tile rarer and every row's lists longer.
 const LISTED: usize = 16;
@@ -72,7 +72,7 @@ pub(super) struct Layout {
 }
 
 /// The kernels' name of an element type.
-pub(super) fn name(dtype: Dtype) -> &'static str {
+pub(crate) fn name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F32 => "f32",
         Dtype::Bf16 => "bf16",

@@ -26,12 +26,12 @@ pub(super) fn draws_at(draws: &Draws) -> DrawsAt {
     }
 }
 
-pub(super) fn setting(tensor: &Tensor<1>) -> Setting {
+pub(crate) fn setting(tensor: &Tensor<1>) -> Setting {
     Setting { first: tensor.pointer, stride: if tensor.shape[0] < 2 { 0 } else { tensor.strides[0] } }
 }
 
 /// A problem whose arrays fit each other and can be read.
-pub(super) struct Checked {
+pub(crate) struct Checked {
     pub dtype: Dtype,
     pub rows: usize,
     pub tokens: Tokens,
@@ -40,7 +40,7 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    pub(super) fn new(problem: &Problem) -> Result<Checked> {
+    pub(crate) fn new(problem: &Problem) -> Result<Checked> {
         let tokens = problem.check()?;
         let (hidden, weight, rules) = (&problem.hidden, &problem.weight, &problem.rules);
         if let Some(bias) = rules.bias {
@@ -72,7 +72,7 @@ impl Checked {
     }
 }
 
-fn check_contiguous(argument: &'static str, count: usize, stride: i64) -> Result<()> {
+pub(crate) fn check_contiguous(argument: &'static str, count: usize, stride: i64) -> Result<()> {
     if count < 2 || stride == 1 {
         return Ok(());
     }

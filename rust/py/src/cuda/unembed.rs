@@ -15,9 +15,9 @@ use farspan_cuda::unembed::{self, Changes, Draws, Matrix, Options, Place, Proble
 use pyo3::prelude::*;
 
 /// dtype, hidden, weight and the rules.
-type Arguments<'a> = (&'a str, Array, Array, GivenRules<Array>);
+pub(super) type Arguments<'a> = (&'a str, Array, Array, GivenRules<Array>);
 
-fn problem((dtype, hidden, weight, rules): Arguments<'_>, shard: Option<&Holder>) -> Result<Problem> {
+pub(super) fn problem((dtype, hidden, weight, rules): Arguments<'_>, shard: Option<&Holder>) -> Result<Problem> {
     let GivenRules { scale, softcap, bias, valid_vocab } = rules;
     let dtype = named_dtype("hidden", dtype)?;
     Ok(Problem {

@@ -1,6 +1,7 @@
 //! Each kernel of products compiled for each machine, behind functions that check what they are given.
 
 use super::dot::{self, Product, Rows, padded_width};
+use super::panels::{self, Multiplied, Order};
 use super::rows;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
@@ -14,6 +15,9 @@ pub(crate) struct Kernels {
     pub direct_rows: usize,
     widen: unsafe fn(&Rows, &mut [f32]),
     product: unsafe fn(&mut Product),
+    multiply: unsafe fn(&mut Multiplied),
+    pack_rows: unsafe fn(&Rows, Order, &mut [f32]),
+    pack_columns: unsafe fn(&Rows, &mut [f32]),
     add_bias: unsafe fn(&mut [f32], &[f32]),
     store: unsafe fn(&[f32], RowMut),
 }
@@ -35,6 +39,27 @@ impl Kernels {
         unsafe { (self.product)(&mut product) }
     }
 
+    /// `out[i, j] (+)= sum over steps of a[step, i] * b[step, j]`.
+    pub(crate) fn multiply(&self, mut call: Multiplied) {
+        call.check();
+        // SAFETY: see the impl.
+        unsafe { (self.multiply)(&mut call) }
+    }
+
+    /// Panels `[panels, steps, LANES]` with rows in their lanes and a step for each column.
+    pub(crate) fn pack_rows(&self, rows: &Rows, order: Order, out: &mut [f32]) {
+        assert_eq!(out.len(), rows.count().next_multiple_of(LANES) * order.steps(rows.columns()));
+        // SAFETY: see the impl.
+        unsafe { (self.pack_rows)(rows, order, out) }
+    }
+
+    /// Panels `[panels, steps, LANES]` with columns in their lanes and a step for each row.
+    pub(crate) fn pack_columns(&self, rows: &Rows, out: &mut [f32]) {
+        assert_eq!(out.len(), rows.columns().next_multiple_of(LANES) * rows.count());
+        // SAFETY: see the impl.
+        unsafe { (self.pack_columns)(rows, out) }
+    }
+
     /// Adds `bias` to the first numbers of `row`; -inf stays -inf, whatever it is added to.
     pub(crate) fn add_bias(&self, row: &mut [f32], bias: &[f32]) {
         assert!(row.len() >= bias.len().next_multiple_of(LANES));
@@ -51,10 +76,14 @@ impl Kernels {
 }
 
 /// Compiles the kernels for one machine. The tile sizes are what its registers hold: rows x weights, and weights for a
-/// single row. `direct` is where widening weights in registers, once for each tile of rows, stops paying.
+/// single row. Of panels: the rows of a tile and those at a panel's end, once for chains and once for planes, how many
+/// planes are summed at the same time, and vectors. `direct` is where widening weights in registers, once for each tile
+/// of rows, stops paying.
 macro_rules! compile {
     (
-        $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal], direct $direct:literal
+        $module:ident, $machine:ty, [$rows:literal, $weights:literal, $single:literal],
+        panels [$tall:literal, $rest:literal; $low:literal, $last:literal, $planes:literal; $vectors:literal],
+        direct $direct:literal
         $(, $feature:literal)?
     ) => {
         mod $module {
@@ -79,6 +108,37 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply(call: &mut Multiplied) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match call.order {
+                        Order::Chain => panels::multiply::<$machine, $tall, $rest, $vectors, 0>(call),
+                        Order::Planes => panels::multiply::<$machine, $low, $last, $vectors, $planes>(call),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn pack_rows(rows: &Rows, order: Order, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    each_element!(E, start in rows.start => {
+                        panels::pack_rows::<$machine, E>(rows, start.cast(), order, out)
+                    })
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn pack_columns(rows: &Rows, out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe {
+                    each_element!(E, start in rows.start => {
+                        panels::pack_columns::<$machine, E>(rows, start.cast(), out)
+                    })
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
             unsafe fn add_bias(row: &mut [f32], bias: &[f32]) {
                 // SAFETY: the caller's.
                 unsafe { rows::add_bias::<$machine>(row, bias) }
@@ -94,17 +154,26 @@ macro_rules! compile {
                 }
             }
 
-            pub(super) const KERNELS: Kernels = Kernels { direct_rows: $direct, widen, product, add_bias, store };
+            pub(super) const KERNELS: Kernels = Kernels {
+                direct_rows: $direct,
+                widen,
+                product,
+                multiply,
+                pack_rows,
+                pack_columns,
+                add_bias,
+                store,
+            };
         }
     };
 }
 
-compile!(portable, Portable, [2, 2, 4], direct 2);
+compile!(portable, Portable, [2, 2, 4], panels [4, 4; 2, 2, 2; 1], direct 2);
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], direct 3, "avx2,fma,f16c");
+compile!(avx2, crate::arch::avx2::Avx2, [3, 2, 4], panels [6, 4; 6, 4, 1; 1], direct 3, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(
-    avx512, crate::arch::avx512::Avx512, [4, 4, 8], direct 8,
+    avx512, crate::arch::avx512::Avx512, [4, 4, 8], panels [8, 8; 4, 4, 2; 3], direct 8,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
 );
 

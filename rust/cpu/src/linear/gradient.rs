@@ -1,0 +1,134 @@
+//! The gradients of a linear layer: products of whole matrices, which read each operand as it lies.
+//!
+//! A number is a sum of sums over blocks of [`DEPTH`] steps, in order, each one chain of fused multiply-adds. It
+//! depends on nothing else: neither on the number of threads nor on the machine, nor the gradient of a row on the other
+//! rows.
+
+use super::tasks::cut;
+use crate::arch::buffer::Buffer;
+use crate::arch::lanes::LANES;
+use crate::arch::product::{Kernels, Multiplied, Order, Panels, Rows, kernels};
+use crate::matrix::{Matrix, MatrixMut};
+use crate::typed::RowMut;
+use crate::{dispatch, each, threads};
+use farspan_core::{Error, Result};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Steps of a chain.
+const DEPTH: usize = 256;
+/// The most rows of the result that a task computes; tasks are even.
+const MOST_ROWS: usize = 192;
+/// A task has at least so many, as long as threads are not many more.
+const FEWEST_ROWS: usize = 48;
+/// Columns of the result that are computed together, so that sums and operands stay in the second-level cache.
+const STRIP: usize = 384;
+/// Up to so many multiplications, waking a second thread costs more than it saves.
+const ALONE: usize = 1 << 18;
+
+#[derive(Default)]
+struct Scratch {
+    a: Buffer,
+    b: Buffer,
+    sums: Buffer,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// `out[r, i] = sum over j of gradient[r, j] * weight[j, i]`: the gradient of `x`, of the element type of `gradient`.
+pub fn x_gradient(gradient: Matrix, weight: Matrix, out: MatrixMut) -> Result<()> {
+    let ([rows, features], [weights, inner]) = (gradient.shape(), weight.shape());
+    if weights != features {
+        let expected = format!("shape [{features}, in], as many rows as gradient has columns");
+        return Err(Error::argument("weight", expected, format!("{:?}", weight.shape())));
+    }
+    check_out(&out, [rows, inner], &gradient)?;
+    let (gradient, weight) = (Rows::new("gradient", &gradient)?, Rows::new("weight", &weight)?);
+    Product { kernels: kernels(dispatch::machine()?), a: gradient, across: false, b: weight }.run(out)
+}
+
+/// `out[j, i] = sum over r of gradient[r, j] * x[r, i]`: the gradient of `weight`, of the element type of `gradient`.
+pub fn weight_gradient(gradient: Matrix, x: Matrix, out: MatrixMut) -> Result<()> {
+    let ([rows, features], [x_rows, inner]) = (gradient.shape(), x.shape());
+    if x_rows != rows {
+        let expected = format!("shape [{rows}, in], as many rows as gradient has");
+        return Err(Error::argument("x", expected, format!("{:?}", x.shape())));
+    }
+    check_out(&out, [features, inner], &gradient)?;
+    let (gradient, x) = (Rows::new("gradient", &gradient)?, Rows::new("x", &x)?);
+    Product { kernels: kernels(dispatch::machine()?), a: gradient, across: true, b: x }.run(out)
+}
+
+fn check_out(out: &MatrixMut, shape: [usize; 2], gradient: &Matrix) -> Result<()> {
+    if out.shape() != shape {
+        return Err(Error::argument("out", format!("shape {shape:?}"), format!("{:?}", out.shape())));
+    }
+    if out.dtype() != gradient.dtype() {
+        let (expected, given) = (gradient.dtype().name().into(), out.dtype().name().into());
+        return Err(Error::Dtype { argument: "out", expected, given });
+    }
+    Ok(())
+}
+
+/// `out = a @ b`, or `a.T @ b` where it goes `across` the rows of a.
+struct Product<'a> {
+    kernels: Kernels,
+    a: Rows<'a>,
+    across: bool,
+    b: Rows<'a>,
+}
+
+impl Product<'_> {
+    fn run(&self, mut out: MatrixMut) -> Result<()> {
+        let [rows, columns] = out.shape();
+        if rows == 0 || columns == 0 {
+            return Ok(());
+        }
+        let alone = rows.saturating_mul(columns).saturating_mul(self.b.count()) <= ALONE;
+        let wanted = if alone { 1 } else { threads::num_threads() };
+        let blocks = rows.div_ceil(MOST_ROWS).max(wanted.min(rows.div_ceil(FEWEST_ROWS)));
+        let block = rows.div_ceil(blocks.next_multiple_of(wanted)).next_multiple_of(LANES);
+        let pieces: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, columns, piece)?);
+        let task = |(index, pieces)| self.fill(index * block, pieces);
+        if pieces.len() == 1 {
+            pieces.into_iter().enumerate().for_each(task);
+            return Ok(());
+        }
+        threads::run(|| pieces.into_par_iter().enumerate().for_each(task))
+    }
+
+    /// Computes one task: the rows from `first` on that there are pieces for.
+    fn fill(&self, first: usize, mut pieces: Vec<RowMut>) {
+        let (rows, columns, depth) = (pieces.len(), pieces[0].len(), self.b.count());
+        let padded = rows.next_multiple_of(LANES);
+        let order = Order::Chain;
+        SCRATCH.with_borrow_mut(|scratch| {
+            for start in (0..columns).step_by(STRIP) {
+                let here = STRIP.min(columns - start);
+                let width = here.next_multiple_of(LANES);
+                let sums = scratch.sums.take(padded * width);
+                if depth == 0 {
+                    sums.fill(0.0);
+                }
+                for step in (0..depth).step_by(DEPTH) {
+                    let steps = DEPTH.min(depth - step);
+                    let (a, b) = (scratch.a.take(padded * steps), scratch.b.take(width * steps));
+                    if self.across {
+                        self.kernels.pack_columns(&self.a.part(step, steps).panel(first, rows), a);
+                    } else {
+                        self.kernels.pack_rows(&self.a.part(first, rows).panel(step, steps), order, a);
+                    }
+                    self.kernels.pack_columns(&self.b.part(step, steps).panel(start, here), b);
+                    let (a, b) = (Panels { numbers: a, steps }, Panels { numbers: b, steps });
+                    let add = step > 0;
+                    self.kernels.multiply(Multiplied { a, b, order, rows, out: sums, stride: width, add });
+                }
+                for (row, sums) in pieces.iter_mut().zip(sums.chunks_exact(width)) {
+                    self.kernels.store(sums, row.part(start, here));
+                }
+            }
+        });
+    }
+}
