@@ -1,10 +1,12 @@
-//! Fused attention: prefill and decode, the backward pass of a prefill, each element type. `FARSPAN_CPU` chooses the
-//! instruction set.
+//! Fused attention: prefill, its statistics and its backward pass, and decode, each element type. `FARSPAN_CPU` chooses
+//! the instruction set.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use farspan_benches::{DTYPES, Tensor};
-use farspan_core::attention::{Rules, Shape, dense_sequences};
-use farspan_cpu::attention::{Attention, Backward, Gradients, attention, attention_backward};
+use farspan_core::attention::{Rules, Sequence, Shape, dense_sequences};
+use farspan_cpu::attention::{
+    Attention, Backward, Gradients, Statistics, attention, attention_backward, attention_statistics,
+};
 use farspan_cpu::{View, ViewMut};
 use ndarray::{Array2, Array3};
 use std::time::Duration;
@@ -55,6 +57,63 @@ fn backward(criterion: &mut Criterion) {
     }
 }
 
+/// What attention looks at, beside the prefills above: the same walk, without values.
+fn statistics(criterion: &mut Criterion) {
+    for dim in [64, 128] {
+        for (name, causal) in [("full", false), ("causal", true)] {
+            bench_statistics(criterion, &format!("statistics/D{dim}/{name}"), [1, 8, 1024, dim], causal);
+        }
+    }
+}
+
+fn bench_statistics(criterion: &mut Criterion, name: &str, sizes: [usize; 4], causal: bool) {
+    let mut group = criterion.benchmark_group(format!("attention/{name}"));
+    // One product where the forward pass has two.
+    group
+        .throughput(Throughput::Elements(Sizes { query: sizes, key: sizes, causal, page_size: None }.operations() / 2));
+    let shape = Shape::new(sizes, sizes, sizes).expect("a valid shape");
+    let sequences = dense_sequences(&shape, None).expect("valid lengths");
+    let [batch, heads, queries, dim] = sizes;
+    for dtype in DTYPES {
+        let [query, key] = [0, 1].map(|seed| Tensor::random(dtype, &sizes, seed));
+        let problem = plain(&query, &key, &key, &sequences, Rules { causal, ..Rules::plain(dim) });
+        let mut found: [Array3<f32>; 6] = std::array::from_fn(|_| Array3::zeros((batch, heads, queries)));
+        group.bench_function(dtype.name(), |bencher| {
+            bencher.iter(|| {
+                let [lse, entropy, largest, first, sink, distance] =
+                    found.each_mut().map(|x| ViewMut::new("statistics", &mut x.view_mut()).expect("three dimensions"));
+                attention_statistics(&problem, Statistics { lse, entropy, largest, first, sink, distance })
+                    .expect("a valid problem");
+            });
+        });
+    }
+}
+
+/// A problem without hooks.
+fn plain<'a>(
+    query: &'a Tensor,
+    key: &'a Tensor,
+    value: &'a Tensor,
+    sequences: &'a [Sequence],
+    rules: Rules,
+) -> Attention<'a> {
+    Attention {
+        query: query.input(),
+        key: key.input(),
+        value: value.input(),
+        block_table: None,
+        sequences,
+        rules,
+        query_scale: None,
+        key_bias: None,
+        distance_bias: None,
+        sink: None,
+        query_positions: None,
+        key_positions: None,
+        rotary: None,
+    }
+}
+
 fn bench_backward(criterion: &mut Criterion, name: &str, sizes: [usize; 4], causal: bool) {
     let mut group = criterion.benchmark_group(format!("attention/{name}"));
     // Five products where the forward pass has two.
@@ -68,21 +127,7 @@ fn bench_backward(criterion: &mut Criterion, name: &str, sizes: [usize; 4], caus
         let [query, key, value, upstream] = [0, 1, 2, 3].map(|seed| Tensor::random(dtype, &sizes, seed));
         let mut output = Tensor::random(dtype, &sizes, 4);
         let mut lse = Array3::<f32>::zeros((batch, heads, queries));
-        let problem = Attention {
-            query: query.input(),
-            key: key.input(),
-            value: value.input(),
-            block_table: None,
-            sequences: &sequences,
-            rules: Rules { causal, ..Rules::plain(dim) },
-            query_scale: None,
-            key_bias: None,
-            distance_bias: None,
-            sink: None,
-            query_positions: None,
-            key_positions: None,
-            rotary: None,
-        };
+        let problem = plain(&query, &key, &value, &sequences, Rules { causal, ..Rules::plain(dim) });
         let view = ViewMut::new("lse", &mut lse.view_mut()).expect("three dimensions");
         attention(&problem, output.output(), Some(view)).expect("a valid problem");
         let mut found = [5, 6, 7].map(|seed| Tensor::random(dtype, &sizes, seed));
@@ -117,21 +162,8 @@ fn bench(criterion: &mut Criterion, name: &str, sizes: &Sizes) {
         let [query, key, value] =
             [(0, sizes.query), (1, stored), (2, stored)].map(|(seed, shape)| Tensor::random(dtype, &shape, seed));
         let mut output = Tensor::random(dtype, &sizes.query, 3);
-        let problem = Attention {
-            query: query.input(),
-            key: key.input(),
-            value: value.input(),
-            block_table: table.as_ref().map(|table| View::new("table", &table.view()).expect("two dimensions")),
-            sequences: &sequences,
-            rules,
-            query_scale: None,
-            key_bias: None,
-            distance_bias: None,
-            sink: None,
-            query_positions: None,
-            key_positions: None,
-            rotary: None,
-        };
+        let table = table.as_ref().map(|table| View::new("table", &table.view()).expect("two dimensions"));
+        let problem = Attention { block_table: table, ..plain(&query, &key, &value, &sequences, rules) };
         group.bench_function(dtype.name(), |bencher| {
             bencher.iter(|| attention(&problem, output.output(), None).expect("a valid problem"));
         });
@@ -151,5 +183,5 @@ fn quick() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = quick(); targets = prefill, decode, backward }
+criterion_group! { name = benches; config = quick(); targets = prefill, statistics, decode, backward }
 criterion_main!(benches);

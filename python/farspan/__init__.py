@@ -15,13 +15,14 @@ from farspan.attention import DistanceBias, Rotary, attention
 from farspan.linear import linear
 from farspan.loss import divergence, linear_cross_entropy
 from farspan.parallel.vocabulary import VocabularyShard, vocabulary_ranges
+from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top, greedy, sample, score, top
 from farspan.verify import Verified, verify
 
 if TYPE_CHECKING:
     from farspan import positions, reference
     from farspan.embedded import load_embedded
-    from farspan.inside import Lens, Translators, lens, train_lens
+    from farspan.inside import Lens, Translators, attribution, lens, train_lens
     from farspan.lab.measure import measure
     from farspan.loading import load
     from farspan.model import Cache, Completion, Config, Transformer
@@ -44,6 +45,7 @@ _LAZY = {
     "Transformer": "farspan.model",
     "Translators": "farspan.inside",
     "generate_text": "farspan.model.generation.text",
+    "attribution": "farspan.inside",
     "lens": "farspan.inside",
     "load": "farspan.loading",
     "load_embedded": "farspan.embedded",
@@ -58,9 +60,10 @@ _MODULES = {"positions": "positions", "reference": "reference", "reference_sampl
 """Those of them that are modules, and what these are called there."""
 
 __all__ = [
-    "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "BackendError", "Cache", "CheckpointError", "Completion", "Config",
-    "Conversation", "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score", "TextCompletion",
-    "Top", "Transformer", "Translators", "Verified", "VocabularyShard", "attention", "divergence", "generate_text",
+    "FLAG_EMPTY", "FLAG_NAN", "ArgumentError", "AttentionStatistics", "BackendError", "Cache", "CheckpointError",
+    "Completion", "Config", "Conversation", "DistanceBias", "DtypeError", "Error", "Lens", "Rotary", "Sample", "Score",
+    "TextCompletion", "Top", "Transformer", "Translators", "Verified", "VocabularyShard", "attention",
+    "attention_statistics", "attribution", "divergence", "generate_text",
     "get_num_threads", "greedy", "lens", "linear", "linear_cross_entropy", "load", "load_embedded", "measure",
     "positions", "reference", "reference_sampler", "sample", "score", "set_num_threads", "top", "train_lens",
     "verify", "vocabulary_ranges",

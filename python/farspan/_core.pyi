@@ -8,6 +8,7 @@ import numpy as np
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import CrossEntropy, ScoreRead
 from farspan._backend.settings import Draws, Rules, Settings, Shard
+from farspan._results import AttentionStatistics
 
 _Array = np.ndarray
 _Problem: TypeAlias = tuple[str, _Array, _Array, Rules]
@@ -35,10 +36,14 @@ def attention_backward(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_statistics(
+    dtype: str, statistics: AttentionStatistics, query: _Array, key: _Array, hooks: Hooks, /
+) -> None: ...
 
 HOOKS: tuple[str, ...]
 ABOVE: tuple[str, ...]
 GRADIENTS: tuple[str, ...]
+STATISTICS: tuple[str, ...]
 """The fields of Hooks, Above and Gradients that are read."""
 
 def linear(dtype: str, weight_dtype: str, out: _Array, x: _Array, weight: _Array, bias: _Array | None, /) -> None: ...

@@ -1,4 +1,4 @@
-"""What the unembedding operations return. Fields are arrays of the kind and device of `hidden`."""
+"""What operations return that give several arrays. Fields are of the kind and device of the first argument."""
 
 from __future__ import annotations
 
@@ -82,5 +82,23 @@ class Top(NamedTuple):
     """float32 `[...]`, over the whole vocabulary."""
 
 
-for _class in (Sample, Score, Top):
+class AttentionStatistics(NamedTuple):
+    """What the weights of each row of attention look like, float32 `[batch, q_heads, q_time]` (ragged
+    `[q_heads, total]`). p is a key's share of the softmax, `exp(score - lse)`."""
+
+    lse: Any
+    """The natural logarithm of the softmax's denominator, the sink included: that of `farspan.attention`."""
+    entropy: Any
+    """`-sum(p * log(p))`, nats, the sink's own share included: how widely the row looks."""
+    largest: Any
+    """The largest p of a key."""
+    first: Any
+    """p of the sequence's first key."""
+    sink: Any
+    """The share that no key gets: `exp(sink - lse)`, 0 without a sink."""
+    distance: Any
+    """`sum(p * (order of the query - order of the key))`: how far back the row looks, a key ahead counted negative."""
+
+
+for _class in (Sample, Score, Top, AttentionStatistics):
     _class.__module__ = "farspan"

@@ -58,6 +58,24 @@ def test_a_draw_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
             same(getattr(some, name), getattr(together, name)[rows], f"{name} of rows {rows}")
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_loss_and_its_gradient_have_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
+    hidden, weight = normal(300, 512, dtype=dtype), normal(9000, 512, dtype=dtype, seed=1) / 20
+    targets = (torch.arange(300) * 7).cuda()
+
+    def run(rows: slice) -> list[torch.Tensor]:
+        x = hidden[rows].clone().requires_grad_()
+        loss = farspan.linear_cross_entropy(x, weight, targets[rows], reduction="none")
+        apart = farspan.divergence(x, weight, hidden[rows].flip(-1))
+        gradients = [torch.autograd.grad(result.sum(), x)[0] for result in (loss, apart)]
+        return [loss.detach(), apart.detach(), *gradients]
+
+    together = run(slice(0, 300))
+    for rows in (slice(0, 1), slice(7, 9), slice(100, 264)):
+        for found, expected in zip(run(rows), together, strict=True):
+            same(found, expected[rows], f"rows {rows}")
+
+
 def test_float32_draws_have_the_bits_of_the_emulator() -> None:
     if library() is None:
         pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")

@@ -261,13 +261,13 @@ def test_a_tokenizer_that_cannot_be_is_named(more: dict[str, Any], told: str, tm
 
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "c", "ab", "bc",
-          "▁a", "abc", "\n\n", "<tool>"]  # fmt: skip
-SCORES = {"ab": -2.0, "bc": -1.0, "▁a": -3.0, "abc": -4.0}
+          "▁a", "abc", "ca", "\n\n", "<tool>"]  # fmt: skip
+SCORES = {"ab": -2.0, "bc": -1.0, "▁a": -3.0, "abc": -4.0, "ca": -0.5}
 
 
 def pieces_file(path: Path, **more: Any) -> Path:
     """A vocabulary of SentencePiece: pieces with scores, bytes, and two tokens of the user's."""
-    kinds = [2, 3, 3] + [6] * 256 + [1] * 8 + [4] * 2
+    kinds = [2, 3, 3] + [6] * 256 + [1] * 9 + [4] * 2
     settings = {
         "model": "llama", "pre": "default", "tokens": PIECES, "token_type": kinds, "merges": None,
         "scores": [SCORES.get(piece, -9.0) for piece in PIECES], "bos_token_id": 1, "eos_token_id": 2,
@@ -281,6 +281,7 @@ def test_pieces_join_by_their_scores(tmp_path: Path) -> None:
     _, tokenizer = farspan.load(pieces_file(tmp_path / "m.gguf"))
     named = lambda text, **how: [PIECES[token] for token in tokenizer.encode(text, **how)]  # noqa: E731
     assert named("abc") == ["▁a", "bc"], "bc scores best, and then ▁a leaves no b for ab"
+    assert named("bca") == ["▁", "b", "ca"], "ca scores best, though bc stands before it"
     assert named("babc") == ["▁", "b", "abc"], "bc first, and then a and bc, which are one piece"
     assert named("aé") == ["▁a", "<0xC3>", "<0xA9>"]
     assert named("b<tool>b\n\nb") == ["▁", "b", "<tool>", "▁", "b", "\n\n", "▁", "b"]

@@ -336,3 +336,19 @@ def test_parts_of_a_model_are_set_replaced_and_deleted_as_torch_does() -> None:
     mlp.up = None
     assert mlp.up is None
     assert not hasattr(small_model(tie_word_embeddings=True), "head")
+
+
+@pytest.mark.parametrize("experts", [False, True], ids=["plain", "experts"])
+def test_many_tokens_go_through_an_mlp_in_parts_with_the_same_bits(
+    experts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"expert_layers": (True, False, True), "num_experts": 4, "num_experts_per_tok": 2} if experts else {}
+    model, tokens, seen = small_model(**changes), ids(2, 30), []
+    whole = model(tokens)
+    monkeypatch.setattr(operations, "ROWS_AT_ONCE", 7)
+    forward = type(model.layers[1].mlp).forward
+    monkeypatch.setattr(
+        type(model.layers[1].mlp), "forward", lambda *given: (seen.append(len(given[1])), forward(*given))[1]
+    )
+    bits(model(tokens), whole, "in parts")
+    assert max(seen) == 7

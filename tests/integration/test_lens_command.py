@@ -10,7 +10,7 @@ import torch
 
 import farspan
 from farspan import cli
-from farspan.lab.lens_report.page import page_of
+from farspan.inside.page import page_of
 
 pytest.importorskip("matplotlib", reason="the command draws a picture")
 
@@ -31,7 +31,7 @@ def test_the_files_hold_what_the_function_gives(tmp_path: Path, capsys: pytest.C
 
 
 def test_no_text_ends_the_script_that_holds_it() -> None:
-    assert page_of('{"model": "</script>"}').count("</script>") == page_of("{}").count("</script>") == 2
+    assert page_of({"model": "</script>"}).count("</script>") == page_of({}).count("</script>") == 2
 
 
 def test_a_missing_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,13 @@ CALLS = {
     "attention, bfloat16": ("attention", tuple(x.bfloat16() for x in (QUERY, KEY, VALUE))),
     "attention, time first": ("attention", tuple(lay_out(x, "time_first") for x in (QUERY, KEY, VALUE))),
     "attention, no query": ("attention", (QUERY[:, :, :0], KEY, VALUE)),
+    "attention statistics": ("attention_statistics", (QUERY, KEY)),
+    "attention statistics, every hook": ("attention_statistics", (QUERY.half(), KEY.half(), *EVERY_HOOK)),
+    "attention statistics, ragged": (
+        "attention_statistics",
+        (torch.randn(7, 4, 16), torch.randn(11, 2, 16), *RAGGED),
+    ),
+    "attention statistics, in pages": ("attention_statistics", (QUERY, PAGES[0], *PAGED)),
     "linear": ("linear", (HIDDEN, WEIGHT, BIAS)),
     "linear, float16 by bfloat16": ("linear", (HIDDEN.half(), WEIGHT.bfloat16())),
     "linear, a permuted input": ("linear", (torch.randn(2, 3, 16).transpose(0, 1), WEIGHT)),
@@ -171,12 +178,13 @@ def test_public_functions_go_through_the_operators() -> None:
 
     with Watch():
         farspan.attention(QUERY, KEY, VALUE)
+        farspan.attention_statistics(QUERY, KEY)
         farspan.linear(HIDDEN, WEIGHT)
         farspan.greedy(HIDDEN, WEIGHT)
         farspan.sample(HIDDEN, WEIGHT, seed=1, position=2)
         farspan.score(HIDDEN, WEIGHT, torch.zeros(3, 2, dtype=torch.int64))
         farspan.top(HIDDEN, WEIGHT, 2)
-    for name in ("attention", "linear", "greedy", "sample", "score", "top"):
+    for name in ("attention", "attention_statistics", "linear", "greedy", "sample", "score", "top"):
         assert f"farspan.{name}.default" in seen
 
 
@@ -222,6 +230,7 @@ NEEDING = {
     "attention, query_positions": lambda x: farspan.attention(QUERY, KEY, VALUE, query_positions=x(torch.ones(5))),
     "attention, inv_freq": lambda x: farspan.attention(QUERY, KEY, VALUE, rotary=farspan.Rotary(x(torch.ones(2)))),
     "attention, key": lambda x: farspan.attention(QUERY, x(KEY), VALUE, block_table=torch.tensor([[0], [1]])),
+    "attention_statistics, key": lambda x: farspan.attention_statistics(QUERY, x(KEY)),
     "greedy, hidden": lambda x: farspan.greedy(x(HIDDEN), WEIGHT),
     "sample, hidden": lambda x: farspan.sample(x(HIDDEN), WEIGHT, seed=0, position=0),
     "linear_cross_entropy, class_weight": lambda x: farspan.linear_cross_entropy(
@@ -281,6 +290,11 @@ def test_a_second_derivative_of_attention_is_refused() -> None:
     query = QUERY.clone().requires_grad_()
     with pytest.raises(RuntimeError, match="query: expected no second derivative"):
         torch.autograd.grad(farspan.attention(query, KEY, VALUE).sum(), query, create_graph=True)
+
+
+def test_statistics_on_a_gpu_are_refused() -> None:
+    with pytest.raises(farspan.BackendError, match=r"query: .*farspan\.reference\.attention_statistics"):
+        farspan.ops.on_gpu(OPERATIONS["attention_statistics"], (QUERY, KEY), ())
 
 
 def test_a_gradient_of_attention_on_a_gpu_is_refused() -> None:

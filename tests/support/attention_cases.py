@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,23 @@ class Case:
     def reference(self, dtype: torch.dtype, **more: Any) -> Any:
         """The definition, every step in this dtype."""
         return reference.attention(*(x.to(dtype) for x in self.arrays), **self._hooks("torch", dtype), **more)
+
+    def statistics(self, kind: str = "torch") -> farspan.AttentionStatistics:
+        """`farspan.attention_statistics` with arrays of this kind."""
+        return farspan.attention_statistics(*(as_kind(x, kind) for x in self.arrays[:2]), **self._hooks(kind, None))
+
+    def defined_statistics(self, dtype: torch.dtype) -> farspan.AttentionStatistics:
+        """Their definition, every step in this dtype."""
+        large = (x.to(dtype) for x in self.arrays[:2])
+        return reference.attention_statistics(*large, **self._hooks("torch", dtype))
+
+    def orders(self) -> float:
+        """A bound of how far apart the orders of a query and a key can be."""
+        ragged = "query_offsets" in self.hooks
+        keys = math.prod(
+            self.arrays[1].shape[i] for i in ((0, 2) if "block_table" in self.hooks else (0 if ragged else 2,))
+        )
+        return 1.0 + keys + self.arrays[0].shape[0 if ragged else 2]
 
     def _hooks(self, kind: str, table_dtype: torch.dtype | None) -> dict[str, Any]:
         def convert(x: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from farspan import ArgumentError, Error
 from farspan.lab import tasks
 from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolate, learning, report, table, trial
+from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
 from farspan.lab.extrapolation.subject import Subject
@@ -149,6 +150,32 @@ def test_a_training_without_numbers_says_so() -> None:
         subject.model.embedding.fill_(float("nan"))
     with pytest.raises(Error, match="rope with seed 0, given nan at step 1"):
         Learner(one, subject, None).finish(lambda step, loss: None)
+
+
+@pytest.mark.parametrize(
+    ("task", "reading", "places"),
+    [
+        # 4 7 + 8 5 = and the mark; then 2, 3 and not the last 1: tens and units of all three numbers share places
+        ("addition", "causal", [1, 2, 3, 1, 2, 3, 3, 2, 1]),
+        ("addition", "slots", [1, 2, 3, 1, 2, 3, 2, 1, 0]),
+        ("copy", "causal", [1, 2, 0, 1]),
+        ("reverse_string", "slots", [1, 2, 2, 1]),
+        ("reverse_string", "causal", [1, 2, 3, 2]),
+        ("bucket_sort", "slots", None),
+    ],
+)
+def test_coupled_tokens_stand_where_the_task_says(task: str, reading: str, places: list[int] | None) -> None:
+    (one,) = changed(task=task, reading=reading, schemes=("coupled",), seeds=1).trials()
+    _, given = learning.sequences_of(one, 2, 3, 0)
+    found = coupled_positions(task, given, reading)
+    assert (None if found is None else found.tolist()) == (places and [places] * 3)
+    if found is not None:
+        subject = Subject(one)
+        wanted = subject.model(torch.from_numpy(given.tokens), positions=found)
+        assert not torch.equal(wanted, subject.model(torch.from_numpy(given.tokens)))
+        likeliest = (given.outputs(wanted) @ subject.model.unembedding.T).argmax(-1)
+        assert (subject.answers(given, draw=0) == likeliest).all()
+        assert torch.isfinite(subject.loss(given, draw=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------- tests
@@ -314,12 +341,3 @@ def test_a_folder_with_results_is_refused_without_resume(tmp_path: Path) -> None
 def test_wrong_numbers_of_workers(workers: Any, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="workers"):
         extrapolate(SMALL, tmp_path, workers=workers)
-
-
-def test_coupled_positions_are_those_of_the_task() -> None:
-    coupled = Trial(changed(schemes=("coupled",)), "coupled", 0, 1e-3)
-    subject, sequences = Subject(coupled), batch_of(coupled, 1)
-    in_order = dataclasses.replace(sequences, positions=None)
-    assert subject.loss(sequences, 0).item() != subject.loss(in_order, 0).item()
-    plain = Subject(Trial(changed(schemes=("rope",)), "rope", 0, 1e-3))
-    assert plain.loss(sequences, 0).item() == plain.loss(in_order, 0).item()

@@ -11,6 +11,7 @@ import farspan
 from farspan import _core, ops, reference
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.schema import array_fields, map_arrays, schema
+from farspan._results import AttentionStatistics
 from farspan.attention import hook_arguments
 
 QUERY = np.zeros((1, 1, 2, 4), np.float32)
@@ -20,6 +21,7 @@ def test_rust_reads_every_hook_and_no_other() -> None:
     assert Hooks._fields == _core.HOOKS
     assert array_fields(Above) == _core.ABOVE
     assert Gradients._fields == _core.GRADIENTS
+    assert AttentionStatistics._fields == _core.STATISTICS
 
 
 def test_what_has_a_gradient_is_an_argument() -> None:
@@ -48,7 +50,9 @@ def test_public_functions_take_the_same_arguments() -> None:
         found = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
         return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.name != "return_lse"}
 
-    assert parameters(hook_arguments) == parameters(farspan.attention) == parameters(reference.attention)
+    hooks = parameters(hook_arguments)
+    assert hooks == parameters(farspan.attention) == parameters(reference.attention)
+    assert hooks == parameters(farspan.attention_statistics) == parameters(reference.attention_statistics)
 
 
 def test_nothing_given_is_the_default_of_every_hook() -> None:

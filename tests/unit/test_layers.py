@@ -20,14 +20,14 @@ LAYERS = (
     ("embedded",),
     ("model",),
     ("positions",),
-    ("verify",),
+    ("statistics", "verify"),
     ("attention", "linear", "loss", "unembed"),
     ("_compute",),
     ("ops", "reference"),
     ("_gradients",),
     ("parallel",),
     ("_backend",),
-    ("_core", "_pictures", "_results", "testing", "tokenizer"),
+    ("_core", "_pictures", "_results", "_strict_json", "testing", "tokenizer"),
     ("_errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

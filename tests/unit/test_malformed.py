@@ -150,6 +150,10 @@ def rotary(**given: Any) -> Any:
     return attention(rotary={**ROTARY, **given})
 
 
+def statistics(**given: Any) -> Any:
+    return farspan.attention_statistics(**{"query": ATTENTION["query"], "key": ATTENTION["key"], **given})
+
+
 def distance_bias(**given: Any) -> Any:
     return attention(distance_bias={**TABLE, **given})
 
@@ -191,6 +195,9 @@ for call, name, shapes in (
 ):
     for argument in ("query", "key", "value"):
         add(call, name, argument, bad_large(shapes[argument]))
+for argument in ("query", "key"):
+    add(statistics, "statistics", argument, bad_large(ATTENTION[argument]))
+add(statistics, "statistics", "key_lengths", bad_integers(np.full(B, M)))
 for argument in ("query_offsets", "key_offsets"):
     add(ragged, "ragged attention", argument, bad_integers(RAGGED[argument]))
     wrong = {

@@ -18,6 +18,7 @@ from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, Diver
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 from farspan._backend.threads import follow_torch
 from farspan._errors import BackendError, message
+from farspan._results import AttentionStatistics
 
 Array = np.ndarray
 
@@ -75,6 +76,14 @@ def attention_backward(
     asking = above.asking.split(",")
     gradients = Gradients(*[x if name in asking else None for name, x in zip(found, out, strict=True)])
     _core.attention_backward(dtype, gradients, query, key, value, output, output_gradient, above, hooks)
+    return out
+
+
+def attention_statistics(dtype: str, query: Array, key: Array, hooks: Hooks) -> tuple[Array, ...]:
+    """The fields of `farspan.AttentionStatistics`."""
+    follow_torch()
+    out = allocate("query", results.attention_statistics(dtype, query, key, hooks))
+    _core.attention_statistics(dtype, AttentionStatistics(*out), query, key, hooks)
     return out
 
 

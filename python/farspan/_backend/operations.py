@@ -18,6 +18,7 @@ from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.schema import schema
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
+from farspan._results import AttentionStatistics
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ OPERATIONS = {
             tuple(f"{name}_gradient" for name in Gradients._fields),
             gradient_of="attention",
         ),
+        Operation("attention_statistics", ("query", "key"), (Hooks,), AttentionStatistics._fields),
         Operation("linear", ("x", "weight"), (Bias,), ("output",), mixed=True),
         Operation("linear_x_gradient", ("gradient", "weight"), (), ("x_gradient",), mixed=True, gradient_of="linear"),
         Operation(

@@ -11,6 +11,7 @@ from farspan._backend.arrays import rank
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.settings import Bias, Drawn, Draws, Listed, Longest, Rules, Settings, Targets
+from farspan._results import AttentionStatistics
 
 Results = dict[str, tuple[tuple[int, ...], str]]
 """Shape and element type by name."""
@@ -38,18 +39,24 @@ LISTS = ("top_token", "top_logprob")
 def attention(dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> Results:
     ragged = hooks.query_offsets is not None
     if ragged or not query.ndim == key.ndim == value.ndim == 4:
-        _check_ranks(query, key, value, hooks)
+        _check_ranks(query, {"key": key, "value": value}, hooks)
     shape = tuple(query.shape)
     lse = (shape[1], shape[0]) if ragged else shape[:3]
     return {"output": ((*shape[:-1], value.shape[-1]), dtype), "lse": (lse, "float32")}
 
 
-def _check_ranks(query: Any, key: Any, value: Any, hooks: Hooks) -> None:
+def attention_statistics(dtype: str, query: Any, key: Any, hooks: Hooks) -> Results:
+    _check_ranks(query, {"key": key}, hooks)
+    shape = tuple(query.shape)
+    rows = (shape[1], shape[0]) if hooks.ragged else shape[:3]
+    return dict.fromkeys(AttentionStatistics._fields, (rows, "float32"))
+
+
+def _check_ranks(query: Any, keys: dict[str, Any], hooks: Hooks) -> None:
     layout = "[total, heads, dim]" if hooks.ragged else "[batch, heads, time, dim]"
     rank("query", query, layout)
-    of_keys = "[pages, heads, page_size, dim]" if hooks.paged else layout
-    rank("key", key, of_keys)
-    rank("value", value, of_keys)
+    for name, x in keys.items():
+        rank(name, x, "[pages, heads, page_size, dim]" if hooks.paged else layout)
 
 
 def attention_backward(

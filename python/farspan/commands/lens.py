@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from farspan.inside import Translators, lens
-    from farspan.lab.lens_report import document_of, require_matplotlib, write
+    from farspan.inside.page import document_of
+    from farspan.lab.lens_report import require_matplotlib, write
     from farspan.lab.subject import load_model
     from farspan.model.generation.text import prompt_ids
 
@@ -52,7 +53,9 @@ def run(options: argparse.Namespace) -> None:
         else _tokens_of(options.data, loaded)
     )
     found = lens(loaded.model, torch.tensor([tokens]), top=options.top, translators=translators)
-    document = document_of(found, tokens, loaded.tokenizer, loaded.name, translated=translators is not None)
+    document = document_of(
+        found, lambda token: loaded.tokenizer.decode([token]), loaded.name, translated=translators is not None
+    )
     paths = write(document, options.out)
     if options.json:
         print_json(document)

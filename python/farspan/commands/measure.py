@@ -18,6 +18,7 @@ from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
+    from farspan.lab.attention import AttentionMeasurement
     from farspan.lab.measurement import Measurement
     from farspan.lab.subject import LoadedModel, Text
 
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
     what = "begin every window with the token for the beginning of a text; auto: where the tokenizer does"
     add("--bos", choices=("auto", "always", "never"), default="auto", help=f"{what} (default: %(default)s)")
+    what = "also what the heads of each layer look at: entropy, share of first key and sink, mean distance"
+    add("--statistics", action="store_true", help=what)
     add_out(parser, "out/measure")
     add_json(parser)
 
@@ -84,14 +87,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Namespace) -> Any:
-    """One text to its files; gives what is in `loss.json`."""
+    """One text to its files; gives what is in `loss.json`, and in `attention.json` if that is asked for."""
     from farspan.lab import report
 
-    measurement, paths = measure_to_files(
-        loaded, text, out, needles=options.needles, lengths=options.lengths, schemes=options.schemes, by=options.by,
-        windows=options.windows, targets=options.targets, trained_length=options.trained, stride=options.stride,
-        margin=options.margin, first_tokens=_first_tokens(options.bos, loaded, text),
+    asked = dict(
+        lengths=options.lengths, schemes=options.schemes, windows=options.windows, targets=options.targets,
+        trained_length=options.trained, stride=options.stride, first_tokens=_first_tokens(options.bos, loaded, text),
     )  # fmt: skip
+    measurement, paths = measure_to_files(
+        loaded, text, out, needles=options.needles, by=options.by, margin=options.margin, **asked
+    )
+    attention = attention_to_files(loaded, text, out, **asked) if options.statistics else None
     if not options.json:
         if options.apart:
             print(text.name)
@@ -101,8 +107,11 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
             print(report.needle_table(measurement))
         for note in measurement.notes:
             print(f"note: {note}")
+        if attention is not None:
+            print(report.attention.table(attention[0]))
+            paths += attention[1]
         print("written: " + ", ".join(map(str, paths)))
-    return measurement.to_dict()
+    return measurement.to_dict() | ({} if attention is None else {"attention": attention[0].to_dict()})
 
 
 def measure_to_files(
@@ -137,6 +146,20 @@ def measure_to_files(
             print(f"farspan: what was measured so far: {', '.join(map(str, paths))}", file=sys.stderr)
         raise
     return measurement, report.write(measurement, out)
+
+
+def attention_to_files(
+    loaded: LoadedModel, text: Text, out: Path, **options: Any
+) -> tuple[AttentionMeasurement, list[Path]]:
+    """What the model's heads look at with these options, with progress on stderr, and the files written."""
+    from farspan.lab import report
+    from farspan.lab.attention import measure_attention
+
+    with progress_on_stderr("looking at attention") as progress:
+        measurement = measure_attention(
+            loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, progress=progress, **options
+        )
+    return measurement, report.attention.write(measurement, out)
 
 
 def _check_schemes(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from farspan._backend import arrays
 from farspan._backend.settings import MAX_TOP
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan.inside.final import FinalDistributions
+from farspan.inside.notebook import frame_of, inline_pages
 from farspan.inside.translators import Translators
 from farspan.model import Transformer
 from farspan.model.arguments import check_ids, integers
 from farspan.model.decoder import as_ids
+from farspan.tokenizer import Tokenizer
 from farspan.unembed import score
 from farspan.unembed import top as likeliest
 
@@ -44,6 +46,21 @@ class Lens:
     """The layers that were read."""
     positions: tuple[int, ...]
     """The positions that were read."""
+    tokens: Tensor
+    """int64 `[batch, time]`: the ids that stand there."""
+    tokenizer: Tokenizer | None = field(default=None, repr=False)
+    """What notebooks write ids by."""
+    translated: bool = False
+    """Whether translators moved the states."""
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: a row for each layer, sequence and position, two columns for each of the likeliest
+        tokens. BackendError: pandas is not installed."""
+        return frame_of(self)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the page of `farspan lens` for each of the first sequences."""
+        return inline_pages(self)
 
     def __repr__(self) -> str:
         layers, batch, time, top = self.top_token.shape
@@ -60,6 +77,7 @@ def lens(
     translators: Translators | None = None,
     layers: Iterable[int] | None = None,
     positions: Iterable[int] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Lens:
     """What a model would predict if it stopped after each of its layers, without logits in memory.
 
@@ -77,6 +95,7 @@ def lens(
         translators: a `farspan.Translators`, such as `farspan.train_lens` gives. None: the logit lens.
         layers: which layers to read, 0 (the embedding) to the number of layers; negative ones count from the end.
         positions: which positions to read, likewise.
+        tokenizer: what notebooks and `Lens.to_frame` write ids by. None: numbers.
 
     Returns:
         A `Lens`. The last layer has the bits of `farspan.score` and `farspan.top` of `model(ids)`, and a sequence has
@@ -114,7 +133,10 @@ def lens(
 
     model(ids, tap=look)
     fields = {name: x.view(len(read), batch, time, *x.shape[2:]) for name, x in reader.fields.items()}
-    return Lens(**fields, layers=read, positions=places)
+    tokens = ids[:, places].cpu()
+    return Lens(
+        **fields, layers=read, positions=places, tokens=tokens, tokenizer=tokenizer, translated=translators is not None
+    )
 
 
 class _Reader:

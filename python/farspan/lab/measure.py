@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -84,34 +85,20 @@ def measure(
         text = torch.tensor(tokenizer.encode(Path("setup.py").read_text()))
         measurement = farspan.measure(model, text, [64, 128], ["own", farspan.positions.YaRN(4, 256)])
     """
-    if not isinstance(model, Transformer):
-        raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
-    model.require_causal("model")
-    lengths = _checked_lengths(lengths)
     if by not in ("length", "position"):
         raise ArgumentError(message("by", "'length' or 'position'", repr(by)))
-    trained_length = trained_length_of(model.config) if trained_length is None else trained_length
-    for name, count in (("windows", windows), ("targets", targets), ("trained_length", trained_length)):
-        if not isinstance(count, Integral) or count < 1:
-            raise ArgumentError(message(name, "a positive integer", repr(count)))
-    tokens, start = _as_ids("tokens", tokens), _as_ids("first_tokens", first_tokens)
-    if 2 * len(start) > lengths[0]:
-        expected = f"at most half as many ids as the shortest length, {lengths[0]}"
-        raise ArgumentError(message("first_tokens", expected, len(start)))
-    chosen = chosen_schemes(model.config, schemes, lengths, trained_length)
-    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, Integral) or stride < 1):
-        raise ArgumentError(message("stride", "a positive integer, or None", repr(stride)))
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise ArgumentError(message("margin", "a finite number of at least 0", repr(margin)))
-    targets = min(targets, max(1, lengths[0] // 2), stride or targets)
-    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets, stride)
+    setup = set_up(model, tokens, lengths, schemes, windows, targets, stride, trained_length, first_tokens)
+    lengths, ends, stride, targets = setup.lengths, setup.ends, setup.stride, setup.targets
+    chosen, start = setup.schemes, setup.first_tokens
     read = lengths if by == "length" else lengths[-1:]
 
     points: list[Point] = []
 
     def so_far(complete: bool) -> Measurement:
         return Measurement(
-            model_name, text_name, trained_length, bytes_per_token,
+            model_name, text_name, setup.trained_length, bytes_per_token,
             {name: _settings(model.config, scheme) for name, scheme in chosen.items()},
             by, lengths, len(ends), stride, targets, tuple(start.tolist()),
             (*notes, *_notes(model.config, chosen, by, lengths, start.tolist(), stride)), complete, tuple(points),
@@ -124,7 +111,7 @@ def measure(
         for length in read:
             scored = targets if by == "length" else length
             losses = []
-            for part in _batches(tokens, start, ends, length):
+            for part in setup.windows(length):
                 if progress:
                     progress(done, total, f"{name} at {length}")
                 losses.append(_losses(switched, part, scored))
@@ -140,6 +127,55 @@ def measure(
     if progress:
         progress(done, total, "done")
     return so_far(True)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a measurement reads, its arguments checked."""
+
+    tokens: Tensor
+    first_tokens: Tensor
+    """what every window begins with"""
+    lengths: tuple[int, ...]
+    schemes: dict[str, Scheme | None]
+    trained_length: int
+    targets: int
+    ends: Tensor
+    """where windows end"""
+    stride: int
+    """from one end to the next"""
+
+    def windows(self, length: int) -> Iterator[Tensor]:
+        """Windows `[some, length + 1]`, the last column only predicted."""
+        for part in self.ends.split(max(1, TOKENS_AT_ONCE // length)):
+            windows = self.tokens[part[:, None] + torch.arange(-length, 1)].long()
+            windows[:, : len(self.first_tokens)] = self.first_tokens
+            yield windows
+
+
+def set_up(
+    model: Transformer, tokens: Any, lengths: Sequence[int], schemes: named.Chosen, windows: int, targets: int,
+    stride: int | None, trained_length: int | None, first_tokens: Sequence[int],
+) -> Setup:  # fmt: skip
+    """The arguments of `measure` as it uses them. ArgumentError, DtypeError: one that cannot be."""
+    if not isinstance(model, Transformer):
+        raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
+    model.require_causal("model")
+    lengths = _checked_lengths(lengths)
+    trained_length = trained_length_of(model.config) if trained_length is None else trained_length
+    for name, count in (("windows", windows), ("targets", targets), ("trained_length", trained_length)):
+        if not isinstance(count, Integral) or count < 1:
+            raise ArgumentError(message(name, "a positive integer", repr(count)))
+    tokens, start = _as_ids("tokens", tokens), _as_ids("first_tokens", first_tokens)
+    if 2 * len(start) > lengths[0]:
+        expected = f"at most half as many ids as the shortest length, {lengths[0]}"
+        raise ArgumentError(message("first_tokens", expected, len(start)))
+    chosen = chosen_schemes(model.config, schemes, lengths, trained_length)
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, Integral) or stride < 1):
+        raise ArgumentError(message("stride", "a positive integer, or None", repr(stride)))
+    targets = min(targets, max(1, lengths[0] // 2), stride or targets)
+    ends, stride = window_ends(len(tokens), lengths[-1], windows, targets, stride)
+    return Setup(tokens, start, lengths, chosen, trained_length, targets, ends, stride)
 
 
 def chosen_schemes(
@@ -202,14 +238,6 @@ def _as_ids(name: str, ids: Any) -> Tensor:
     if found.ndim != 1:
         raise ArgumentError(message(name, "token ids of shape [n]", f"shape {list(found.shape)}"))
     return found
-
-
-def _batches(tokens: Tensor, start: Tensor, ends: Tensor, length: int) -> Iterator[Tensor]:
-    """Windows `[some, length + 1]`, the last column only predicted."""
-    for part in ends.split(max(1, TOKENS_AT_ONCE // length)):
-        windows = tokens[part[:, None] + torch.arange(-length, 1)].long()
-        windows[:, : len(start)] = start
-        yield windows
 
 
 @torch.no_grad()

@@ -47,6 +47,11 @@ DECODERS = (
     "2024: Hard-ALiBi copies 95 % at twenty times the trained length. Both count whole outputs"
 )
 
+COUPLING = (
+    "Cho et al. 2024: one layer of width 1024 with coupled positions, 50,000 steps of 1000 sums of up to 30 digits: "
+    "more than 95 % of sums of 200 digits all right"
+)
+
 
 def _e1(**size: Any) -> Recipe:
     what = "six tasks of the Chomsky hierarchy, read by encoders"
@@ -63,6 +68,11 @@ def _e3(**size: Any) -> Recipe:
     schemes = ("rope", "nope", "alibi", "hard-alibi", "kerple", "random-rope")
     common = {"schemes": schemes, "train_length": 20, "test_lengths": (20, 40, 100, 200)}
     return Recipe("copying and sorting, by decoders", ("copy", "sort_integers"), {**common, **size}, DECODERS, {})
+
+
+def _e4(**size: Any) -> Recipe:
+    common = {"schemes": ("coupled", "nope", "random-rope"), "train_length": 30, "layers": 1, "heads": 4}
+    return Recipe("sums of long numbers, by decoders", ("addition",), {**common, **size}, COUPLING, {})
 
 
 CPU_LENGTHS = (40, 64, 100, 200, 400)
@@ -85,4 +95,8 @@ RECIPES: dict[str, Recipe] = {
     "e2-gpu": _e2(steps=50_000, batch=128, seeds=10, examples=512, test_lengths=(*ITEMS, 16384)),
     "e3": _e3(steps=5000, layers=4, width=128),
     "e3-gpu": _e3(steps=50_000, layers=6, width=256, batch=128, seeds=5),
+    "e4": _e4(steps=10_000, width=256, test_lengths=(30, 50, 100, 200)),
+    "e4-gpu": _e4(
+        steps=50_000, width=1024, batch=1000, seeds=4, learning_rates=(1e-4,), test_lengths=(30, 50, 100, 150, 200)
+    ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
+from farspan._results import AttentionStatistics
 from farspan.model.arguments import check_ids, counted_lengths, placed, unknown_id
 from farspan.model.cache import Cache, CacheForm
 from farspan.model.config import DTYPES, Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.layers import Attention, Block, Norm, Part, hooks_everywhere, is_instrumented
 from farspan.model.linear import Linear
+from farspan.model.observed import Look, ObservedOperations
 from farspan.model.operations import (
     FUNCTIONS,
     ArrayOperations,
@@ -196,7 +198,8 @@ class Decoder(nn.Module):
 
     def forward(
         self, ids: Any, cache: Cache | None = None, *, lengths: Sequence[int] | None = None, tap: Tap | None = None,
-        recompute: bool = False, attention_mask: Any = None, position_ids: Any = None, positions: Any = None,
+        look: Look | None = None, recompute: bool = False, attention_mask: Any = None, position_ids: Any = None,
+        positions: Any = None,
     ) -> Tensor:  # fmt: skip
         """`[batch, time]` ids -> `[batch, time, dim]` hidden states after the final norm, before the unembedding.
 
@@ -210,8 +213,9 @@ class Decoder(nn.Module):
 
         `tap(depth, stream)` is shown the residual stream, of the shape of the result, at depth 0, which is the
         embedding, and after each layer; the last under `model.norm` is what this returns. What it keeps it need not
-        copy, and must not write to. `recompute`: a backward pass computes each layer again instead of keeping what is
-        inside. The gradients have the same bits. `positions`: integers of at least 0, of the shape of ids, where the
+        copy, and must not write to. `look` is shown the attention of each layer (`farspan.model.observed`).
+        `recompute`: a backward pass computes each layer again instead of keeping what is inside. The gradients have the
+        same bits. `positions`: integers of at least 0, of the shape of ids, where the
         tokens stand for a scheme that takes them from its caller (`farspan.positions.Coupled`). With a cache they are
         those of all tokens, the ones that it holds too.
         """
@@ -220,7 +224,13 @@ class Decoder(nn.Module):
             raise ArgumentError(message("tap", "a callable (depth, stream)", repr(tap)))
         check_not_capturing(self.device)
         if attention_mask is not None or position_ids is not None:
-            for name, value in {"cache": cache, "lengths": lengths, "tap": tap, "positions": positions}.items():
+            for name, value in {
+                "cache": cache,
+                "lengths": lengths,
+                "tap": tap,
+                "look": look,
+                "positions": positions,
+            }.items():
                 if value is not None:
                     expected = "None beside attention_mask and position_ids"
                     raise ArgumentError(message(name, expected, type(value).__name__))
@@ -231,11 +241,13 @@ class Decoder(nn.Module):
             self.check_cache(cache, len(ids))
             if torch.is_grad_enabled():
                 with torch.no_grad():
-                    return self.forward(ids, cache, tap=tap, positions=positions)
+                    return self.forward(ids, cache, tap=tap, look=look, positions=positions)
         shape = (*ids.shape, self.config.hidden_size)
         if not ids.numel():
             return torch.empty(shape, dtype=self.dtype, device=self.device)
-        operations = self.choose_operations()
+        operations: Operations = self.choose_operations()
+        if look is not None:
+            operations = cast(Operations, ObservedOperations(operations, look, self.config))
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         draw = self._draw(cache)
@@ -294,6 +306,24 @@ class Decoder(nn.Module):
             shape = (self.config.num_hidden_layers + 1, *ids.shape, self.config.hidden_size)
             return torch.empty(shape, dtype=self.activations, device=self.device)
         return torch.stack(streams)
+
+    @torch.no_grad()
+    def attention_statistics(self, ids: Any) -> AttentionStatistics:
+        """`[batch, time]` ids -> what the heads of every layer look at: `farspan.AttentionStatistics`, each field
+        float32 `[layers, batch, heads, time]`. Neither weights of attention nor logits are built."""
+        ids = as_ids(ids, 2)
+        layers: list[AttentionStatistics] = []
+
+        def look(operations: Operations, _: Any, query: Any, key: Any, *settings: Any) -> None:
+            found = operations.statistics(query, key, *settings)
+            layers.append(AttentionStatistics(*map(operations.as_tensor, found)))
+
+        self(ids, look=look)
+        if not layers:  # no ids
+            shape = (self.config.num_hidden_layers, len(ids), self.config.num_attention_heads, ids.shape[1])
+            empty = torch.empty(shape, dtype=torch.float32, device=self.device)
+            return AttentionStatistics(*[empty] * len(AttentionStatistics._fields))
+        return AttentionStatistics(*(torch.stack(field).float() for field in zip(*layers, strict=True)))
 
     def final_norm(self, x: Tensor) -> Tensor:
         """`[..., dim]` -> the same: the norm that stands before the unembedding. The last of `hidden_states` gets the

@@ -213,7 +213,7 @@ class Block(nn.Module):
             seen = _normed(x if self.parallel else after, self.mlp_norm, operations)
         else:
             after, seen = operations.norm_of_sum(x, mixed, self.mlp_norm)
-        gathered = _normed(call(self.mlp, seen, operations), self.mlp_post_norm, operations)
+        gathered = _normed(operations.rowwise(self.mlp, seen), self.mlp_post_norm, operations)
         return operations.add(after, self._scaled(gathered))
 
     def with_positions(self, config: Config, layer: int) -> Block:

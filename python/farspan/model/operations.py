@@ -28,13 +28,17 @@ from farspan.model import recorded
 from farspan.model.activations import Activation
 from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.staging import on_device
+from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
 HALVES = (torch.bfloat16, torch.float16)
+ROWS_AT_ONCE = 2048
+"""Tokens that go through an MLP together where nobody records: so many rows of what is inside are in memory."""
 FUSED = SimpleNamespace(
-    attention=attention, linear=linear, greedy=greedy, sample=sample, linear_cross_entropy=linear_cross_entropy
-)
+    attention=attention, attention_statistics=attention_statistics, linear=linear, greedy=greedy, sample=sample,
+    linear_cross_entropy=linear_cross_entropy,
+)  # fmt: skip
 """The package's own functions, under the names that `farspan.reference` has for them."""
 FUNCTIONS: dict[str, Any] = {"fused": FUSED, "reference": reference}
 """What each backend of a model computes with on tensors."""
@@ -59,6 +63,9 @@ class Operations(Protocol):
 
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         """What a part of a layer does."""
+
+    def rowwise(self, module: nn.Module, x: Any) -> Any:
+        """What a part of a layer makes of rows that know nothing of each other, of the same width."""
 
     def linear(self, x: Any, layer: nn.Module) -> Any:
         """`x @ weight.T + bias`."""
@@ -86,6 +93,9 @@ class Operations(Protocol):
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
         """Attention with the hooks that the plan has for a layer, the layer's own sink, and what `learned` gave."""
+
+    def statistics(self, query: Any, key: Any, *settings: Any) -> AttentionStatistics:
+        """What attention with the same hooks, sink and `learned` looks at."""
 
     def route(self, logits: Any, chosen: int, sums_to_one: bool) -> tuple[Any, Any]:
         """Shares and indices `[tokens, chosen]` of the experts with the largest logits."""
@@ -143,6 +153,9 @@ class TensorOperations:
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module(*arguments)
 
+    def rowwise(self, module: nn.Module, x: Tensor) -> Any:
+        return module(x, self)
+
     def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
         out: Tensor = layer(x)
         return out
@@ -178,11 +191,19 @@ class TensorOperations:
         self, query: Tensor, key: Tensor, value: Tensor, hooks: dict[str, Any], sink: Tensor | None,
         learned: dict[str, Any] | None = None,
     ) -> Tensor:  # fmt: skip
-        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
-        if learned is not None:
-            given = with_learned(given, learned, small_dtype(query))
-        out: Tensor = self.functions.attention(query, key, value, **given)
+        out: Tensor = self.functions.attention(query, key, value, **self._given(query, hooks, sink, learned))
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
+        found: AttentionStatistics = self.functions.attention_statistics(query, key, **given)
+        return found
+
+    def _given(
+        self, query: Tensor, hooks: dict[str, Any], sink: Tensor | None, learned: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        given = hooks if sink is None else hooks | {"sink": sink.to(small_dtype(query))}
+        return given if learned is None else with_learned(given, learned, small_dtype(query))
 
     def route(self, logits: Tensor, chosen: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
         wide = logits.to(small_dtype(logits))
@@ -284,11 +305,18 @@ class DeviceOperations(TensorOperations):
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, hooks: Any, sink: Tensor | None, learned: Any = None
     ) -> Tensor:
-        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
-        if learned is not None:
-            given = _replaced(Hooks(*given), with_learned({"query_scale": given[_QUERY_SCALE]}, learned, torch.float32))
-        out: Tensor = self._attention(query, key, value, *given)[0]
+        out: Tensor = self._attention(query, key, value, *self._hooks(hooks, sink, learned))[0]
         return out
+
+    def statistics(self, query: Tensor, key: Tensor, *settings: Any) -> AttentionStatistics:
+        given = self._hooks(*settings)
+        return AttentionStatistics(*ops.CALLS["attention_statistics"](query, key, *given))
+
+    def _hooks(self, hooks: Any, sink: Tensor | None, learned: Any) -> Any:
+        given = hooks if sink is None else Hooks(*hooks)._replace(sink=sink.float())
+        if learned is None:
+            return given
+        return _replaced(Hooks(*given), with_learned({"query_scale": given[_QUERY_SCALE]}, learned, torch.float32))
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: str) -> Tensor:
@@ -327,6 +355,16 @@ class ArrayOperations:
 
     def call(self, module: nn.Module, *arguments: Any) -> Any:
         return module.forward(*arguments)  # nobody has hooked it
+
+    def rowwise(self, module: nn.Module, x: np.ndarray) -> np.ndarray:
+        """Many rows in parts: what is inside is several times as wide as they are."""
+        if len(x) <= ROWS_AT_ONCE:
+            whole: np.ndarray = module.forward(x, self)
+            return whole
+        out = np.empty_like(x)
+        for start in range(0, len(x), ROWS_AT_ONCE):
+            out[start : start + ROWS_AT_ONCE] = module.forward(x[start : start + ROWS_AT_ONCE], self)
+        return out
 
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
@@ -381,13 +419,22 @@ class ArrayOperations:
         self, query: np.ndarray, key: np.ndarray, value: np.ndarray, hooks: dict[str, Any], sink: Tensor | None,
         learned: dict[str, Any] | None = None,
     ) -> np.ndarray:  # fmt: skip
+        return cpu.attention("float32", query, key, value, self._given(query, hooks, sink, learned))[0]
+
+    def statistics(self, query: np.ndarray, key: np.ndarray, *settings: Any) -> AttentionStatistics:
+        given = self._given(query, *settings)
+        return AttentionStatistics(*cpu.attention_statistics("float32", query, key, given))
+
+    def _given(
+        self, query: np.ndarray, hooks: dict[str, Any], sink: Tensor | None, learned: dict[str, Any] | None
+    ) -> Hooks:
         if self._hooks[0] is not hooks:  # the layers of a pass share them
             self._hooks = hooks, hook_arguments(query, **hooks)
         given = self._hooks[1] if sink is None else self._hooks[1]._replace(sink=self.numbers(sink))
         if learned is not None:
             own = with_learned({"query_scale": given.query_scale}, learned, torch.float32)
             given = _replaced(given, own, lambda x: x.numpy())
-        return cpu.attention("float32", query, key, value, given)[0]
+        return given
 
     def shared_by_rows(self, hooks: Any) -> tuple[Any, Any]:
         return _shared_by_rows(hooks)

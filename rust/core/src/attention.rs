@@ -49,9 +49,9 @@ impl Shape {
     /// Checks that the three arrays fit together.
     pub fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<Self> {
         let shape = Shape::heads(query, key, value)?;
-        let Shape { batch, key_heads, key_time, head_dim, value_dim, .. } = shape;
+        let Shape { batch, key_heads, key_time, head_dim, .. } = shape;
         check_shape("key", &[batch, key_heads, key_time, head_dim], &key)?;
-        check_shape("value", &[batch, key_heads, key_time, value_dim], &value)?;
+        shape.check_value([batch, key_heads, key_time], value)?;
         Ok(shape)
     }
 
@@ -59,10 +59,10 @@ impl Shape {
     /// `[sequences, blocks]`.
     pub fn paged(query: [usize; 4], key: [usize; 4], value: [usize; 4], table: [usize; 2]) -> Result<Self> {
         let shape = Shape::heads(query, key, value)?;
-        let Shape { key_heads, head_dim, value_dim, .. } = shape;
+        let Shape { key_heads, head_dim, .. } = shape;
         let ([pages, _, page_size, _], [sequences, blocks]) = (key, table);
         check_shape("key", &[pages, key_heads, page_size, head_dim], &key)?;
-        check_shape("value", &[pages, key_heads, page_size, value_dim], &value)?;
+        shape.check_value([pages, key_heads, page_size], value)?;
         if pages == 0 && sequences > 0 && blocks > 0 {
             return Err(Error::argument("key", "pages, as block_table names some", "none"));
         }
@@ -83,10 +83,15 @@ impl Shape {
             let expected = format!("heads that divide query's {query_heads}");
             return Err(Error::argument("key", expected, format!("{key_heads} heads")));
         }
-        if !(1..=MAX_HEAD_DIM).contains(&value_dim) {
-            return Err(Error::argument("value", format!("a last dimension from 1 to {MAX_HEAD_DIM}"), value_dim));
-        }
         Ok(Shape { batch, query_heads, key_heads, query_time, key_batch: batch, key_time, head_dim, value_dim })
+    }
+
+    /// Refuses values that do not lie as the keys do.
+    fn check_value(&self, [first, heads, time]: [usize; 3], value: [usize; 4]) -> Result<()> {
+        if !(1..=MAX_HEAD_DIM).contains(&self.value_dim) {
+            return Err(Error::argument("value", format!("a last dimension from 1 to {MAX_HEAD_DIM}"), self.value_dim));
+        }
+        check_shape("value", &[first, heads, time, self.value_dim], &value)
     }
 
     /// Query heads that share one key head.

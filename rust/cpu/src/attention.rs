@@ -14,17 +14,19 @@ mod context;
 mod gradient;
 mod output;
 mod packing;
+mod statistics;
 mod stream;
 mod visibility;
+mod walk;
 
 use crate::{Typed, ViewMut, dispatch, threads};
 use farspan_core::Result;
-use farspan_core::attention::plan::Workload;
 use farspan_core::attention::problem;
 
 pub use crate::arch::attention::Input;
 pub use arrays::Views;
 pub use gradient::{Backward, Gradients, attention_backward};
+pub use statistics::{Statistics, attention_statistics};
 
 /// The output `[batch, query_heads, query_time, value_dim]`, of the inputs' element type, the last dimension
 /// contiguous.
@@ -42,17 +44,9 @@ pub type DistanceBias<'a> = problem::DistanceBias<Views<'a>>;
 /// Computes the output and, where asked, the LSE `[batch, query_heads, query_time]`. The arguments are checked first.
 pub fn attention(problem: &Attention<'_>, output: Output<'_>, lse: Option<ViewMut<'_, f32, 3>>) -> Result<()> {
     let shape = arrays::check(problem, &output, lse.as_ref())?;
-    let work = Workload {
-        head_dim: shape.head_dim,
-        value_dim: shape.value_dim,
-        group: shape.group(),
-        far: problem.rotary.is_some_and(|rotary| rotary.far.is_some()),
-        parts: shape.key_heads * problem.sequences.len(),
-        threads: threads::num_threads(),
-    };
-    let context = context::Context::new(problem, shape, work, dispatch::machine()?);
-    let (streams, blocks) = output::cut(&context, output, lse);
-    threads::scope(work.is_little(problem.sequences), |spawner| {
+    let context = context::Context::new(problem, shape, dispatch::machine()?);
+    let (streams, blocks) = output::cut(&context, output::Weighted { output, lse });
+    threads::scope(context.work.is_little(problem.sequences), |spawner| {
         stream::spawn(spawner, &context, streams);
         block::spawn(spawner, &context, blocks);
     })

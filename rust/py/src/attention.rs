@@ -3,6 +3,7 @@
 pub(crate) mod backward;
 pub(crate) mod hooks;
 pub(crate) mod problem;
+pub(crate) mod statistics;
 
 use crate::arrays::{
     Large, broadcast, integer_rows, integers, large, large_mut, named_dtype, positions, readonly, readwrite,
@@ -15,7 +16,7 @@ use farspan_cpu::attention::{Input, Views, attention as run};
 use farspan_cpu::{View, ViewMut, map};
 use hooks::Hooks;
 use numpy::ndarray::{Array2, ArrayViewD, ArrayViewMutD, Axis, IxDyn};
-use numpy::{PyReadonlyArray, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyReadonlyArray, PyReadwriteArray, PyUntypedArray, PyUntypedArrayMethods};
 use problem::{Given, Inputs};
 use pyo3::prelude::*;
 use std::cell::OnceCell;
@@ -51,12 +52,21 @@ pub(crate) fn attention<'py>(
     let (mut output, mut lse) = (large_mut("output", dtype, output)?, readwrite("lse", lse)?);
     let ragged = of_query == Layout::Ragged;
     let output = map!(x in &mut output => ViewMut::new("output", &mut batched_mut(x.as_array_mut(), ragged))?);
-    let mut lse: ArrayViewMutD<'_, f32> = lse.as_array_mut();
-    if ragged {
-        lse.insert_axis_inplace(Axis(0));
-    }
-    let lse = ViewMut::new("lse", &mut lse)?;
+    let lse = per_row("lse", &mut lse, of_query)?;
     detached(py, || run(&problem, output, Some(lse)))
+}
+
+/// Numbers of rows in the axes of the backend: a ragged `[heads, total]` is a batch of one.
+fn per_row<'a>(
+    argument: &'static str,
+    array: &'a mut PyReadwriteArray<'_, f32, IxDyn>,
+    layout: Layout,
+) -> Result<ViewMut<'a, f32, 3>> {
+    let mut array: ArrayViewMutD<'a, f32> = array.as_array_mut();
+    if layout == Layout::Ragged {
+        array.insert_axis_inplace(Axis(0));
+    }
+    ViewMut::new(argument, &mut array)
 }
 
 /// Lengths and offsets are read here.

@@ -27,6 +27,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::backward::attention_backward, module)?)?;
     module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
     module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
+    module.add_function(wrap_pyfunction!(attention::statistics::attention_statistics, module)?)?;
+    module.add("STATISTICS", PyTuple::new(module.py(), attention::statistics::Statistics::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(linear::linear_x_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(linear::linear_weight_gradient, module)?)?;

@@ -363,7 +363,15 @@ impl Pages {
 }
 
 /// Times `start .. start + count` of batch entry `batch` of `[batch, heads, time, size]`.
-fn cut<T: Copy>(x: &[T], heads: usize, time: usize, size: usize, batch: usize, start: usize, count: usize) -> Vec<T> {
+pub(crate) fn cut<T: Copy>(
+    x: &[T],
+    heads: usize,
+    time: usize,
+    size: usize,
+    batch: usize,
+    start: usize,
+    count: usize,
+) -> Vec<T> {
     (0..heads)
         .flat_map(|head| {
             let from = ((batch * heads + head) * time + start) * size;

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod gradient;
 pub mod loss;
 pub mod sampler;
+pub mod statistics;
 pub mod unembed;
 
 use farspan_cpu::dispatch::{MACHINES, Machine, force};

@@ -21,6 +21,7 @@ pub mod loss;
 pub mod numbers;
 pub mod oracle;
 pub mod sampler;
+pub mod statistics;
 pub mod unembed;
 
 /// The element types.

@@ -3,4 +3,5 @@
 pub mod attention;
 pub mod gradient;
 pub mod loss;
+pub mod statistics;
 pub mod unembed;

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from farspan.lab import tasks
+from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.tasks.layout import Sequences
 from farspan.lab.tasks.task import Ids
@@ -40,18 +41,14 @@ class Subject:
     def __init__(self, trial: Trial, device: str = "cpu") -> None:
         torch.manual_seed(trial.seed)
         self.model = Transformer(config_of(trial)).to(device)
+        self._settings = trial.settings
 
     def loss(self, sequences: Sequences, draw: int) -> Tensor:
         """Nats per counted output. `draw`: a seed for what a scheme draws at random."""
         tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw)
-            return self.model.train().loss(tokens, targets, positions=self._positions(sequences))
-
-    def _positions(self, sequences: Sequences) -> Ids | None:
-        """Those of the task, where the scheme takes them and the task gives any."""
-        takes = any(scheme.takes_positions for scheme in self.model.config.positions)
-        return sequences.positions if takes else None
+            return self.model.train().loss(tokens, targets, positions=self._places(sequences))
 
     @torch.no_grad()
     def answers(self, sequences: Sequences, draw: int) -> Tensor:
@@ -60,6 +57,12 @@ class Subject:
         (scheme,) = set(model.config.positions)
         if isinstance(scheme, RandomPositions):
             model = model.with_positions(dataclasses.replace(scheme, seed=draw))
-        tokens = torch.from_numpy(sequences.tokens)
-        hidden = sequences.outputs(model(tokens, positions=self._positions(sequences)))
+        hidden = sequences.outputs(model(torch.from_numpy(sequences.tokens), positions=self._places(sequences)))
         return greedy(hidden.contiguous(), model.unembedding, **model.logit_settings).token.cpu()
+
+    def _places(self, sequences: Sequences) -> Ids | None:
+        """Where tokens stand, for schemes that a task tells; None: at their order."""
+        (scheme,) = set(self.model.config.positions)
+        if not scheme.takes_positions:
+            return None
+        return coupled_positions(self._settings.task, sequences, self._settings.reading)

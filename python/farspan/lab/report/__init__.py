@@ -1,9 +1,11 @@
-"""A measurement as files: `write(measurement, folder)`, `draw(measurement, path)`, `table(measurement)`."""
+"""A measurement as files: `write(measurement, folder)`, `draw(measurement, path)`, `table(measurement)`; the same in
+`attention` for what a model's heads look at."""
 
 from __future__ import annotations
 
 from farspan._pictures import require_matplotlib
+from farspan.lab.report import attention
 from farspan.lab.report.files import needle_table, reach_line, table, write
 from farspan.lab.report.plot import draw
 
-__all__ = ["draw", "needle_table", "reach_line", "require_matplotlib", "table", "write"]
+__all__ = ["attention", "draw", "needle_table", "reach_line", "require_matplotlib", "table", "write"]

@@ -51,13 +51,6 @@ class BinaryAddition(BinaryOperation):
     sign = "+"
     letters = (*BITS, sign)
 
-    def coupling(self, inputs: Ids, outputs: int) -> tuple[Ids, Ids]:
-        """Bits of one significance; `+` at 0, and `$` as if it were the next bit."""
-        order = np.arange(inputs.shape[1])
-        sign = (inputs == self.letters.index(self.sign)).argmax(axis=1)[:, None]
-        own = np.where(order < sign, order + 1, order - sign)
-        return own, np.tile(np.arange(1, outputs + 1), (len(inputs), 1))
-
 
 class BinaryMultiplication(BinaryOperation):
     """The product of two binary numbers."""
@@ -127,12 +120,6 @@ class Addition(Task):
         decisive = np.take_along_axis(sums, np.maximum.accumulate(places, axis=1), axis=1)
         sums[:, 1:] += decisive[:, :-1] > 9
         return Examples.of(inputs, sums % 10)
-
-    def coupling(self, inputs: Ids, outputs: int) -> tuple[Ids, Ids]:
-        """Digits of one significance; `+` and `=` at 0."""
-        digits = np.arange(inputs.shape[1] // 2 - 1, 0, -1)
-        own = np.concatenate([digits, [0], digits, [0]])
-        return np.tile(own, (len(inputs), 1)), np.tile(np.arange(1, outputs + 1), (len(inputs), 1))
 
     def define(self, symbols: list[str]) -> list[str]:
         left, _, right = "".join(symbols[:-1]).partition("+")

@@ -67,11 +67,6 @@ class ReverseString(Task):
         inputs = uniform(generator, 2, (count, length))
         return Examples.of(inputs, inputs[:, ::-1].copy())
 
-    def coupling(self, inputs: Ids, outputs: int) -> tuple[Ids, Ids]:
-        """Each letter with the one that it becomes."""
-        own = np.tile(np.arange(1, inputs.shape[1] + 1), (len(inputs), 1))
-        return own, own[:, ::-1][:, :outputs].copy()
-
     def define(self, symbols: list[str]) -> list[str]:
         return symbols[::-1]
 

@@ -33,9 +33,6 @@ class Sequences:
     """n: how many tokens the input has. A causal model that runs freely reads this many and the mark, then answers."""
     vocabulary: int
     """how many tokens there are: the task's symbols and the slot or mark, which is the last id"""
-    positions: Ids | None
-    """where each token stands for a model with coupled positions; None: the task couples nothing. A slot stands where
-    its output belongs. In causal order each output stands there, and the mark at 0"""
 
     def outputs(self, predicted: Any) -> Any:
         """The part of `[count, n + m, ...]` that predicts the outputs, `[count, m, ...]`."""
@@ -48,27 +45,18 @@ IGNORED = -100
 def slots(task: Task, examples: Examples) -> Sequences:
     """The input, then an empty slot for every output. For a model without causal order."""
     empty = np.full_like(examples.outputs, len(task.symbols))
-    return _sequences(task, examples, empty, slots=True)
+    return _sequences(task, examples, empty)
 
 
 def causal(task: Task, examples: Examples) -> Sequences:
     """The input, the mark, and the outputs without the last. For a model with causal order."""
     mark = np.full_like(examples.outputs[:, :1], len(task.symbols))
-    return _sequences(task, examples, np.hstack([mark, examples.outputs[:, :-1]]), slots=False)
+    return _sequences(task, examples, np.hstack([mark, examples.outputs[:, :-1]]))
 
 
-def _sequences(task: Task, examples: Examples, behind: Ids, *, slots: bool) -> Sequences:
+def _sequences(task: Task, examples: Examples, behind: Ids) -> Sequences:
     nowhere = np.zeros_like(examples.inputs, dtype=bool)
     mask = np.hstack([nowhere, examples.mask])
     targets = np.where(mask, np.hstack([examples.inputs, examples.outputs]), IGNORED)
     tokens = np.hstack([examples.inputs, behind])
-    prompt = examples.inputs.shape[1]
-    return Sequences(tokens, targets, mask, prompt, len(task.symbols) + 1, _positions(task, examples, slots))
-
-
-def _positions(task: Task, examples: Examples, slots: bool) -> Ids | None:
-    found = task.coupling(examples.inputs, examples.outputs.shape[1])
-    if found is None:
-        return None
-    of_inputs, of_outputs = found
-    return np.hstack([of_inputs, of_outputs if slots else np.pad(of_outputs[:, :-1], ((0, 0), (1, 0)))])
+    return Sequences(tokens, targets, mask, examples.inputs.shape[1], len(task.symbols) + 1)

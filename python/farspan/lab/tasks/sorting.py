@@ -6,7 +6,7 @@ import string
 
 import numpy as np
 
-from farspan.lab.tasks.task import Examples, Ids, Task, uniform
+from farspan.lab.tasks.task import Examples, Task, uniform
 
 
 class BucketSort(Task):
@@ -39,11 +39,6 @@ class Copy(Task):
     def draw(self, generator: np.random.Generator, count: int, length: int) -> Examples:
         inputs = uniform(generator, len(self.letters), (count, length))
         return Examples.of(inputs, inputs.copy())
-
-    def coupling(self, inputs: Ids, outputs: int) -> tuple[Ids, Ids]:
-        """Each letter with its copy."""
-        own = np.tile(np.arange(1, inputs.shape[1] + 1), (len(inputs), 1))
-        return own, own[:, :outputs]
 
     def define(self, symbols: list[str]) -> list[str]:
         return symbols

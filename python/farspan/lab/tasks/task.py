@@ -97,13 +97,6 @@ class Task(ABC):
         0: there is none."""
         return length
 
-    def coupling(self, inputs: Ids, outputs: int) -> tuple[Ids, Ids] | None:
-        """Where the tokens of inputs `[count, n]` and of their outputs stand for a model with coupled positions, as
-        `[count, n]` and `[count, outputs]`: those that belong together at one place, from 1 on, others at 0. None: the
-        task couples nothing."""
-        del inputs, outputs
-        return None
-
     @abstractmethod
     def draw(self, generator: np.random.Generator, count: int, length: int) -> Examples:
         """Examples of a length that `nearest` gave."""

@@ -48,10 +48,16 @@ impl FloatArray<4> for Input<'_> {
     }
 }
 
-/// Refuses arguments that do not fit together, and numbers that mean nothing.
+/// Refuses arguments and results that do not fit together, and numbers that mean nothing.
 pub(super) fn check(problem: &Attention, output: &Output, lse: Option<&ViewMut<f32, 3>>) -> Result<Shape> {
-    let shape = problem.check()?;
+    let shape = check_problem(problem)?;
     problem.check_results(&shape, output.dtype(), each!(view in output => view.shape()), lse.map(ViewMut::shape))?;
+    Ok(shape)
+}
+
+/// Refuses arguments that do not fit together, and numbers that mean nothing.
+pub(super) fn check_problem(problem: &Attention) -> Result<Shape> {
+    let shape = problem.check()?;
     if let Some(table) = &problem.block_table {
         let [pages, _, page_size, _] = problem.key.shape();
         check_pages(table, page_size, pages, problem.sequences)?;

@@ -3,7 +3,7 @@
 use super::Attention;
 use crate::arch::attention::{Chunk, Kernels, KeyBias, Row, State, kernels};
 use crate::arch::lanes::LANES;
-use crate::dispatch;
+use crate::{dispatch, threads};
 use farspan_core::attention::plan::Workload;
 use farspan_core::attention::{KEY_CHUNK, Sequence, Shape, Visible};
 use std::ops::Range;
@@ -47,7 +47,15 @@ impl QueryBlock {
 }
 
 impl<'p, 'a> Context<'p, 'a> {
-    pub(super) fn new(problem: &'p Attention<'a>, shape: Shape, work: Workload, machine: dispatch::Machine) -> Self {
+    pub(super) fn new(problem: &'p Attention<'a>, shape: Shape, machine: dispatch::Machine) -> Self {
+        let work = Workload {
+            head_dim: shape.head_dim,
+            value_dim: shape.value_dim,
+            group: shape.group(),
+            far: problem.rotary.is_some_and(|rotary| rotary.far.is_some()),
+            parts: shape.key_heads * problem.sequences.len(),
+            threads: threads::num_threads(),
+        };
         Context { problem, shape, work, kernels: kernels(machine) }
     }
 

@@ -21,7 +21,6 @@ mod small;
 use super::context::Context;
 use super::{Output, Views, arrays};
 use crate::{ViewMut, dispatch, each, threads};
-use farspan_core::attention::plan::Workload;
 use farspan_core::attention::problem::check_repeated;
 use farspan_core::attention::{Shape, check_shape, problem};
 use farspan_core::{Error, Result};
@@ -86,14 +85,6 @@ pub fn attention_backward(call: &Backward<'_>, gradients: Gradients<'_>) -> Resu
     arrays::check_numbers(&call.problem)?;
     check(call, &shape, &gradients)?;
     let Gradients { query, key, value, query_scale, key_bias, distance_bias, sink } = gradients;
-    let work = Workload {
-        head_dim: shape.head_dim,
-        value_dim: shape.value_dim,
-        group: shape.group(),
-        far: call.problem.rotary.is_some_and(|rotary| rotary.far.is_some()),
-        parts: shape.key_heads * call.problem.sequences.len(),
-        threads: threads::num_threads(),
-    };
     let asked = Asked {
         query: query.is_some(),
         query_scale: query_scale.is_some(),
@@ -102,9 +93,9 @@ pub fn attention_backward(call: &Backward<'_>, gradients: Gradients<'_>) -> Resu
         key_bias: key_bias.is_some(),
         distance_bias: distance_bias.is_some(),
     };
-    let context = Context::new(&call.problem, shape, work, dispatch::machine()?);
+    let context = Context::new(&call.problem, shape, dispatch::machine()?);
     let pass = Pass { context, call, asked };
-    let alone = work.is_little(call.problem.sequences);
+    let alone = pass.context.work.is_little(call.problem.sequences);
     let mut scales = PerRow::new(asked.query_scale, [shape.batch, shape.query_heads, shape.query_time]);
     let mut biases = PerRow::new(asked.key_bias, [shape.key_batch, shape.query_heads, shape.key_time]);
     let columns = call.problem.distance_bias.map_or(0, |bias| bias.table.shape()[1]);

@@ -1,4 +1,4 @@
-//! The output cut into blocks that different threads fill.
+//! Results cut into blocks that different threads fill.
 
 use super::Output;
 use super::context::{Context, QueryBlock};
@@ -6,12 +6,26 @@ use crate::arch::attention::State;
 use crate::typed::RowMut;
 use crate::{ViewMut, map};
 
-/// A block of queries with the part of the output that is theirs.
-pub(super) struct OutputBlock<'a> {
-    pub query_block: QueryBlock,
-    output: Output<'a>,
-    lse: Option<ViewMut<'a, f32, 3>>,
+/// Results of rows, an axis of batch entries, one of heads and one of queries first.
+pub(super) trait Rows: Sized {
+    /// The indices below `at` of one of these axes, and the others.
+    fn split(self, axis: usize, at: usize) -> (Self, Self);
 }
+
+/// A block of queries with the part of the results that is theirs.
+pub(super) struct Block<R> {
+    pub query_block: QueryBlock,
+    pub results: R,
+}
+
+/// Output and LSE, cut together.
+pub(super) struct Weighted<'a> {
+    pub output: Output<'a>,
+    pub lse: Option<ViewMut<'a, f32, 3>>,
+}
+
+/// A block whose values are weighed.
+pub(super) type OutputBlock<'a> = Block<Weighted<'a>>;
 
 impl Output<'_> {
     pub(super) fn split(self, dimension: usize, at: usize) -> (Self, Self) {
@@ -23,29 +37,22 @@ impl Output<'_> {
     }
 }
 
-/// Output and LSE, cut together.
-struct Rest<'a>(Output<'a>, Option<ViewMut<'a, f32, 3>>);
-
-impl<'a> Rest<'a> {
-    fn split(self, dimension: usize, at: usize) -> (Self, Self) {
-        let (output, output_rest) = self.0.split(dimension, at);
-        let (lse, lse_rest) = match self.1.map(|lse| lse.split(dimension, at)) {
+impl Rows for Weighted<'_> {
+    fn split(self, axis: usize, at: usize) -> (Self, Self) {
+        let (output, output_rest) = self.output.split(axis, at);
+        let (lse, lse_rest) = match self.lse.map(|lse| lse.split(axis, at)) {
             Some((lse, rest)) => (Some(lse), Some(rest)),
             None => (None, None),
         };
-        (Rest(output, lse), Rest(output_rest, lse_rest))
+        (Weighted { output, lse }, Weighted { output: output_rest, lse: lse_rest })
     }
 }
 
 /// Blocks for streaming, a list for each sequence, and those that pack their keys, the most work first.
-pub(super) fn cut<'a>(
-    context: &Context,
-    output: Output<'a>,
-    lse: Option<ViewMut<'a, f32, 3>>,
-) -> (Vec<Vec<OutputBlock<'a>>>, Vec<OutputBlock<'a>>) {
+pub(super) fn cut<R: Rows>(context: &Context, whole: R) -> (Vec<Vec<Block<R>>>, Vec<Block<R>>) {
     let (mut streams, mut blocks) = (Vec::new(), Vec::new());
     let dense = context.shape.batch == context.problem.sequences.len();
-    let mut rest = Rest(output, lse);
+    let mut rest = whole;
     for (index, sequence) in context.problem.sequences.iter().enumerate() {
         let (mut of_sequence, behind) = if dense { rest.split(0, 1) } else { rest.split(2, sequence.queries) };
         rest = behind;
@@ -54,7 +61,7 @@ pub(super) fn cut<'a>(
         }
         let streamed = context.work.streams(sequence.queries);
         let length = if streamed { sequence.queries } else { context.work.block_queries(sequence.queries) };
-        let mut output_blocks = Vec::new();
+        let mut of_blocks = Vec::new();
         for key_head in 0..context.shape.key_heads {
             let group = context.shape.group();
             for first in (0..group).step_by(context.work.heads()) {
@@ -64,18 +71,16 @@ pub(super) fn cut<'a>(
                 let head = key_head * group + first;
                 for start in (0..sequence.queries).step_by(length) {
                     let queries = start..(start + length).min(sequence.queries);
-                    let (Rest(output, lse), behind) = of_heads.split(2, queries.len());
+                    let (results, behind) = of_heads.split(2, queries.len());
                     of_heads = behind;
                     let query_block = QueryBlock { sequence: index, key_head, heads: head..head + heads, queries };
-                    output_blocks.push(OutputBlock { query_block, output, lse });
+                    of_blocks.push(Block { query_block, results });
                 }
             }
         }
-        if streamed { streams.push(output_blocks) } else { blocks.append(&mut output_blocks) }
+        if streamed { streams.push(of_blocks) } else { blocks.append(&mut of_blocks) }
     }
-    blocks.sort_by_key(|output_block| {
-        std::cmp::Reverse(output_block.query_block.queries.end * output_block.query_block.rows())
-    });
+    blocks.sort_by_key(|block: &Block<R>| std::cmp::Reverse(block.query_block.queries.end * block.query_block.rows()));
     (streams, blocks)
 }
 
@@ -87,8 +92,8 @@ impl OutputBlock<'_> {
             let (head, query) = self.query_block.row(first + r);
             let index = [0, head - self.query_block.heads.start, query - self.query_block.queries.start, 0];
             let factor = if state.sum[r] == 0.0 { 0.0 } else { 1.0 / state.sum[r] };
-            context.kernels.finish(&sums[r * width..(r + 1) * width], factor, self.output.row(index));
-            if let Some(lse) = &mut self.lse {
+            context.kernels.finish(&sums[r * width..(r + 1) * width], factor, self.results.output.row(index));
+            if let Some(lse) = &mut self.results.lse {
                 lse.row_mut([index[0], index[1], 0])[index[2]] = logarithm_of_sum(state.maximum[r], state.sum[r]);
             }
         }
@@ -96,6 +101,6 @@ impl OutputBlock<'_> {
 }
 
 /// `ln(sum of exp(scores))`, minus infinity for no score.
-fn logarithm_of_sum(maximum: f32, sum: f32) -> f32 {
+pub(super) fn logarithm_of_sum(maximum: f32, sum: f32) -> f32 {
     if sum == 0.0 { f32::NEG_INFINITY } else { (f64::from(maximum) + f64::from(sum).ln()) as f32 }
 }

@@ -68,11 +68,7 @@ fn one_row(problem: &Problem, index: usize, head: usize, query: usize) -> (Vec<f
     let Shape { key_heads, key_time, value_dim, .. } = problem.shape;
     let sequence = &problem.sequences[index];
     let key_head = head / problem.shape.group();
-    let scores: Vec<(usize, f64)> = (0..sequence.keys)
-        .filter(|&key| sees(&problem.rules, sequence, query, key))
-        .map(|key| (key, score(problem, index, head, query, key)))
-        .filter(|(_, score)| *score != f64::NEG_INFINITY)
-        .collect();
+    let scores = scores(problem, index, head, query);
     let sink = problem.sink.as_ref().map_or(f64::NEG_INFINITY, |sink| f64::from(sink[head]));
     let top = scores.iter().fold(sink, |top, (_, score)| top.max(*score));
     if top == f64::NEG_INFINITY {
@@ -90,15 +86,21 @@ fn one_row(problem: &Problem, index: usize, head: usize, query: usize) -> (Vec<f
     (values, top + total.ln())
 }
 
+/// The keys that a query sees, and their scores.
+pub(super) fn scores(problem: &Problem, index: usize, head: usize, query: usize) -> Vec<(usize, f64)> {
+    let sequence = &problem.sequences[index];
+    (0..sequence.keys)
+        .filter(|&key| sees(&problem.rules, sequence, query, key))
+        .map(|key| (key, pair(problem, index, head, query, key).score))
+        .filter(|(_, score)| *score != f64::NEG_INFINITY)
+        .collect()
+}
+
 pub(super) fn sees(rules: &Rules, sequence: &Sequence, query: usize, key: usize) -> bool {
     let distance = query as i128 + sequence.keys as i128 - sequence.queries as i128 - key as i128;
     let left = rules.window.0.is_none_or(|left| distance <= left as i128);
     let right = rules.window.1.is_none_or(|right| -distance <= right as i128);
     (left && right || key < rules.keep_first) && (!rules.causal || distance >= 0)
-}
-
-fn score(problem: &Problem, index: usize, head: usize, query: usize, key: usize) -> f64 {
-    pair(problem, index, head, query, key).score
 }
 
 /// A query and a key of a head, and how their score comes about.

@@ -4,8 +4,9 @@ use super::gradient::{self, Collected, KeyPanels, PITCH, QueryTile, Slopes};
 use super::pack::{self, Ahead, Turns};
 use super::scores::State;
 use super::source::Rows;
+use super::statistics::{self, Moments, Orders};
 use super::stream::{self, Partial, Room, Streamed};
-use super::tile::{self, Packed, Scores, Tile};
+use super::tile::{self, PackedKeys, Scores, Tile};
 use super::{CHUNK, MAX_DIM, Machine};
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
@@ -14,7 +15,8 @@ use crate::typed::RowMut;
 use std::ops::Range;
 
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
-type Attend = unsafe fn(&Tile, &Packed, Range<usize>, &mut Scores, &mut State, &mut [f32]);
+type Attend = unsafe fn(&Tile, &PackedKeys, &[f32], Range<usize>, &mut Scores, &mut State, &mut [f32]);
+type Observe = unsafe fn(&Tile, &PackedKeys, Range<usize>, &Orders, &mut Scores, &mut Moments);
 type Stream = unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]);
 type Differentiate = unsafe fn(&QueryTile, &KeyPanels, Range<usize>, Slopes, &mut [Collected]);
 
@@ -29,6 +31,7 @@ pub(crate) struct Kernels {
     panel: unsafe fn(&Rows, Range<usize>, Option<Turns>, &mut [f32]),
     values: unsafe fn(&Rows, &mut [f32]),
     attend: Attend,
+    observe: Observe,
     stream: Stream,
     fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
     finish: unsafe fn(&[f32], f32, RowMut),
@@ -80,20 +83,39 @@ impl Kernels {
         unsafe { (self.values)(rows, out) }
     }
 
-    /// Takes panels of a packed chunk into a tile's state and its output `[height, value width]`.
+    /// Takes panels of a packed chunk into a tile's state and its output `[height, value width]`; `values` are panels
+    /// `[panel, CHUNK, LANES]`.
+    #[expect(clippy::too_many_arguments, reason = "what meets what, through what, and where it goes")]
     pub(crate) fn attend(
         &self,
         tile: &Tile,
-        packed: &Packed,
+        keys: &PackedKeys,
+        values: &[f32],
         panels: Range<usize>,
         room: &mut Scores,
         state: &mut State,
         output: &mut [f32],
     ) {
-        tile::check(tile, packed, &panels, output);
+        tile::check(tile, keys, values, &panels, output);
         assert!(tile.height <= self.rows);
         // SAFETY: as above, and the check.
-        unsafe { (self.attend)(tile, packed, panels, room, state, output) }
+        unsafe { (self.attend)(tile, keys, values, panels, room, state, output) }
+    }
+
+    /// Takes panels of a packed chunk into a tile's moments.
+    pub(crate) fn observe(
+        &self,
+        tile: &Tile,
+        keys: &PackedKeys,
+        panels: Range<usize>,
+        orders: &Orders,
+        room: &mut Scores,
+        moments: &mut Moments,
+    ) {
+        tile::check_keys(tile, keys, &panels);
+        assert!(tile.height <= self.rows);
+        // SAFETY: as above, and the check.
+        unsafe { (self.observe)(tile, keys, panels, orders, room, moments) }
     }
 
     /// What panels of a chunk that is read in place give for a few tiles; `scores` is room for `[2, rows, CHUNK]`.
@@ -219,14 +241,28 @@ macro_rules! compile {
             $(#[target_feature(enable = $feature)])?
             unsafe fn attend(
                 tile: &Tile,
-                packed: &Packed,
+                keys: &PackedKeys,
+                values: &[f32],
                 panels: Range<usize>,
                 room: &mut Scores,
                 state: &mut State,
                 output: &mut [f32],
             ) {
                 // SAFETY: the caller's.
-                unsafe { tile::attend::<$machine>(tile, packed, panels, room, state, output) }
+                unsafe { tile::attend::<$machine>(tile, keys, values, panels, room, state, output) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn observe(
+                tile: &Tile,
+                keys: &PackedKeys,
+                panels: Range<usize>,
+                orders: &Orders,
+                room: &mut Scores,
+                moments: &mut Moments,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { statistics::observe::<$machine>(tile, keys, panels, orders, room, moments) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -297,6 +333,7 @@ macro_rules! compile {
                 panel,
                 values,
                 attend,
+                observe,
                 stream,
                 fold,
                 finish,

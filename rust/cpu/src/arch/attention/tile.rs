@@ -32,17 +32,15 @@ pub(crate) struct Tile<'a> {
     pub distance: Distance,
 }
 
-/// A chunk of packed keys and values.
+/// A chunk of packed keys.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packed<'a> {
+pub(crate) struct PackedKeys<'a> {
     /// What the rows need to know.
     pub chunk: &'a Chunk<'a>,
     /// Panels `[panel, head_dim, LANES]`.
-    pub keys: &'a [f32],
+    pub near: &'a [f32],
     /// The same turned by the far positions; empty without a border.
-    pub far_keys: &'a [f32],
-    /// Panels `[panel, CHUNK, LANES]`.
-    pub values: &'a [f32],
+    pub far: &'a [f32],
     /// Head dimension of keys and queries.
     pub dim: usize,
 }
@@ -55,18 +53,50 @@ impl Scores {
     pub(crate) const EMPTY: Scores = Scores([[0.0; CHUNK * MAX_ROWS]; 2]);
 }
 
-/// Checks that all that [`attend`] reads and writes exists.
-pub(super) fn check(tile: &Tile, packed: &Packed, panels: &Range<usize>, output: &[f32]) {
-    let Packed { chunk, keys, far_keys, values, dim } = *packed;
+/// Checks that all that [`products`] reads and writes exists.
+pub(super) fn check_keys(tile: &Tile, keys: &PackedKeys, panels: &Range<usize>) {
+    let PackedKeys { chunk, near, far, dim } = *keys;
     assert!(!tile.rows.is_empty() && tile.rows.len() <= tile.height && tile.height <= MAX_ROWS);
     assert!(chunk.keys <= CHUNK && panels.start * LANES < chunk.keys && panels.end <= chunk.keys.div_ceil(LANES));
     assert!(tile.distance == Distance::Far || tile.query.len() == dim * tile.height);
     assert!(tile.distance == Distance::Near || tile.far_query.len() == dim * tile.height);
-    assert!(tile.distance == Distance::Far || keys.len() >= panels.end * dim * LANES);
-    assert!(tile.distance == Distance::Near || far_keys.len() >= panels.end * dim * LANES);
+    assert!(tile.distance == Distance::Far || near.len() >= panels.end * dim * LANES);
+    assert!(tile.distance == Distance::Near || far.len() >= panels.end * dim * LANES);
+    tile.rows.iter().for_each(|row| row.check(chunk));
+}
+
+/// Checks that all that [`attend`] reads and writes exists; `values` are panels `[panel, CHUNK, LANES]`.
+pub(super) fn check(tile: &Tile, keys: &PackedKeys, values: &[f32], panels: &Range<usize>, output: &[f32]) {
+    check_keys(tile, keys, panels);
     assert!(values.len().is_multiple_of(CHUNK * LANES));
     assert!(output.len() == tile.height * (values.len() / CHUNK));
-    tile.rows.iter().for_each(|row| row.check(chunk));
+}
+
+/// Products of a tile with the panels `panels` of a chunk, rows [`CHUNK`] apart: those that count, and those of the far
+/// rotation where each score has to be asked.
+///
+/// # Safety
+/// As [`Lanes`](crate::arch::lanes::Lanes), and what [`check_keys`] checks.
+#[inline(always)]
+pub(super) unsafe fn products<L: Machine>(
+    tile: &Tile,
+    keys: &PackedKeys,
+    panels: Range<usize>,
+    room: &mut Scores,
+) -> (*mut f32, Option<*const f32>) {
+    let near = room.0[0].as_mut_ptr();
+    let far = room.0[1].as_mut_ptr();
+    // SAFETY: the caller's.
+    unsafe {
+        if tile.distance != Distance::Far {
+            scores::<L>(tile.height, tile.query.as_ptr(), keys.near.as_ptr(), keys.dim, panels.clone(), near);
+        }
+        if tile.distance != Distance::Near {
+            let place = if tile.distance == Distance::Far { near } else { far };
+            scores::<L>(tile.height, tile.far_query.as_ptr(), keys.far.as_ptr(), keys.dim, panels, place);
+        }
+    }
+    (near, (tile.distance == Distance::Mixed).then_some(far.cast_const()))
 }
 
 /// Takes the panels `panels` of a chunk into a tile's state and its output `[height, value width]`.
@@ -76,29 +106,21 @@ pub(super) fn check(tile: &Tile, packed: &Packed, panels: &Range<usize>, output:
 #[inline(always)]
 pub(super) unsafe fn attend<L: Machine>(
     tile: &Tile,
-    packed: &Packed,
+    keys: &PackedKeys,
+    values: &[f32],
     panels: Range<usize>,
     room: &mut Scores,
     state: &mut State,
     output: &mut [f32],
 ) {
-    let near = room.0[0].as_mut_ptr();
-    let far = room.0[1].as_mut_ptr();
-    let Packed { chunk, keys, far_keys, values, dim } = *packed;
+    let chunk = keys.chunk;
     let all = panels.start..panels.end.max(panels.start + 1);
     // SAFETY: the caller's.
     unsafe {
-        if tile.distance != Distance::Far {
-            scores::<L>(tile.height, tile.query.as_ptr(), keys.as_ptr(), dim, all.clone(), near);
-        }
-        if tile.distance != Distance::Near {
-            let place = if tile.distance == Distance::Far { near } else { far };
-            scores::<L>(tile.height, tile.far_query.as_ptr(), far_keys.as_ptr(), dim, all.clone(), place);
-        }
-        let mixed = tile.distance == Distance::Mixed;
+        let (near, far) = products::<L>(tile, keys, all.clone(), room);
         let mut here = State::EMPTY;
         for (r, row) in tile.rows.iter().enumerate() {
-            let other = mixed.then_some(far.add(r * CHUNK).cast_const());
+            let other = far.map(|far| far.add(r * CHUNK));
             (here.maximum[r], here.sum[r]) = weigh::<L>(row, chunk, all.clone(), near.add(r * CHUNK), other);
         }
         for r in tile.rows.len()..tile.height {

@@ -1,0 +1,35 @@
+"""Coupled positions: where the tokens of a task stand if what belongs together shares a place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from farspan.lab.tasks.layout import Sequences
+from farspan.lab.tasks.task import Ids
+
+
+def coupled_positions(task: str, sequences: Sequences, reading: str) -> Ids | None:
+    """`[count, time]` places from 0 on: of `addition` the significance of each digit, of `copy` and `reverse_string`
+    the input that an output repeats. None: for other tasks nobody has said what belongs together.
+
+    As in position coupling (Cho et al. 2024) a decoder's next token always stands one place further in the same
+    direction, so the mark stands one place before the first output.
+    """
+    count, time = sequences.tokens.shape
+    inputs = sequences.prompt
+    outputs = np.arange(time - inputs)
+    if task == "addition":
+        digits = (inputs - 2) // 2
+        number = np.arange(1, digits + 1)
+        given = np.concatenate([number, [digits + 1], number, [digits + 1]])
+        answer = digits - outputs
+    elif task == "copy":
+        given, answer = np.arange(1, inputs + 1), outputs + 1
+    elif task == "reverse_string":
+        given, answer = np.arange(1, inputs + 1), inputs - outputs
+    else:
+        return None
+    if reading == "causal":  # the mark, and the outputs without the last
+        step = answer[:1] - answer[1:2] if len(answer) > 1 else np.array([1 if task != "copy" else -1])
+        answer = np.concatenate([answer[:1] + step, answer[:-1]])
+    return np.broadcast_to(np.concatenate([given, answer]), (count, time))

@@ -1,0 +1,113 @@
+//! Many queries against the chunks of their keys: a chunk is packed once and meets all tiles of the block.
+
+use super::context::{Context, QueryBlock, Side};
+use super::packing::{ChunkRows, TileRows, pack_keys, pack_queries, tiles};
+use super::visibility::{chunks, distance, extent, hull, needs, span, union};
+use crate::arch::attention::{Distance, PackedKeys, Row, Scores, Spread, Tile};
+use crate::arch::buffer::Buffer;
+use crate::arch::lanes::LANES;
+use farspan_core::attention::{KEY_CHUNK, Sequence};
+use std::ops::Range;
+
+/// What looks at a walk.
+pub(super) trait Visitor {
+    /// A chunk of keys, before its first tile.
+    fn chunk(&mut self, sequence: &Sequence, keys: &Range<usize>, spread: &mut Spread);
+
+    /// A tile that sees some of the panels of the chunk.
+    fn tile(&mut self, index: usize, tile: &Tile, keys: &PackedKeys, panels: Range<usize>, scores: &mut Scores);
+}
+
+/// What a thread keeps between walks: with what its visitors keep at most `plan::SCRATCH_BYTES`.
+pub(super) struct Scratch {
+    queries: [Buffer; 2],
+    keys: [Buffer; 2],
+    turns: [Buffer; 2],
+    scores: Box<Scores>,
+    spread: Spread,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch {
+            queries: Default::default(),
+            keys: Default::default(),
+            turns: Default::default(),
+            scores: Box::new(Scores::EMPTY),
+            spread: Spread::default(),
+        }
+    }
+}
+
+/// The tiles of a block.
+pub(super) fn tiles_of(context: &Context, query_block: &QueryBlock) -> Vec<TileRows> {
+    tiles(query_block.rows(), context.kernels.rows).collect()
+}
+
+/// Shows the chunks in their order, and for each of them the tiles of the block, `tiles`.
+pub(super) fn walk(
+    context: &Context,
+    query_block: &QueryBlock,
+    tiles: &[TileRows],
+    scratch: &mut Scratch,
+    visitor: &mut impl Visitor,
+) {
+    let dim = context.shape.head_dim;
+    let packed_rows: usize = tiles.iter().map(|tile_rows| tile_rows.height).sum();
+    let Scratch { queries: [near_queries, far_queries], keys: [near_keys, far_keys], turns, scores, spread } = scratch;
+    let has = |side| context.sides().contains(&side);
+    let near_queries = near_queries.take(packed_rows * dim);
+    let far_queries = far_queries.take(if has(Side::Far) { packed_rows * dim } else { 0 });
+    for tile_rows in tiles {
+        let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
+        pack_queries(context, query_block, *tile_rows, Side::Near, &mut near_queries[place.clone()]);
+        if has(Side::Far) {
+            pack_queries(context, query_block, *tile_rows, Side::Far, &mut far_queries[place]);
+        }
+    }
+    let near_keys = near_keys.take(KEY_CHUNK * dim);
+    let far_keys = far_keys.take(if has(Side::Far) { KEY_CHUNK * dim } else { 0 });
+    let sequence = context.sequence(query_block.sequence);
+    let whole_span = span(context, query_block, 0..query_block.rows());
+    let mut positions = [0.0; KEY_CHUNK];
+    for chunk in chunks(context, query_block) {
+        let range = context.chunk_keys(sequence, chunk);
+        let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &range) else { continue };
+        context.key_positions(sequence, range.clone(), Side::Near, &mut positions);
+        let key_span = extent(positions[..range.len()].iter().copied());
+        let block_distance = distance(context, whole_span, key_span);
+        for (side, out) in [(Side::Near, &mut *near_keys), (Side::Far, &mut *far_keys)] {
+            if has(side) && needs(block_distance, side) {
+                let rows =
+                    ChunkRows::new(context, &context.problem.key, sequence, &range, spread).of(query_block.key_head);
+                pack_keys(context, query_block.sequence, &rows, &range, panels.clone(), side, turns, out);
+            }
+        }
+        visitor.chunk(sequence, &range, spread);
+        let packed = PackedKeys { chunk: &context.chunk(&range, &positions), near: near_keys, far: far_keys, dim };
+        for (index, tile_rows) in tiles.iter().enumerate() {
+            let (first, last) =
+                (query_block.row(tile_rows.first).1, query_block.row(tile_rows.first + tile_rows.rows - 1).1);
+            let Some(panels) = hull(&union(context, query_block, first..last + 1), &range) else { continue };
+            let rows: [Row; LANES] = std::array::from_fn(|lane| {
+                context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), &range)
+            });
+            let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
+            let tile = Tile {
+                rows: &rows[..tile_rows.rows],
+                height: tile_rows.height,
+                query: &near_queries[place.clone()],
+                far_query: if has(Side::Far) { &far_queries[place] } else { &[] },
+                distance: match block_distance {
+                    Distance::Mixed => distance(
+                        context,
+                        span(context, query_block, tile_rows.first..tile_rows.first + tile_rows.rows),
+                        key_span,
+                    ),
+                    whole => whole,
+                },
+            };
+            visitor.tile(index, &tile, &packed, panels, scores);
+        }
+    }
+}
