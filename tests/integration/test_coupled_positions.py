@@ -12,7 +12,7 @@ import farspan
 from farspan import positions as P
 from farspan.testing import assert_close, assert_same_bits
 
-PLACED = [0, 1, 2, 3, 7, 3, 2, 1, 0, 5, 0, 1]
+PLACED = [0, 1, 2, 3, 170, 3, 2, 1, 0, 5, 0, 99]
 
 
 @pytest.mark.parametrize("inner", [P.RoPE(), P.T5(8, 20), P.Relative(8), P.ALiBi()], ids=lambda s: type(s).__name__)
@@ -91,4 +91,4 @@ def test_positions_that_cannot_be() -> None:
         small_model()(ids(1, 4), positions=[[0, 1, 2, 3]])
     with pytest.raises(farspan.ArgumentError, match=r"^positions: expected a callable"):
         model.generate([[1, 2]], positions=[0, 1])
-    assert float(model.loss(ids(1, 4), positions=[[0, 1, 0, 1]])) != float(model.loss(ids(1, 4)))
+    assert model.loss(ids(1, 4), positions=[[0, 1, 0, 1]]).item() != model.loss(ids(1, 4)).item()

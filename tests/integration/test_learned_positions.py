@@ -395,6 +395,12 @@ def test_a_model_of_both_directions_has_no_cache_and_no_next_token(tmp_path: Pat
         "generate": lambda: model.generate([[1, 2]]),
         "new_cache": lambda: model.new_cache(1),
         "targets": lambda: model.loss(ids(1, 9)),
+        "model": lambda: farspan.measure(model, ids(1, 200)[0], [16]),
+    }.items():
+        with pytest.raises(farspan.ArgumentError, match=f"{name}: expected .*causal=False"):
+            call()
+    for name, call in {
+        "model": lambda: training.fit(model, [[1, 2, 3]], training.Recipe(steps=1)),
     }.items():
         with pytest.raises(farspan.ArgumentError, match=f"{name}: expected .*causal=False"):
             call()

@@ -85,6 +85,9 @@ def test_scheme_and_dtype(place: Path) -> None:
     config = Config.from_pretrained(place / "out")
     assert [type(scheme).__name__ for scheme in config.positions] == ["ALiBi"]
     assert config.dtype == "bfloat16"
+    assert main(command("--scheme", "t5", out="learned", steps=1)) == 0
+    trained = Transformer.from_pretrained(place / "learned")
+    assert trained.layers[0].attention.positions.bucket_bias.shape == (trained.config.num_attention_heads, 32)
     assert main(command("--scheme", "yarn", "--context", "256", out="longer", steps=1)) == 0
     (scheme,) = Config.from_pretrained(place / "longer").positions
     assert (scheme.factor, scheme.original_length) == (4.0, 64)

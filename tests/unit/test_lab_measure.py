@@ -183,6 +183,8 @@ def test_a_scaling_that_other_schemes_put_out_of_use_is_told(model: Transformer)
     assert abs(own.nats_per_token - rope.nats_per_token) > 1e-4
     assert not measure(scaled, TOKENS, [32], "own", windows=2).notes
     assert not measure(model, TOKENS, [32], ["own", "yarn"], windows=2).notes
+    (note,) = measure(model, TOKENS, [32], ["own", "t5", "logn"], windows=2).notes
+    assert note.startswith("t5: the model was not trained with")
 
 
 def test_a_scheme_goes_on_the_layers_that_rotate(model: Transformer) -> None:

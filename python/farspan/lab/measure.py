@@ -160,6 +160,7 @@ def set_up(
     """The arguments of `measure` as it uses them. ArgumentError, DtypeError: one that cannot be."""
     if not isinstance(model, Transformer):
         raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
+    model.require_causal("model")
     lengths = _checked_lengths(lengths)
     trained_length = trained_length_of(model.config) if trained_length is None else trained_length
     for name, count in (("windows", windows), ("targets", targets), ("trained_length", trained_length)):
@@ -280,6 +281,10 @@ def _notes(
     scaled = [type(scheme).__name__ for scheme in own if not isinstance(scheme, RoPE)]
     if scaled and any(chosen.values()):
         yield f"the model's own positions have {', '.join(scaled)}, which the other schemes put out of use"
+    held = {type(part) for scheme in config.positions for part in scheme.learned_parts}
+    new = [name for name, scheme in chosen.items() if scheme and {type(p) for p in scheme.learned_parts} - held]
+    if new:
+        yield f"{', '.join(new)}: the model was not trained with what these schemes learn; it stands at its beginning"
     if by == "position":
         used = {name: own if scheme is None else (scheme,) for name, scheme in chosen.items()}
         dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]

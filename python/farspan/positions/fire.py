@@ -50,7 +50,7 @@ class FIRE(Learned):
     def features(self, span: Span) -> dict[str, np.ndarray]:
         if span.positions is None:
             return {"query_places": span.query_order, "key_places": span.key_order}
-        keys = np.ascontiguousarray(np.broadcast_to(span.positions, (len(span.lengths), span.keys)))
+        keys = np.array(np.broadcast_to(span.positions, (len(span.lengths), span.keys)))
         queries = np.stack([row[end - span.time : end] for row, end in zip(keys, span.lengths, strict=True)])
         if span.uniform and len(span.positions) == 1:
             return {"query_places": queries[0], "key_places": keys[0]}

@@ -58,13 +58,14 @@ def fit(
 
     Raises:
         ArgumentError, DtypeError: documents without a token to predict, ids that are none of the vocabulary, or a model
-            without a parameter that asks for a gradient.
+            without a parameter that asks for a gradient, or one whose tokens see those behind them.
         Error: `out` holds a run and `resume` is not given, or it holds another run. Or a loss or a gradient is NaN or
             infinite: the model has the weights from before that step then, and the checkpoint stays as it is.
     """
     if not isinstance(model, Transformer):
         raise ArgumentError(message("model", "a farspan.Transformer", repr(model)[:80]))
     require_recipe(recipe)
+    model.require_causal("model")
     vocab = model.config.vocab_size
     corpus = Corpus(documents, vocab)
     held_out = None if validation is None else Corpus(validation, vocab, "validation")
