@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import ArgumentError, BackendError, CheckpointError, message, missing_package
+from farspan._files import read_json
 
 Message = Mapping[str, Any]
 """`role` (`system`, `user`, `assistant`) and `content`."""
@@ -97,8 +98,6 @@ def _generation_tag() -> Any:
 
 def folder_template(folder: Path) -> ChatTemplate | None:
     """The template of a model folder: a file of its own, or an entry of `tokenizer_config.json`. None: it has none."""
-    from farspan.model.files import read_json
-
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if not isinstance(settings, dict):
         raise CheckpointError(message(str(folder / "tokenizer_config.json"), "an object", type(settings).__name__))

@@ -17,7 +17,7 @@ LAYERS = (
     ("integrations", "lab"),
     ("training",),
     ("inside",),
-    ("embedded",),
+    ("embedded", "loading"),
     ("model",),
     ("positions",),
     ("statistics", "verify"),
@@ -27,7 +27,9 @@ LAYERS = (
     ("_gradients",),
     ("parallel",),
     ("_backend",),
-    ("_core", "_pictures", "_results", "_strict_json", "testing", "tokenizer"),
+    ("tokenizer",),
+    ("chat_template",),
+    ("_core", "_files", "_pictures", "_results", "_strict_json", "testing"),
     ("_errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

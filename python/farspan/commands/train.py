@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _new(path: Path) -> tuple[Config, Encode]:
     """The config of a new model, whose tokens are bytes."""
+    from farspan._files import read_json
     from farspan.model import Config
-    from farspan.model.files import read_json
     from farspan.training import files
 
     config = Config.from_dict(read_json(path))

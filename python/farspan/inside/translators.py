@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, CheckpointError, DtypeError, message
+from farspan._files import replaced
 from farspan.linear import linear
 from farspan.model import safetensors
 from farspan.model.decoder import Decoder
-from farspan.model.files import replaced
 
 
 class Translators:

@@ -16,20 +16,17 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, CheckpointError, message
+from farspan._files import replaced
 from farspan.model import mxfp4, safetensors
-from farspan.model.config import Config, read_settings
+from farspan.model.config import Config
 from farspan.model.decoder import Decoder
 from farspan.model.families import family_named
-from farspan.model.files import read_json, replaced
-from farspan.model.kinds import shown
+from farspan.model.index import INDEX, ONE_FILE, read_index
 from farspan.model.places import check_tensors, named_tensors, places
 from farspan.model.safetensors import StoredTensor
+from farspan.model.settings import read_settings
 from farspan.positions.frequencies import RotaryScheme, rope_frequencies
 from farspan.tokenizer import Tokenizer, load_tokenizer
-
-ONE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
@@ -158,18 +155,6 @@ class Checkpoint:
                 return
         self._stored[self.names.embedding] = embedding or head
         del self._stored[self.names.head]
-
-
-def read_index(path: Path) -> dict[str, str]:
-    """Which file has which tensor. CheckpointError: the index does not say it."""
-    index = read_json(path)
-    files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise CheckpointError(message(str(path), "a weight_map of tensor names to files", shown(files)))
-    for name, file in files.items():
-        if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
-            raise CheckpointError(message(f"{name} in {path}", "the name of a file beside it", shown(file)))
-    return files
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model import families
 from farspan.model.families import OWN_MODEL_TYPE
-from farspan.model.families.family import DTYPES, END_TOKENS
-from farspan.model.files import read_json, require_folder
+from farspan.model.families.family import DTYPES
+from farspan.model.gguf.architectures import described
+from farspan.model.gguf.container import open_file
 from farspan.model.kinds import (
     FACTOR,
     FLAG,
@@ -31,6 +32,8 @@ from farspan.model.kinds import (
     one_of,
     optional,
 )
+from farspan.model.location import located
+from farspan.model.settings import read_settings
 from farspan.positions import RoPE, Scheme, scheme_from_dict
 from farspan.positions.frequencies import DEFAULT_BASE
 
@@ -329,9 +332,10 @@ class Config:
 
         CheckpointError: not there, not JSON, of a kind farspan lacks, or with a setting that cannot be.
         """
-        from farspan.model.source import read_config  # what opens checkpoints needs this class
-
-        return read_config(path)
+        place = located(path)
+        if place.is_file():
+            return config_of_gguf(place, described(open_file(place))[1])
+        return cls.from_dict(read_settings(place))
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Config:
@@ -359,26 +363,12 @@ class Config:
         return {"model_type": OWN_MODEL_TYPE} | plain | {"positions": [scheme.to_dict() for scheme in self.positions]}
 
 
-def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of `config.json`, with the end-of-sequence ids of `generation_config.json` where that has any."""
-    require_folder(Path(folder))
-    settings = read_json(Path(folder) / "config.json")
-    beside = Path(folder) / "generation_config.json"
-    if not isinstance(settings, dict):
-        raise CheckpointError(message(str(Path(folder) / "config.json"), "an object", type(settings).__name__))
-    if settings.get("model_type") == OWN_MODEL_TYPE or not beside.exists():
-        return settings
-    generation = read_json(beside)
-    if not isinstance(generation, dict):
-        raise CheckpointError(message(str(beside), "an object", type(generation).__name__))
-    ends = generation.get("eos_token_id")
-    if ends is None:
-        return settings
+def config_of_gguf(path: Path, settings: dict[str, Any]) -> Config:
+    """The config that a GGUF file's settings say, in the words of a `config.json`."""
     try:
-        END_TOKENS.check("eos_token_id", ends)
-    except ArgumentError as error:
-        raise CheckpointError(f"generation_config.json: {error}") from None
-    return {**settings, "eos_token_id": ends}
+        return Config.from_dict(settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}, its settings as a {error}") from error
 
 
 def _own_fields(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import BackendError, CheckpointError, message, missing_package
-from farspan.model.checkpoint import INDEX, ONE_FILE, read_index
+from farspan.model.index import INDEX, ONE_FILE, read_index
 
 NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 SPARE = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from farspan._errors import CheckpointError, message, missing_package
-from farspan.model.files import refuse_pointer
+from farspan._files import refuse_pointer
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -22,10 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from farspan._errors import BackendError, Error, message
+from farspan._files import read_json, remove_unfinished, replaced
 from farspan._pictures import require_matplotlib
 from farspan.model import Transformer, safetensors
 from farspan.model.checkpoint import Checkpoint
-from farspan.model.files import read_json, remove_unfinished, replaced
 from farspan.training.log import Log
 from farspan.training.picture import draw_loss
 

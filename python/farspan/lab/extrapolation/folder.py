@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import Error, message
+from farspan._files import read_json, remove_unfinished, replaced
 from farspan.lab import strict_json
 from farspan.lab.extrapolation.settings import Trial
-from farspan.model.files import read_json, remove_unfinished, replaced
 
 RUNS, RESULT = "runs", "extrapolate.json"
 

@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from farspan._errors import Error, message
+from farspan._files import remove_unfinished, replaced
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
 from farspan.model import safetensors
-from farspan.model.files import remove_unfinished, replaced
 from farspan.training.optimizer import Optimizer
 from farspan.training.recipe import Recipe
 

@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from farspan._errors import ArgumentError, message
+from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model.families.family import Names
 from farspan.model.families.gpt2 import GPT2
+from farspan.model.gguf.container import Contents
 from farspan.model.gguf.rotation import ROTATION, rotation
 from farspan.model.gguf.weights import GgufTensor
 from farspan.model.kinds import (
@@ -190,9 +191,16 @@ ARCHITECTURES = {
 """By `general.architecture`."""
 
 
-def read_settings(settings: Mapping[str, Any], tensors: Tensors) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture of a file, and its settings as a `config.json` has them. ArgumentError: what is none of these,
+def described(contents: Contents) -> tuple[Architecture, dict[str, Any]]:
+    """The architecture of a file, and its settings as a `config.json` has them. CheckpointError: what is none of these,
     by its name in the file."""
+    try:
+        return _described(contents.settings, contents.tensors)
+    except ArgumentError as error:
+        raise CheckpointError(f"{contents.path}: {error}") from error
+
+
+def _described(settings: Mapping[str, Any], tensors: Tensors) -> tuple[Architecture, dict[str, Any]]:
     name = settings.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ArgumentError(message("general.architecture", f"one of {', '.join(ARCHITECTURES)}", shown(name)))

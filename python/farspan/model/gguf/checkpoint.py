@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from farspan._errors import ArgumentError, CheckpointError
-from farspan.model.config import Config
+from farspan.model.config import config_of_gguf
 from farspan.model.decoder import Decoder
 from farspan.model.families.layouts import Place
-from farspan.model.gguf.architectures import read_settings
+from farspan.model.gguf.architectures import described
 from farspan.model.gguf.container import open_file
 from farspan.model.gguf.rotation import TABLES
 from farspan.model.gguf.vocabulary import tokenizer_of
@@ -29,14 +28,8 @@ class GgufCheckpoint:
         self.place = path
         self._contents = open_file(path)
         tensors = self._contents.tensors
-        try:
-            self._architecture, settings = read_settings(self._contents.settings, tensors)
-        except ArgumentError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        try:
-            self.config = Config.from_dict(settings)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}, its settings as a {error}") from error
+        self._architecture, settings = described(self._contents)
+        self.config = config_of_gguf(path, settings)
         self._stored = {name: tensor for name, tensor in tensors.items() if name not in TABLES}
 
     def tokenizer(self) -> SubwordTokenizer:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from farspan._errors import CheckpointError, message
-from farspan.model.files import refuse_pointer
+from farspan._files import refuse_pointer
 from farspan.model.gguf.weights import GgufTensor, Quantization, quantization
 from farspan.model.kinds import shown
 

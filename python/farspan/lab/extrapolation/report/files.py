@@ -7,13 +7,13 @@ import io
 import os
 from pathlib import Path
 
+from farspan._files import replaced
 from farspan.lab import strict_json
 from farspan.lab.extrapolation.folder import RESULT
 from farspan.lab.extrapolation.report.page import page_of
 from farspan.lab.extrapolation.report.picture import draw
 from farspan.lab.extrapolation.result import COLUMNS, Extrapolation
 from farspan.lab.recipes import Recipe
-from farspan.model.files import replaced
 
 
 def write(found: Extrapolation, folder: str | os.PathLike[str], recipe: Recipe | None = None) -> list[Path]:
