@@ -391,19 +391,17 @@ def test_every_token_sees_every_token() -> None:
 
 def test_a_model_of_both_directions_has_no_cache_and_no_next_token(tmp_path: Path) -> None:
     model = small_model(causal=False)
-    for name, call in {
-        "generate": lambda: model.generate([[1, 2]]),
-        "new_cache": lambda: model.new_cache(1),
-        "targets": lambda: model.loss(ids(1, 9)),
-        "model": lambda: farspan.measure(model, ids(1, 200)[0], [16]),
-    }.items():
+    for name, call in (
+        ("generate", lambda: model.generate([[1, 2]])),
+        ("new_cache", lambda: model.new_cache(1)),
+        ("targets", lambda: model.loss(ids(1, 9))),
+        ("targets", lambda: farspan.lens(model, ids(1, 9))),
+        ("model", lambda: farspan.measure(model, ids(1, 200)[0], [16])),
+        ("model", lambda: training.fit(model, [[1, 2, 3]], training.Recipe(steps=1))),
+    ):
         with pytest.raises(farspan.ArgumentError, match=f"{name}: expected .*causal=False"):
             call()
-    for name, call in {
-        "model": lambda: training.fit(model, [[1, 2, 3]], training.Recipe(steps=1)),
-    }.items():
-        with pytest.raises(farspan.ArgumentError, match=f"{name}: expected .*causal=False"):
-            call()
+    assert farspan.lens(model, ids(1, 9), targets=ids(1, 9)).rank.shape[1:] == (1, 9)
     assert model.loss(ids(1, 9), ids(1, 9)) > 0
     model.save_pretrained(tmp_path)
     assert not Transformer.from_pretrained(tmp_path).config.causal

@@ -14,7 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from farspan.model import Transformer, checkpoint, files
+from farspan import _files
+from farspan.model import Transformer, checkpoint
 from farspan.training import fit, folder
 from support.training import RECIPE, documents, learner
 
@@ -43,7 +44,7 @@ def run_killed_after(out: Path, step: int, dtype: str = "float32") -> None:
 
 def run_killed_while_writing(out: Path, name: str, times: int, moment: str) -> None:
     """Dies before, in the middle of or behind the time numbered `times` that a file of this name is written."""
-    left, counted = files.replaced, 0
+    left, counted = _files.replaced, 0
 
     class Dying:
         """`replaced`, until its time comes."""

@@ -102,11 +102,14 @@ def lens(
         the same bits in every batch.
 
     Raises:
-        ArgumentError, DtypeError: shapes that do not fit, ids or targets outside the vocabulary, or a top past it.
+        ArgumentError, DtypeError: shapes that do not fit, ids or targets outside the vocabulary, a top past it, or no
+            targets for a model of both directions.
 
     Sources: the logit lens, nostalgebraist 2020; the tuned lens, Belrose et al. 2023.
     """
     require_model(model)
+    if targets is None:
+        model.require_causal("targets")
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     ids = as_ids(ids, 2)
     if not ids.numel():

@@ -36,7 +36,8 @@ class LayerPositions(nn.Module):
                     self.register_parameter(name, nn.Parameter(torch.empty(size)))
 
     def _sizes(self, part: Learned) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
+        # Not on the meta device: random numbers there import torch's compiler, which takes seconds.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             return {name: tuple(x.shape) for name, x in part.initial(self.shape).items()}
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ impl Emulator {
         let launch = *unsafe { library.get::<Launch>(c"farspan_emulated_launch") }.map_err(fault)?;
         // SAFETY: as above.
         let counted_reads = *unsafe { library.get(c"farspan_emulated_counted_reads") }.map_err(fault)?;
-        let limits = Limits { multiprocessors: 4, shared_bytes_per_block: 99 << 10, architecture: 80 };
+        let limits = Limits { multiprocessors: 16, shared_bytes_per_block: 99 << 10, architecture: 80 };
         Ok(Emulator { launch, counted_reads, limits, seed: 0, launched: Mutex::default(), _library: library })
     }
 
