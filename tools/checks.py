@@ -22,9 +22,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ACCEPTANCE = ROOT.parent / "shared" / "acceptance"  # beside the repository where there is one
-REAL_MODELS = "wave2/test_gguf.py"
-"""In a process of its own: a process reports the largest memory of the one that started it as its own, and other tests
-measure the memory of processes that they start."""
+REAL_MODEL = "smollm2"
+"""Files of tests that name it load hundreds of megabytes, and run in a process of their own: a process reports the
+largest memory of the one that started it as its own, and other tests measure processes that they start."""
 
 BACKENDS = ("portable", "avx2", "avx512", "emulated", "cuda", "reference")
 OTHER = "any"
@@ -135,12 +135,13 @@ def test_steps() -> list[Step]:
         Step("Python tests", [*pytest, "tests"], counted_by="pytest"),
     ]
     if ACCEPTANCE.is_dir():
-        suite = os.path.relpath(ACCEPTANCE, ROOT)
-        real = os.path.join(suite, REAL_MODELS)
         command = [*pytest, "-p", "no:cacheprovider"]
-        steps.append(Step("acceptance suite", [*command, suite, f"--ignore={real}"], counted_by="pytest"))
-        if (ACCEPTANCE / REAL_MODELS).exists():
-            steps.append(Step("acceptance suite, real models", [*command, real], counted_by="pytest"))
+        large = [file for file in sorted(ACCEPTANCE.rglob("test_*.py")) if REAL_MODEL in file.read_text()]
+        large_paths = [os.path.relpath(file, ROOT) for file in large]
+        suite = [os.path.relpath(ACCEPTANCE, ROOT), *(f"--ignore={path}" for path in large_paths)]
+        steps.append(Step("acceptance suite", [*command, *suite], counted_by="pytest"))
+        if large:
+            steps.append(Step("acceptance suite, real models", [*command, *large_paths], counted_by="pytest"))
     return steps
 
 
