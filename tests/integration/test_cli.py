@@ -312,10 +312,13 @@ def test_a_missing_model_is_1_and_one_line_that_names_it(command: str, run: Run,
     assert "nowhere" in only_line(err)
 
 
-def test_a_name_on_the_hub_is_told_how_to_get_it(run: Run) -> None:
-    code, _, err = run("generate", "--model", "org/small-1b")
-    assert code == 1
-    assert "hf download org/small-1b" in only_line(err)
+def test_a_name_that_the_hub_cannot_give_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    code, printed, err = run("generate", "--model", "org/small-1b")
+    assert (code, printed) == (1, "")
+    assert "org/small-1b" in only_line(err)
+    assert "the Hugging Face hub or its cache here" in err
 
 
 def test_missing_and_too_short_data_are_named(run: Run, tmp_path: Path) -> None:
