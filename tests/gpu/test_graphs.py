@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from support.models import VOCAB, ids, small_model
+from support.replayed import numbers
 
 import farspan
 from farspan import positions as P
-from farspan.model import Completion
 from farspan.model.generation import graphs
 from farspan.model.generation.graphs import CudaGraphs
 
@@ -36,10 +36,6 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(CudaGraphs, "record", counting)
     return done
-
-
-def numbers(completions: list[Completion]) -> Any:
-    return [(c.tokens, c.logprobs, c.top_tokens, c.top_logprobs) for c in completions]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.emulated import TensorMemory, library
 from support.models import VOCAB, ids, small_model
-from support.replayed import ReplayedPython
+from support.replayed import ReplayedPython, numbers
 
 import farspan
 from farspan import ops
@@ -64,11 +64,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedPython]:
 
 def replays(made: list[ReplayedPython]) -> int:
     return sum(one.replayed for one in made)
-
-
-def numbers(completions: list[Completion]) -> Any:
-    """All that was drawn, to the last bit."""
-    return [(c.tokens, c.logprobs, c.finish_reason, c.top_tokens, c.top_logprobs) for c in completions]
 
 
 class Plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ pytest.importorskip("matplotlib")
 
 from farspan.cli import main
 from farspan.embedded import FOLDER
+from farspan.lab.extension import extension
 
 TINY = [
     "--train-length", "4", "--test-lengths", "4,6", "--steps", "1", "--seeds", "1", "--examples", "5", "--batch", "2",
@@ -54,6 +56,9 @@ def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytes
         (["extrapolate", "bucket_sort", "--test-lengths", "0"], "test-lengths"),
         (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "pose"], "--steps"),
         (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "nonsense"], "nonsense"),
+        (["extend", "--to", "512", "--data", "x", "--out", "y", "--train-data", "z"], "--steps beside it"),
+        (["measure", "--apart"], "--data beside it"),
+        (["measure", "--apart", "--data", "a/x.txt", "b/x.txt"], "files with different names, given a/x.txt, b/x.txt"),
     ],
 )
 def test_wrong_usage(command: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,9 +76,11 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     ]  # fmt: skip
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    children = _wait_for(lambda: _children(parent.pid))
-    parent.kill()
-    parent.wait()
+    try:
+        children = _wait_for(lambda: _children(parent.pid))
+    finally:
+        parent.kill()
+        parent.wait()
     _wait_for(lambda: not any(map(_is_alive, children)))
 
 
@@ -88,6 +95,38 @@ def test_extend_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture
     assert ("ONLY farspan reads it" in said) is not document["checkpoint"]["transformers_reads_it"]
     assert (tmp_path / "longer" / "tokenizer.json").is_file()
     assert (tmp_path / "longer" / "extend.png").is_file()
+
+
+def test_extend_leaves_the_model_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, model = tmp_path / "text.txt", tmp_path / "model"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    shutil.copytree(FOLDER, model)
+    before = (model / "config.json").read_bytes()
+    assert main(["extend", "--model", str(model), "--to", "320", "--data", str(text), "--out", str(model)]) == 1
+    assert "out: expected another folder than the model's" in capsys.readouterr().err
+    assert (model / "config.json").read_bytes() == before
+
+
+def test_what_extend_found_before_it_was_stopped_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extension, "tuned", stopped)
+    text, out = tmp_path / "text.txt", tmp_path / "longer"
+    text.write_text("def add(first, second):\n    return first + second\n" * 80)
+    command = ["extend", "--to", "320", "--data", str(text), "--methods", "yarn", "--steps", "1", "--out", str(out)]
+    assert main(command) == 130
+    found = json.loads((out / "extend-partial.json").read_text())
+    assert {point["scheme"] for point in found["points"]} == {"own", "yarn"}
+    assert not (out / "extend.json").exists()
+
+
+def test_needles_without_room_are_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", "--lengths", "32,512", "--needles", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "needle" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from farspan.model import Cache
+from farspan.model import Cache, Completion
 from support.emulated import TensorMemory
 
 READING = {"cpu", "item", "numpy", "tolist", "__array__", "__bool__", "__float__", "__index__", "__int__"}
@@ -89,3 +89,8 @@ def _tensors(result: Any) -> list[torch.Tensor]:
         return [result]
     fields = (getattr(result, field.name) for field in dataclasses.fields(result))
     return [x for x in fields if isinstance(x, torch.Tensor)]
+
+
+def numbers(completions: list[Completion]) -> Any:
+    """All that was drawn, to the last bit."""
+    return [(c.tokens, c.logprobs, c.finish_reason, c.top_tokens, c.top_logprobs) for c in completions]

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from farspan import ArgumentError, Error
-from farspan.lab import tasks
 from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolate, learning, report, table, trial
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
@@ -133,14 +132,21 @@ def test_a_training_goes_on_with_the_bits_of_one_that_nobody_stopped(
     assert [step for step, _ in found["losses"]] == list(range(1, 9)), "each step's loss stands once"
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_other_settings_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     path = tmp_path / "state.safetensors"
     one, other = (changed(schemes=("rope",), seeds=1, batch=batch).trials()[0] for batch in (4, 5))
     Learner(one, Subject(one), path).finish(lambda step, loss: None)
     assert path.exists()
     assert Learner(one, Subject(one), path).step == 7
-    assert Learner(other, Subject(other), path).step == 0
+    with pytest.raises(Error, match=r"batch: expected 4, as .*state\.safetensors was made with, given 5"):
+        Learner(other, Subject(other), path)
+    assert path.exists()
+
+
+def test_coupled_positions_are_for_tasks_that_have_places() -> None:
+    with pytest.raises(ArgumentError, match="task: expected addition, copy, reverse_string with coupled"):
+        Settings("bucket_sort", schemes=("coupled",))
 
 
 def test_a_training_without_numbers_says_so() -> None:
@@ -161,21 +167,19 @@ def test_a_training_without_numbers_says_so() -> None:
         ("copy", "causal", [1, 2, 0, 1]),
         ("reverse_string", "slots", [1, 2, 2, 1]),
         ("reverse_string", "causal", [1, 2, 3, 2]),
-        ("bucket_sort", "slots", None),
     ],
 )
-def test_coupled_tokens_stand_where_the_task_says(task: str, reading: str, places: list[int] | None) -> None:
+def test_coupled_tokens_stand_where_the_task_says(task: str, reading: str, places: list[int]) -> None:
     (one,) = changed(task=task, reading=reading, schemes=("coupled",), seeds=1).trials()
     _, given = learning.sequences_of(one, 2, 3, 0)
     found = coupled_positions(task, given, reading)
-    assert (None if found is None else found.tolist()) == (places and [places] * 3)
-    if found is not None:
-        subject = Subject(one)
-        wanted = subject.model(torch.from_numpy(given.tokens), positions=found)
-        assert not torch.equal(wanted, subject.model(torch.from_numpy(given.tokens)))
-        likeliest = (given.outputs(wanted) @ subject.model.unembedding.T).argmax(-1)
-        assert (subject.answers(given, draw=0) == likeliest).all()
-        assert torch.isfinite(subject.loss(given, draw=1))
+    assert found.tolist() == [places] * 3
+    subject = Subject(one)
+    wanted = subject.model(torch.from_numpy(given.tokens), positions=found)
+    assert not torch.equal(wanted, subject.model(torch.from_numpy(given.tokens)))
+    likeliest = (given.outputs(wanted) @ subject.model.unembedding.T).argmax(-1)
+    assert (subject.answers(given, draw=0) == likeliest).all()
+    assert torch.isfinite(subject.loss(given, draw=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------- tests
@@ -195,7 +199,6 @@ def test_accuracy_counts_outputs_and_whole_inputs(monkeypatch: pytest.MonkeyPatc
     (point,) = trial.run_trial(one, None, quiet)["points"]
     assert point["exact"] == 1 - 5 / 25
     assert point["accuracy"] == 1 - 5 / (25 * 8)
-    assert point["chance"] == tasks.get("reverse_string").chance
 
 
 def test_a_model_answers_what_its_logits_say() -> None:
@@ -214,7 +217,7 @@ def made_up(settings: Settings, loss: Any) -> Extrapolation:
     lengths = settings.test_lengths
     results = {
         t: {
-            "points": [{"length": n, "accuracy": t.seed / 10, "exact": 0.0, "chance": 0.5} for n in lengths],
+            "points": [{"length": n, "accuracy": t.seed / 10, "exact": 0.0} for n in lengths],
             "held_out_loss": loss(t), "losses": [[1, 0.5]], "parameters": 9, "seconds": 1.0, "threads": 1,
         }
         for t in settings.trials()

@@ -49,13 +49,15 @@ def test_a_norm_has_the_bits_of_inference_and_the_gradients_of_its_definition(dt
 
 
 def test_a_norm_gives_only_the_gradients_that_are_asked_for() -> None:
-    x, weight = X.clone().requires_grad_(), WEIGHT.clone()
-    recorded.rms_norm(x, weight, EPS).backward(UPSTREAM)
-    alone = x.grad
-    x, weight = X.clone(), WEIGHT.clone().requires_grad_()
-    recorded.rms_norm(x, weight, EPS).backward(UPSTREAM)
-    assert weight.grad is not None
-    assert alone is not None
+    def leaves(*asking: bool) -> list[Tensor]:
+        given = [t.clone().requires_grad_(asks) for t, asks in zip((X, WEIGHT), asking, strict=True)]
+        recorded.rms_norm(*given, EPS).backward(UPSTREAM)
+        return given
+
+    x, weight = leaves(True, True)
+    for alone, silent, both in ((leaves(True, False), 1, x), (leaves(False, True), 0, weight)):
+        assert alone[silent].grad is None
+        assert_same_bits(alone[1 - silent].grad.numpy(), both.grad.numpy(), "asked for alone")
 
 
 @pytest.mark.parametrize("used", ["both", "the norm", "the rows"])

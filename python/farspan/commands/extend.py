@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farspan._errors import ArgumentError
+from farspan import _strict_json
+from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
 from farspan.commands.scheme import look_here
 from farspan.commands.values import entries, real, whole
-from farspan.lab import schemes, strict_json
+from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "methods:\n  pose          YaRN, trained on short texts with a gap in their positions (with --steps)\n"
         "  drope         no positions any more, queries scaled by log n (with --steps)\n"
-        f"{schemes.command_line_help()}\n\n"
+        f"{schemes.command_line_help(own=False)}\n\n"
         "linear, yarn, pose and drope train where --steps is given. The text is split then: its last quarter is\n"
         "measured, unless --train-data has other texts to learn from."
     )
@@ -58,6 +59,9 @@ def run(options: argparse.Namespace) -> None:
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
+    place = options.model or FOLDER
+    if place.exists() and options.out.exists() and options.out.samefile(place):
+        raise ArgumentError(message("out", "another folder than the model's", options.out))
     opened = None if options.model is None else open_model(options.model)
     tokenizer = ByteTokenizer() if opened is None else opened[1]
     text = load_text(options.data, tokenizer)
@@ -67,28 +71,40 @@ def run(options: argparse.Namespace) -> None:
     tuning = None
     if options.steps:
         tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
-    with progress_on_stderr("extending") as progress:
-        found = extend(
-            loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt,
-            trained_length=options.trained, progress=progress, say=lambda said: print(said, file=sys.stderr),
-            model_name=loaded.name, text_name=text.name, notes=text.notes, bytes_per_token=text.bytes_per_token,
-            first_tokens=text.first_tokens,
-        )  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
+    so_far: list[Extension] = []
+    try:
+        with progress_on_stderr("extending") as progress:
+            found = extend(
+                loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt, keep=so_far.append,
+                trained_length=options.trained, progress=progress, say=lambda said: print(said, file=sys.stderr),
+                model_name=loaded.name, text_name=text.name, notes=text.notes, bytes_per_token=text.bytes_per_token,
+                first_tokens=text.first_tokens,
+            )  # fmt: skip
+    except BaseException:  # by Ctrl-C, or at a length that does not fit into memory
+        if so_far:
+            _write(options.out / "extend-partial.json", so_far[-1].to_dict())
+            print(f"farspan: what was found so far: {options.out / 'extend-partial.json'}", file=sys.stderr)
+        raise
     read = checkpoint.write(found.model, options.to, options.out)
-    copy_tokenizer(options.model or FOLDER, options.out)
+    copy_tokenizer(place, options.out)
     report.draw(found.measurement, options.out / "extend.png")
     document = {**found.to_dict(), "checkpoint": {"folder": str(options.out), "transformers_reads_it": read}}
-    written = strict_json.dumps(document, indent=1) + "\n"
-    (options.out / "extend.json").write_text(written, encoding="utf-8")
+    _write(options.out / "extend.json", document)
     if options.json:
         print_json(document)
         return
     _print(found, options.out, read)
 
 
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(_strict_json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
 def _check(options: argparse.Namespace) -> None:
     """What cannot be is wrong usage."""
+    if options.train_data and not options.steps:
+        options.parser.error("--train-data: expected --steps beside it, given none")
     look_here()
     from farspan.lab.extension import methods
 

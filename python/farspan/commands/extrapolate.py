@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         f"tasks:\n{_wrapped(tasks.NAMES)}\n\nrecipes, which have settings of their own; options change them:\n"
         + "".join(f"  {name:<9}{recipe.what}\n" for name, recipe in RECIPES.items())
-        + f"\nschemes:\n{schemes.command_line_help()}\n\n"
+        + f"\nschemes:\n{schemes.command_line_help(own=False)}\n\n"
         "A class of your own is written module:Class or module:Class(3, window=trained). Of several learning rates a\n"
         "scheme is shown with the one whose loss at trained lengths is least."
     )
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=whole(1), metavar="N", help="(default: 5)")
     add("--width", type=whole(1), metavar="N", help="of the residual stream (default: 64)")
     add("--heads", type=whole(1), metavar="N", help="(default: 8)")
-    what = (
-        "answers in empty slots, and all tokens see all; or a decoder, shown the right answer so far (default: slots)"
-    )
+    what = "answers in empty slots, and all tokens see all; or a decoder (default: as in the task's papers)"
     add("--reading", choices=("slots", "causal"), help=what)
     add("--workers", type=whole(1), metavar="N", help="trainings side by side (default: one for each core)")
     add_device(parser)

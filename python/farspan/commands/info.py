@@ -31,6 +31,7 @@ OPTIONAL_PACKAGES = (
     "transformers",
     "tokenizers",
     "huggingface_hub",
+    "jinja2",
     "gguf",
     "matplotlib",
     "tqdm",

@@ -12,7 +12,7 @@ from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model, add_out
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
-from farspan.commands.scheme import look_here
+from farspan.commands.scheme import check_schemes
 from farspan.commands.values import entries, real, whole
 from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
@@ -64,23 +64,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    _check_schemes(options)
+    check_schemes(options, options.schemes or ())
+    if options.apart and len({path.stem for path in options.data}) < max(1, len(options.data)):
+        given = ", ".join(map(str, options.data)) or "none"
+        options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
     from farspan.lab import report
     from farspan.lab.measure import window_ends
+    from farspan.lab.needle import require_room
     from farspan.lab.subject import load_model, load_text, open_model
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
-    if options.apart and len({path.stem for path in options.data}) < max(1, len(options.data)):
-        raise ArgumentError(message("apart", "files with different names", ", ".join(map(str, options.data))))
     opened = None if options.model is None else open_model(options.model)
     tokenizer = ByteTokenizer() if opened is None else opened[1]
-    parts = [[path] for path in options.data] if options.apart and options.data else [options.data]
+    parts = [[path] for path in options.data] if options.apart else [options.data]
     texts = [load_text(files, tokenizer) for files in parts]
     for text in texts:
         window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
+        if options.needles:
+            require_room(tokenizer, text.tokens, min(options.lengths), text.first_tokens)
     loaded = load_model(options.model, options.device, opened)
-    folders = [options.out / files[0].stem if options.apart and files else options.out for files in parts]
+    folders = [options.out / files[0].stem if options.apart else options.out for files in parts]
     found = [_measured(loaded, text, out, options) for text, out in zip(texts, folders, strict=True)]
     if options.json:
         print_json({"texts": found} if options.apart else found[0])
@@ -131,6 +135,7 @@ def measure_to_files(
                 loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, notes=text.notes,
                 bytes_per_token=text.bytes_per_token, progress=progress, keep=so_far.append, **options,
             )  # fmt: skip
+            so_far.append(measurement)
             if needles:
                 schemes_by_name = chosen_schemes(
                     loaded.model.config, options["schemes"], measurement.lengths, measurement.trained_length
@@ -160,15 +165,6 @@ def attention_to_files(
             loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, progress=progress, **options
         )
     return measurement, report.attention.write(measurement, out)
-
-
-def _check_schemes(options: argparse.Namespace) -> None:
-    """An unknown name is wrong usage."""
-    look_here()
-    try:
-        schemes.check(options.schemes or ())
-    except ArgumentError as error:
-        options.parser.error(str(error))
 
 
 def _first_tokens(bos: str, loaded: LoadedModel, text: Text) -> tuple[int, ...]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+MODEL = "a model folder, a .gguf file, a name on the Hugging Face hub, or package:NAME"
+"""What `--model` takes."""
+
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
-    what = "a model folder, a .gguf file, a name on the Hugging Face hub, or package:NAME (default: the embedded model)"
+    what = f"{MODEL} (default: the embedded model)"
     parser.add_argument("--model", type=Path, metavar="PATH", help=what)
     add_device(parser)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from farspan.lab import strict_json
+from farspan import _strict_json
 
 
 def print_now(text: str) -> None:
@@ -16,4 +16,4 @@ def print_now(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """The one document of a command that was given `--json`."""
-    print(strict_json.dumps(document))
+    print(_strict_json.dumps(document))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from farspan._errors import ArgumentError
@@ -22,9 +23,14 @@ def look_here() -> None:
 
 def check_scheme(options: argparse.Namespace) -> None:
     """An unknown name is wrong usage."""
+    check_schemes(options, [options.scheme] if options.scheme else [])
+
+
+def check_schemes(options: argparse.Namespace, names: Iterable[str]) -> None:
+    """An unknown name is wrong usage."""
     look_here()
     try:
-        schemes.check([options.scheme] if options.scheme else [])
+        schemes.check(names)
     except ArgumentError as error:
         options.parser.error(str(error))
 
@@ -33,11 +39,8 @@ def with_scheme(model: Transformer, name: str | None, longest: int) -> Transform
     """The model with this scheme, whose settings follow from what it was made for and from how far it is to reach."""
     if name is None:
         return model
-    from farspan.lab.measure import trained_length_of
-    from farspan.positions.frequencies import DEFAULT_BASE
-    from farspan.positions.table import Reach
+    from farspan.lab.measure import reach_of, trained_length_of
 
-    trained = trained_length_of(model.config)
-    reach = Reach(trained, max(trained, longest), model.config.rope_theta or DEFAULT_BASE)
+    reach = reach_of(model.config, max(trained_length_of(model.config), longest))
     (scheme,) = schemes.make([name], reach).values()
     return model if scheme is None else model.with_positions(scheme)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
-from farspan.commands.options import add_device, add_json
+from farspan.commands.options import MODEL, add_device, add_json
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
 from farspan.commands.scheme import check_scheme, with_scheme
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=what)
     add("--out", type=Path, required=True, metavar="DIR", help="the folder of the run, and of the model")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model", type=Path, metavar="PATH", help="fine-tune this model: a folder, a .gguf file, package:NAME"
-    )
+    source.add_argument("--model", type=Path, metavar="PATH", help=f"fine-tune this model: {MODEL}")
     what = "train a new model of this config.json; tokens are bytes, and id 256 ends a document"
     source.add_argument("--config", type=Path, metavar="FILE", help=what)
     add("--scheme", metavar="NAME", help="train with this position scheme (names: farspan measure --help)")

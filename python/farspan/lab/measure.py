@@ -22,6 +22,7 @@ from farspan.lab.measurement import Measurement, Point, mean_and_error
 from farspan.lab.schemes import Reach
 from farspan.model import Config, Transformer
 from farspan.positions import RoPE, Scheme
+from farspan.positions.frequencies import DEFAULT_BASE
 from farspan.unembed import score
 
 TOKENS_AT_ONCE = 8192
@@ -182,8 +183,13 @@ def chosen_schemes(
     config: Config, schemes: named.Chosen, lengths: Sequence[int], trained_length: int
 ) -> dict[str, Scheme | None]:
     """What is measured under which name, in a measurement of these lengths."""
-    base = config.rope_theta or 10000.0
-    return named.choose(schemes, Reach(trained_length, max(lengths), base), default=default_schemes(config))
+    return named.choose(schemes, reach_of(config, max(lengths), trained_length), default=default_schemes(config))
+
+
+def reach_of(config: Config, longest: int, trained_length: int | None = None) -> Reach:
+    """How far a model is to reach, of what it was made for."""
+    trained = trained_length_of(config) if trained_length is None else trained_length
+    return Reach(trained, longest, config.rope_theta or DEFAULT_BASE)
 
 
 def trained_length_of(config: Config) -> int:

@@ -46,6 +46,11 @@ class Haystack:
     answer: list[int]
 
 
+def require_room(tokenizer: Tokenizer, text: Tensor, length: int, first_tokens: Sequence[int] = ()) -> None:
+    """ArgumentError: a text of this length has no room for a needle and its question."""
+    haystack(tokenizer, text, length, 0.0, np.random.default_rng(0), first_tokens)
+
+
 def haystack(
     tokenizer: Tokenizer, text: Tensor, length: int, depth: float, draw: np.random.Generator,
     first_tokens: Sequence[int] = (),

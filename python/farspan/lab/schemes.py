@@ -117,10 +117,11 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def command_line_help() -> str:
-    """Every name with what it is, a line each."""
+def command_line_help(*, own: bool = True) -> str:
+    """Every name with what it is, a line each; `own` only where there is a model that could have one."""
     width = max(len(entry.name) for entry in TABLE) + 2
-    lines = (f"  {entry.name:<{width}}{entry.what}{_written(entry.aliases)}" for entry in TABLE)
+    listed = (entry for entry in TABLE if own or entry is not OWN)
+    lines = (f"  {entry.name:<{width}}{entry.what}{_written(entry.aliases)}" for entry in listed)
     return "\n".join(lines)
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
+from farspan.lab import schemes
 from farspan.lab.extension import methods as named
 from farspan.lab.extension.tuning import Tuning, memory, tuned
-from farspan.lab.measure import Progress, measure, trained_length_of
+from farspan.lab.measure import Progress, measure, reach_of, trained_length_of
 from farspan.lab.measurement import Measurement, Point
 from farspan.lab.schemes import Reach
 from farspan.model import Transformer
-from farspan.positions.frequencies import DEFAULT_BASE
 from farspan.training import Result
 
 HELD_OUT = 4
@@ -93,7 +93,7 @@ def lengths_up_to(trained: int, to: int) -> tuple[int, ...]:
 def extend(
     model: Transformer, tokens: Any, to: int, methods: Sequence[str] | None = None, tuning: Tuning | None = None, *,
     train_tokens: Any = None, trained_length: int | None = None, progress: Progress | None = None,
-    say: Say = lambda text: None, **described: Any,
+    say: Say = lambda text: None, keep: Callable[[Extension], object] = lambda found: None, **described: Any,
 ) -> Extension:  # fmt: skip
     """Measures how a model reads texts of `to` tokens under each method, and what each costs at short lengths.
 
@@ -102,7 +102,8 @@ def extend(
     text is split, and its last quarter, or more where that is too short, is measured. All methods are scored on the
     same tokens. `described`: `model_name`, `text_name`, `first_tokens` and so on, as in `farspan.measure`.
 
-    `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins.
+    `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins,
+    `keep(extension)` what is found by then: before the trainings, and after each of them.
 
     ArgumentError: a text that is too short, a length that is none, a method that is unknown or needs training.
     """
@@ -115,9 +116,10 @@ def extend(
     lengths = lengths_up_to(trained, to)
     common = {"trained_length": trained, "progress": progress, **described}
     whole = measure(model, measured, lengths, ("own", *plain), **common)
-    models = {name: _under(model, name, plain, trained, to) for name in whole.schemes}
+    reach = reach_of(model.config, to, trained)
+    models = {name: _under(model, name, reach) for name in whole.schemes}
     trainings: dict[str, dict[str, Any]] = {}
-    reach = Reach(trained, to, model.config.rope_theta or DEFAULT_BASE)
+    keep(Extension(whole, to, trainings, models))
     for method in training:
         assert tuning is not None
         name = f"{method}, {tuning.steps} steps"
@@ -130,6 +132,7 @@ def extend(
         found = measure(learner, measured, lengths, {name: None}, **common)
         models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
         whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
+        keep(Extension(whole, to, trainings, models))
     if training:
         note = f"the trained models learnt from {len(learnt)} other tokens" + " of the same text" * (
             train_tokens is None
@@ -138,11 +141,9 @@ def extend(
     return Extension(whole, to, trainings, models)
 
 
-def _under(model: Transformer, name: str, plain: Sequence[str], trained: int, to: int) -> Transformer:
+def _under(model: Transformer, name: str, reach: Reach) -> Transformer:
     """The model as `measure` had it under a name."""
-    from farspan.lab import schemes
-
-    scheme = schemes.make([name], Reach(trained, to, model.config.rope_theta or DEFAULT_BASE))[name]
+    scheme = schemes.make([name], reach)[name]
     return model if scheme is None else model.with_positions(scheme)
 
 

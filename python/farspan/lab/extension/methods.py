@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farspan._errors import ArgumentError, message
 from farspan.lab import custom, schemes
+from farspan.lab.extension.pose import SkippedPositions
 from farspan.lab.schemes import Reach
 from farspan.positions import LogN, NoPE, Scheme
 
@@ -30,10 +31,6 @@ TUNED = ("linear", "yarn", "pose", "drope")
 """The methods that train, and what is done where `--steps` is given and no method named."""
 ONLY_TUNED = ("pose", "drope")
 """Those that are nothing without training."""
-WHAT = {
-    "pose": "PoSE: YaRN, trained on short texts whose second part stands further off (with --steps)",
-    "drope": "DroPE: no positions any more, and queries scaled by log n (with --steps)",
-}
 
 
 def check(names: Iterable[str]) -> None:
@@ -62,8 +59,6 @@ def split(names: Iterable[str] | None, *, trains: bool) -> tuple[tuple[str, ...]
 
 def trained_by(method: str, reach: Reach) -> Trained:
     """What a method of `TUNED` does for a reach."""
-    from farspan.lab.extension.pose import SkippedPositions
-
     yarn, linear = schemes.make(["yarn", "linear"], reach).values()
     assert yarn is not None
     assert linear is not None

@@ -7,17 +7,20 @@ import numpy as np
 from farspan.lab.tasks.layout import Sequences
 from farspan.lab.tasks.task import Ids
 
+COUPLED = ("addition", "copy", "reverse_string")
+"""The tasks of which something is said below."""
 
-def coupled_positions(task: str, sequences: Sequences, reading: str) -> Ids | None:
+
+def coupled_positions(task: str, sequences: Sequences, reading: str) -> Ids:
     """`[count, time]` places from 0 on: of `addition` the significance of each digit, of `copy` and `reverse_string`
-    the input that an output repeats. None: for other tasks nobody has said what belongs together.
+    the input that an output repeats.
 
     As in position coupling (Cho et al. 2024) a decoder's next token always stands one place further in the same
-    direction, so the mark stands one place before the first output.
+    direction.
     """
     count, time = sequences.tokens.shape
     inputs = sequences.prompt
-    outputs = np.arange(time - inputs)
+    outputs = np.arange(time - inputs) - (reading == "causal")  # the mark stands one place before the first output
     if task == "addition":
         digits = (inputs - 2) // 2
         number = np.arange(1, digits + 1)
@@ -25,11 +28,6 @@ def coupled_positions(task: str, sequences: Sequences, reading: str) -> Ids | No
         answer = digits - outputs
     elif task == "copy":
         given, answer = np.arange(1, inputs + 1), outputs + 1
-    elif task == "reverse_string":
-        given, answer = np.arange(1, inputs + 1), inputs - outputs
     else:
-        return None
-    if reading == "causal":  # the mark, and the outputs without the last
-        step = answer[:1] - answer[1:2] if len(answer) > 1 else np.array([1 if task != "copy" else -1])
-        answer = np.concatenate([answer[:1] + step, answer[:-1]])
+        given, answer = np.arange(1, inputs + 1), inputs - outputs
     return np.broadcast_to(np.concatenate([given, answer]), (count, time))

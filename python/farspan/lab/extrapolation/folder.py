@@ -8,14 +8,13 @@ Each is replaced as a whole, so a kill loses no more than what came after the la
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from farspan import _strict_json
 from farspan._errors import Error, message
 from farspan._files import read_json, remove_unfinished, replaced
-from farspan.lab import strict_json
 from farspan.lab.extrapolation.settings import Trial
 
 RUNS, RESULT = "runs", "extrapolate.json"
@@ -43,16 +42,13 @@ class Folder:
         if not path.exists():
             return None
         found: dict[str, Any] = read_json(path)
-        for name, value in json.loads(json.dumps(trial.facts)).items():
-            if found["trial"].get(name) != value:
-                expected = f"{found['trial'].get(name)!r}, as {path} was made with"
-                raise Error(message(name, expected, repr(value)))
+        trial.require_same(found["trial"], path)
         return found
 
     def keep(self, trial: Trial, result: dict[str, Any]) -> None:
         """The result of a trial, whose checkpoint then goes."""
         with replaced(self._file(trial)) as beside:
-            beside.write_text(strict_json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            beside.write_text(_strict_json.dumps(result, indent=1) + "\n", encoding="utf-8")
         self.checkpoint(trial).unlink(missing_ok=True)
 
     def _file(self, trial: Trial) -> Path:

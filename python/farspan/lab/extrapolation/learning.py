@@ -110,8 +110,7 @@ class Learner:
 
     def _restore(self, path: Path) -> None:
         facts = json.loads(safetensors.read_notes(path)["facts"])
-        if facts["trial"] != json.loads(json.dumps(self.trial.facts)):
-            return  # of another extrapolation: begun anew
+        self.trial.require_same(facts["trial"], path)
         tensors: dict[str, Tensor] = {name: stored.read() for name, stored in safetensors.open_file(path).items()}
         self._optimizer.restore(tensors, facts["step"])
         self.step, self.losses, self.seconds = facts["step"], facts["losses"], facts["seconds"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Settings, Trial
 
 COLUMNS = ("scheme", "seed", "length", "accuracy", "exact", "chance", "learning_rate")
@@ -60,7 +61,7 @@ class Extrapolation:
                   if trial.learning_rate == rates[trial.scheme]]  # fmt: skip
         chosen.sort(key=lambda pair: (order(pair[0].scheme), pair[0].seed))
         return tuple(
-            Point(trial.scheme, trial.seed, point["length"], point["accuracy"], point["exact"], point["chance"],
+            Point(trial.scheme, trial.seed, point["length"], point["accuracy"], point["exact"], self.chance,
                   trial.learning_rate)
             for trial, result in chosen for point in result["points"]
         )  # fmt: skip
@@ -90,7 +91,7 @@ class Extrapolation:
 
     @property
     def chance(self) -> float:
-        return self.points[0].chance
+        return tasks.get(self.settings.task).chance
 
     def rows(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(point) for point in self.points]

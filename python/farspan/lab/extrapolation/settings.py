@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from farspan._errors import ArgumentError, message
+from farspan._errors import ArgumentError, Error, message
 from farspan.lab import custom, schemes, tasks
+from farspan.lab.extrapolation.coupling import COUPLED
 from farspan.lab.schemes import Reach
 from farspan.model.kinds import POSITIVE, Kind, count, list_of, one_of
 from farspan.positions import Scheme, Span
@@ -89,8 +91,8 @@ class Settings:
                 raise ArgumentError(message("test_lengths", f"{task.lengths} for {self.task}", length))
         if not self.train_lengths:
             raise ArgumentError(message("train_length", f"{task.lengths} for {self.task}", self.train_length))
-        for trial in self.trials():
-            trial.check()
+        for scheme in self.schemes:
+            Trial(self, scheme, 0, self.learning_rates[0]).check()
 
     @property
     def train_lengths(self) -> tuple[int, ...]:
@@ -135,6 +137,12 @@ class Trial:
         own = {name: value for name, value in self.settings.to_dict().items() if name not in others}
         return own | {"scheme": self.scheme, "seed": self.seed, "learning_rate": self.learning_rate}
 
+    def require_same(self, facts: Mapping[str, Any], path: Path) -> None:
+        """Error: what lies at `path` was made with other facts."""
+        for name, value in self.facts.items():
+            if facts.get(name) != value:
+                raise Error(message(name, f"{facts.get(name)!r}, as {path} was made with", repr(value)))
+
     def tokens(self, length: int) -> int:
         """How many tokens a sequence has whose input is so long."""
         examples = tasks.get(self.settings.task).sample(length, 1, 0)
@@ -149,14 +157,19 @@ class Trial:
         return made
 
     def check(self) -> None:
-        """ArgumentError: a scheme that says nothing of the tokens behind, where those are seen."""
+        """ArgumentError: a scheme that says nothing of the tokens behind, where those are seen, or whose places the
+        task does not say."""
         settings = self.settings
         span = Span(
             time=2, lengths=(2,), heads=settings.heads, head_dim=settings.width // settings.heads,
             causal=settings.reading == "causal",
         )  # fmt: skip
+        scheme = self.make_scheme()
+        if scheme.takes_positions and settings.task not in COUPLED:
+            expected = f"{', '.join(COUPLED)} with {self.scheme}: nobody has said what else belongs together"
+            raise ArgumentError(message("task", expected, settings.task))
         try:
-            self.make_scheme().fixed_hooks(span)
+            scheme.fixed_hooks(span)
         except ArgumentError as error:
             raise ArgumentError(f"{error} (scheme {self.scheme!r}, reading {settings.reading!r})") from None
 

@@ -47,7 +47,6 @@ def run_trial(trial: Trial, checkpoint: Path | None, report: Report, device: str
 
 
 def _accuracy(trial: Trial, subject: Subject, length: int) -> dict[str, float]:
-    task = tasks.get(trial.settings.task)
     at_once = max(1, TOKENS_AT_ONCE // trial.tokens(length))
     right, exact, symbols = 0, 0, 0
     for number, count in _parts(trial.settings.examples, at_once):
@@ -57,7 +56,7 @@ def _accuracy(trial: Trial, subject: Subject, length: int) -> dict[str, float]:
         symbols += counted
         right += round(found.symbols * counted)
         exact += round(found.exact * count)
-    return {"accuracy": right / symbols, "exact": exact / trial.settings.examples, "chance": task.chance}
+    return {"accuracy": right / symbols, "exact": exact / trial.settings.examples}
 
 
 def _parts(count: int, at_once: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -106,6 +107,8 @@ class _Worker:
                 self._heard.put((self, pickle.load(self._process.stdout)))
         except (EOFError, OSError, pickle.UnpicklingError):
             self._heard.put((self, f"its process ended with exit code {self._process.wait()}"))
+        except Exception as error:  # what it said cannot be read here: a class that is not there
+            self._heard.put((self, f"{type(error).__name__}: {error}"))
 
     def end(self) -> None:
         self._process.kill()
@@ -114,6 +117,7 @@ class _Worker:
 
 def work() -> None:
     """What a worker's process does. It ends when nobody is there to give it jobs: orphans must not go on writing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that gives jobs, and ends this one
     jobs: queue.Queue[Job] = queue.Queue()
     said, sys.stdout = sys.stdout.buffer, sys.stderr  # what a scheme of somebody's own prints is no message
     threading.Thread(target=_receive, args=(jobs,), daemon=True).start()

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from farspan import _strict_json
 from farspan._pictures import GREY, figure, plain_axes
-from farspan.lab import strict_json
 from farspan.lab.attention import AttentionMeasurement, AttentionPoint
 
 PANELS = (
@@ -27,7 +27,7 @@ def write(measurement: AttentionMeasurement, folder: str | os.PathLike[str]) -> 
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "attention.json", out / "attention.png"]
-    paths[0].write_text(strict_json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
+    paths[0].write_text(_strict_json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
     draw(measurement, paths[1])
     return paths
 

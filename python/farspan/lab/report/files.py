@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 
-from farspan.lab import strict_json
+from farspan import _strict_json
 from farspan.lab.measurement import Measurement
 from farspan.lab.report.plot import draw
 
@@ -24,7 +24,7 @@ def write(measurement: Measurement, folder: str | os.PathLike[str]) -> list[Path
     kinds = ("json", "csv", *PICTURES)
     whole, partial = ([out / f"{name}.{kind}" for kind in kinds] for name in ("loss", "loss-partial"))
     paths = whole if measurement.complete else partial
-    paths[0].write_text(strict_json.dumps(measurement.to_dict(), indent=2) + "\n", encoding="utf-8")
+    paths[0].write_text(_strict_json.dumps(measurement.to_dict(), indent=2) + "\n", encoding="utf-8")
     paths[1].write_text(_csv(measurement), encoding="utf-8")
     for path in paths[2:]:
         draw(measurement, path)

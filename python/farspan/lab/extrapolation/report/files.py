@@ -7,8 +7,8 @@ import io
 import os
 from pathlib import Path
 
+from farspan import _strict_json
 from farspan._files import replaced
-from farspan.lab import strict_json
 from farspan.lab.extrapolation.folder import RESULT
 from farspan.lab.extrapolation.report.page import page_of
 from farspan.lab.extrapolation.report.picture import draw
@@ -27,7 +27,7 @@ def write(found: Extrapolation, folder: str | os.PathLike[str], recipe: Recipe |
     texts = {
         csv_file: _csv(found),
         page: page_of(found, picture.read_bytes(), recipe),
-        json_file: strict_json.dumps(found.to_dict(), indent=1) + "\n",
+        json_file: _strict_json.dumps(found.to_dict(), indent=1) + "\n",
     }
     for path, text in texts.items():
         with replaced(path) as beside:
