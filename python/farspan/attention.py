@@ -137,8 +137,8 @@ def attention(
         With `return_lse` also the natural logarithm of the denominators, float32, `[batch, q_heads, q_time]` (ragged
         `[q_heads, total]`). A row that sees nothing gives 0 and -inf. A masked key has no influence, even if it is NaN.
         Each row has the same bits in prefill and decode, in any batch, at any thread count, on every instruction set.
-        Tensors on the CPU have gradients through both results: of query, key, value, sink, key_bias, query_scale and
-        the table of distance_bias, unless there is a block_table. Those of a sequence have the same bits likewise.
+        Tensors have gradients through both results: of query, key, value, sink, key_bias, query_scale and the table of
+        distance_bias, unless there is a block_table. Those of a sequence have the same bits in any batch too.
 
     Raises:
         ArgumentError: shapes that do not fit, or a value out of its range.

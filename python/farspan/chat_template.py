@@ -29,13 +29,12 @@ class ChatTemplate:
         """The conversation up to where the next answer begins. CheckpointError: the template is no template.
         BackendError: it raised, as some do for roles that their models do not know."""
         _require_messages(messages)
+        template = self._compiled
         try:
-            text: str = self._compiled.render(
+            text: str = template.render(
                 messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self.tokens
             )
             return text
-        except CheckpointError:
-            raise
         except Exception as error:
             expected = "one that can write this conversation"
             raise BackendError(message(f"the chat template of {self._where}", expected, error)) from error

@@ -22,6 +22,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     Returns:
         `[..., out]` of the kind and dtype of x; each number is rounded once, at the end.
+        On a GPU this is torch's product in the dtype of x, and rows may depend on their batch.
         Tensors have gradients, second ones too; they are float32 sums, rounded to the dtype of what they belong to.
 
     Raises:

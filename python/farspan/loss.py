@@ -58,7 +58,8 @@ def linear_cross_entropy(
         what they belong to, and have the same bits at any thread count.
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as in `greedy`.
+        ArgumentError, DtypeError: as in `greedy`.
+        BackendError: a tensor that no backend of this build serves.
     """
     dtype = check_large(hidden, weight)
     rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
@@ -104,7 +105,8 @@ def divergence(
         target allows. Tensors have gradients, of hidden, weight and bias. The target's side carries none.
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as in `greedy`.
+        ArgumentError, DtypeError: as in `greedy`.
+        BackendError: a tensor that no backend of this build serves.
     """
     dtype = check_large(hidden, weight)
     rules = rules_of(hidden, scale, softcap, bias, valid_vocab)

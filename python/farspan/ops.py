@@ -195,11 +195,14 @@ def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists:
 
 
 def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
-    """Whether no tensor is of a subclass, which may stand for something else, and none asks for a gradient."""
+    """Whether no tensor is of a subclass or of a layout of its own, which may stand for something else, and none asks
+    for a gradient."""
     gradients = torch.is_grad_enabled()
     for tensors in (large, *map(given_arrays, lists)):
         for tensor in tensors:
-            if type(tensor) not in _PLAIN or (gradients and tensor.requires_grad):
+            if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
+                return False
+            if gradients and tensor.requires_grad:
                 return False
     return True
 
@@ -208,11 +211,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _is_watched() -> bool:
-    """Whether something wants to see every operator that is called: a mode, a tracer or a profiler."""
+    """Whether something wants to see every operator that is called: a mode, a transform, a tracer or a profiler."""
     return bool(
         torch._C._len_torch_dispatch_stack()
         or torch._C._is_torch_function_mode_enabled()
         or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
     )
 

@@ -184,7 +184,8 @@ def test_ctrl_c_ends_a_reply_and_keeps_the_conversation(path: Path, tmp_path: Pa
         wait_for(b"interrupted", begun)
         wait_for(b"> ", seen.index(b"interrupted", begun))
         os.write(leader, f"/save {tmp_path / 'turns.json'}\n".encode())
-        wait_for(b"turns.json", begun)
+        wait_for(b"[saved 2 messages", begun)
+        wait_for(b"> ", seen.index(b"[saved", begun))  # before the prompt the terminal would make it something else
         os.write(leader, b"\x04")
         assert child.wait(timeout=60) == 0
     finally:

@@ -20,6 +20,7 @@ import farspan
 from farspan import positions as P
 from farspan import training
 from farspan.model import Config, Transformer
+from farspan.model.rows import combined
 from farspan.testing import assert_close, assert_same_bits
 
 TIME = 40
@@ -387,6 +388,12 @@ def test_every_token_sees_every_token() -> None:
     assert not torch.allclose(model(tokens)[0, 0], model(changed)[0, 0])
     packed = model(torch.cat([tokens[0], tokens[0, :7]]), lengths=(20, 7))
     assert_same_bits(packed[:20].numpy(), model(tokens)[0].numpy(), "no document sees another")
+
+
+def test_a_scale_that_is_given_lies_where_the_queries_do() -> None:
+    query = torch.empty(1, 1, 4, 8, device="meta")
+    assert combined(np.ones(4), None, query).device == query.device
+    assert combined(np.ones(4), None, np.ones((1, 1, 4, 8))).device.type == "cpu"
 
 
 def test_a_model_of_both_directions_has_no_cache_and_no_next_token(tmp_path: Path) -> None:

@@ -40,12 +40,16 @@ def test_a_notebook_shows_the_page_of_each_sequence() -> None:
     for sequence, document in enumerate(shown):
         read = tokens[sequence, [2, 5]].tolist()
         assert document["tokens"] == read
+        assert document["positions"] == [2, 5]
+        assert document["targets"] == tokens[sequence, [3, 6]].tolist(), "those that follow in the text"
+        assert {str(target) for target in document["targets"]} <= set(document["texts"])
         assert document["layers"] == [0, model.config.num_hidden_layers]
         assert document["kl"] == found.kl[:, sequence].tolist()
         assert document["top_token"] == found.top_token[:, sequence].tolist()
         assert document["texts"][str(read[0])] == f"<b>{read[0]}</b>"
     assert len(shown) == 2
     assert "<b>" not in found._repr_html_()
+    assert documents(farspan.lens(model, tokens))[0]["targets"][-1] == -1
     token = str(int(tokens[0, 0]))
     assert documents(farspan.lens(model, tokens))[0]["texts"][token] == token
 

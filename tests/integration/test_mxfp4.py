@@ -65,6 +65,7 @@ def test_blocks_that_do_not_fit(pair: tuple[Any, Path]) -> None:
         (lambda t: t.pop(f"{name}_scales"), f"{name}_scales"),
         (lambda t: t.update({f"{name}_scales": t[f"{name}_scales"][:, :-1].clone()}), f"{name}_scales.*shape"),
         (lambda t: t.update({f"{name}_blocks": t[f"{name}_blocks"].float()}), f"{name}_blocks.*U8"),
+        (lambda t: t.update({"more_scales": t[f"{name}_scales"].clone()}), "more_scales"),
         (lambda t: [t.pop(key) for key in list(t) if key.endswith("_blocks")], "quantization_config"),
     ):
         tensors = dict(whole)

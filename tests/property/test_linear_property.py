@@ -80,6 +80,13 @@ def test_gradients_of_linear_are_those_of_its_definition(instruction_set: str, c
         assert_close(as_float64(ours), right, allowed, f"gradient of {name}")
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 4), (5, 0), (0, 0)])
+def test_gradients_of_layers_without_inputs_or_outputs(inputs: int, outputs: int) -> None:
+    case = Case(torch.randn(3, inputs), torch.randn(outputs, inputs), torch.randn(outputs), torch.randn(3, outputs))
+    for ours, right in zip(gradients(farspan.linear, case), gradients(reference.linear, case), strict=True):
+        assert_close(as_float64(ours), right.double(), 1e-6, "gradient")
+
+
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_gradients_of_linear_do_not_depend_on_threads(threads: Callable[[int], None], dtype: str) -> None:
     make = torch.Generator().manual_seed(3)

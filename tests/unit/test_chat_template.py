@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def test_its_own_refusal_is_told() -> None:
         template(LINES).render([{"role": "system", "content": "x"}])
     with pytest.raises(CheckpointError, match="a Jinja template"):
         template("{% for %}").render(HELLO)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(BackendError, match="chat templates: expected the package jinja2"):
+        template(LINES).render(HELLO)
 
 
 @pytest.mark.parametrize("source", [

@@ -149,7 +149,7 @@ def linear_weight_gradient(dtypes: tuple[str, str], gradient: Array, x: Array) -
     """`gradient.T @ x`, of all their rows."""
     follow_torch()
     (output,) = allocate("gradient", results.linear_weight_gradient(dtypes, gradient, x))
-    rows = [given.reshape(-1, given.shape[-1]) for given in (gradient, x)]
+    rows = [given.reshape(math.prod(given.shape[:-1]), given.shape[-1]) for given in (gradient, x)]
     _core.linear_weight_gradient(*dtypes, output, *rows)
     return output
 

@@ -103,7 +103,7 @@ def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | 
     out = _allocate(memory, results.greedy(dtype, hidden, weight, rules))
     described = None if draws is None else Draws(*[_per_row(memory, x, rows.shape[0]) for x in draws])
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
-    return tuple(out)
+    return out
 
 
 def ranks(
@@ -137,7 +137,7 @@ def score(
     problem = _problem(memory, dtype, rows, weight, rules)
     given = _per_row(memory, targets.targets, rows.shape[0])
     _core.cuda_score(memory, problem, given, listed.top, _addresses(memory, out))
-    return tuple(out)
+    return out
 
 
 def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, rules: Rules) -> tuple[Any, ...]:
@@ -145,7 +145,7 @@ def top(memory: Memory, dtype: str, hidden: Any, weight: Any, longest: Longest, 
     out = _allocate(memory, results.top(dtype, hidden, weight, longest, rules))
     problem = _problem(memory, dtype, _rows(hidden), weight, rules)
     _core.cuda_top(memory, problem, longest.k, _addresses(memory, out))
-    return tuple(out)
+    return out
 
 
 def linear_cross_entropy(
@@ -157,7 +157,7 @@ def linear_cross_entropy(
     described = _settings(memory, settings, rows.shape[0])
     problem = _problem(memory, dtype, rows, weight, rules)
     _core.cuda_linear_cross_entropy(memory, problem, described, _addresses(memory, out))
-    return tuple(out)
+    return out
 
 
 def linear_cross_entropy_gradient(
@@ -214,13 +214,11 @@ def divergence(
     rules: Rules,
 ) -> tuple[Any, ...]:
     """The divergence, and both parts of both lse."""
-    rows, others = _rows(hidden), _rows(target_hidden)
-    found = results.divergence(dtype, hidden, weight, target_hidden, target_weight, target, rules)
-    out = _allocate(memory, found)
-    model = _problem(memory, dtype, rows, weight, rules)
-    other = _problem(memory, dtype, others, target_weight, rules._replace(bias=target.target_bias))
-    _core.cuda_divergence(memory, model, other, target.temperature, _addresses(memory, out))
-    return tuple(out)
+    sides = (hidden, weight, target_hidden, target_weight)
+    out = _allocate(memory, results.divergence(dtype, *sides, target, rules))
+    problems = _problems(memory, dtype, *sides, target, rules)
+    _core.cuda_divergence(memory, *problems, target.temperature, _addresses(memory, out))
+    return out
 
 
 def divergence_gradient(
@@ -236,14 +234,12 @@ def divergence_gradient(
     asked: Asked,
 ) -> tuple[Any, ...]:
     """The gradients of hidden, weight and bias."""
-    rows, others = _rows(hidden), _rows(target_hidden)
     sides = (hidden, weight, target_hidden, target_weight)
     out = _gradients(memory, results.divergence_gradient(dtype, *sides, read, target, rules, asked))
-    model = _problem(memory, dtype, rows, weight, rules)
-    other = _problem(memory, dtype, others, target_weight, rules._replace(bias=target.target_bias))
+    problems = _problems(memory, dtype, *sides, target, rules)
     lists = [x.reshape(-1) for x in read]
     of_rows = [memory.describe(x) for x in lists]
-    _core.cuda_divergence_gradient(memory, model, other, target.temperature, of_rows, _asked(memory, asked, out))
+    _core.cuda_divergence_gradient(memory, *problems, target.temperature, of_rows, _asked(memory, asked, out))
     return out
 
 
@@ -271,7 +267,7 @@ def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
     return map_arrays(lambda _, x: (memory.describe(x), dtype_name(x)), arguments)
 
 
-def _allocate(memory: Memory, found: results.Results) -> list[Any]:
+def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:
     """Arrays of a kind and a shape share a piece of memory: it is asked for a few times, not once for each."""
     alike: dict[Any, list[int]] = {}
     for place, form in enumerate(found.values()):
@@ -283,7 +279,7 @@ def _allocate(memory: Memory, found: results.Results) -> list[Any]:
         else:
             for place, x in zip(places, memory.empties(len(places), shape, kind), strict=True):
                 made[place] = x
-    return made
+    return tuple(made)
 
 
 def _rows(hidden: Any) -> Any:
@@ -293,6 +289,16 @@ def _rows(hidden: Any) -> Any:
 def _problem(memory: Memory, dtype: str, rows: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
     described = map_arrays(lambda _, x: memory.describe(x), rules)
     return dtype, memory.describe(rows), memory.describe(weight), described
+
+
+def _problems(
+    memory: Memory, dtype: str, hidden: Any, weight: Any, target_hidden: Any, target_weight: Any, target: Target,
+    rules: Rules,
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:  # fmt: skip
+    """Both sides of a divergence."""
+    of_target = rules._replace(bias=target.target_bias)
+    model = _problem(memory, dtype, _rows(hidden), weight, rules)
+    return model, _problem(memory, dtype, _rows(target_hidden), target_weight, of_target)
 
 
 def _per_row(memory: Memory, x: Any, rows: int) -> Described:

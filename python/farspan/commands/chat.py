@@ -155,6 +155,8 @@ class _Talk:
         _require(bool(argument), "a file's name behind it", argument)
         document = json.dumps(list(map(dict, self._conversation.messages)), ensure_ascii=False, indent=2)
         Path(str(argument)).write_text(document + "\n", encoding="utf-8")
+        if sys.stderr.isatty():
+            print(f"[saved {len(self._conversation.messages)} messages: {argument}]", file=sys.stderr)
 
 
 def _require(holds: bool, expected: str, given: Any) -> None:

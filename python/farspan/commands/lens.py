@@ -53,9 +53,7 @@ def run(options: argparse.Namespace) -> None:
         else _tokens_of(options.data, loaded)
     )
     found = lens(loaded.model, torch.tensor([tokens]), top=options.top, translators=translators)
-    document = document_of(
-        found, lambda token: loaded.tokenizer.decode([token]), loaded.name, translated=translators is not None
-    )
+    document = document_of(found, lambda token: loaded.tokenizer.decode([token]), loaded.name)
     paths = write(document, options.out)
     if options.json:
         print_json(document)

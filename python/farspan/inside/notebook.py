@@ -18,7 +18,7 @@ def inline_pages(lens: Any) -> str:
     """A frame with the page of each of the first sequences. It can run the page's script and nothing else."""
     frames = []
     for sequence in range(min(PAGES, len(lens.tokens))):
-        document = document_of(lens, text_of(lens), "the model", sequence=sequence, translated=lens.translated)
+        document = document_of(lens, text_of(lens), "the model", sequence=sequence)
         page = html.escape(page_of(document), quote=True)
         style = f"width: 100%; height: {HEIGHT}px; border: 0"
         frames.append(f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>')

@@ -12,17 +12,18 @@ PLACE = "__DOCUMENT__"
 FIELDS = ("entropy", "kl", "logprob", "rank", "top_token", "top_logprob")
 
 
-def document_of(
-    lens: Any, text_of: Callable[[int], str], model_name: str, *, sequence: int = 0, translated: bool = False
-) -> dict[str, Any]:
+def document_of(lens: Any, text_of: Callable[[int], str], model_name: str, *, sequence: int = 0) -> dict[str, Any]:
     """The fields of a lens on one sequence, `[layers][time]` and `[layers][time][top]`, and the texts of its ids."""
     values = {name: getattr(lens, name)[:, sequence].tolist() for name in FIELDS}
     tokens = lens.tokens[sequence].tolist()
-    ids = {*tokens, *lens.top_token[:, sequence].flatten().tolist()}
+    targets = lens.targets[sequence].tolist()
+    ids = {*tokens, *(target for target in targets if target >= 0), *lens.top_token[:, sequence].flatten().tolist()}
     return {
         "model": model_name,
-        "lens": "tuned" if translated else "logit",
+        "lens": "tuned" if lens.translated else "logit",
         "tokens": tokens,
+        "targets": targets,
+        "positions": list(lens.positions),
         "texts": {str(token): text_of(token) for token in sorted(ids)},
         "layers": list(lens.layers),
         **values,

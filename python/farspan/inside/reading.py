@@ -48,6 +48,8 @@ class Lens:
     """The positions that were read."""
     tokens: Tensor
     """int64 `[batch, time]`: the ids that stand there."""
+    targets: Tensor
+    """int64 `[batch, time]`: the ids that `logprob` and `rank` are of, -1 where there is none."""
     tokenizer: Tokenizer | None = field(default=None, repr=False)
     """What notebooks write ids by."""
     translated: bool = False
@@ -136,10 +138,10 @@ def lens(
 
     model(ids, tap=look)
     fields = {name: x.view(len(read), batch, time, *x.shape[2:]) for name, x in reader.fields.items()}
-    tokens = ids[:, places].cpu()
     return Lens(
-        **fields, layers=read, positions=places, tokens=tokens, tokenizer=tokenizer, translated=translators is not None
-    )
+        **fields, layers=read, positions=places, tokens=ids[:, places].cpu(), targets=wanted.view(batch, time).cpu(),
+        tokenizer=tokenizer, translated=translators is not None,
+    )  # fmt: skip
 
 
 class _Reader:

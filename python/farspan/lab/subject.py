@@ -15,6 +15,7 @@ from farspan.embedded import load_embedded
 from farspan.lab.embedded import data
 from farspan.model import Transformer, source
 from farspan.model.gguf.checkpoint import GgufCheckpoint
+from farspan.model.index import BESIDE
 from farspan.tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -60,20 +61,13 @@ def open_model(path: Path) -> Opened:
     return checkpoint, checkpoint.tokenizer()
 
 
-KEPT = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "generation_config.json",
-)  # fmt: skip
-"""What the folder of a model that comes from another one takes over."""
-
-
 def copy_tokenizer(path: Path, out: Path) -> None:
     """Puts the tokenizer of a model, and how it generates, into the folder of one that comes from it."""
     place = source.located(path)
     if place.is_file():
         GgufCheckpoint(place).tokenizer().save(out)
         return
-    for name in KEPT:
+    for name in BESIDE:
         if (place / name).is_file():
             shutil.copyfile(place / name, out / name)
 

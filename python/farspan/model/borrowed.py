@@ -74,10 +74,9 @@ class Borrowed:
         """Gives a model on the meta device, which `check` has passed, its parameters: the other's own memory where one
         of its tensors is the whole parameter, else a copy."""
         for path, shape in list(model.named_parameters()):
-            names = [name for name, _ in places_of(path, shape, self._family.names, model.config)]
-            own = [place.view for _, place in places_of(path, shape, self._family.names, model.config)]
-            tensor = self._stored[names[0]].tensor.detach()
-            if len(own) != 1 or own[0] is not shape or tensor.dtype != shape.dtype or not tensor.is_contiguous():
+            (first, place), *others = places_of(path, shape, self._family.names, model.config)
+            tensor = self._stored[first].tensor.detach()
+            if others or place.view is not shape or tensor.dtype != shape.dtype or not tensor.is_contiguous():
                 tensor = torch.empty(shape.shape, dtype=shape.dtype, device=self.device)
                 for name, place in places_of(path, tensor, self._family.names, model.config):
                     place.view.copy_(self._stored[name].tensor.reshape(place.view.shape))

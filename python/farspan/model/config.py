@@ -211,7 +211,7 @@ class Config:
             raise ArgumentError(self._odd_rotation())
         if not self.causal and any(window is not None for window in self.windows):
             raise ArgumentError(message("windows", "None where causal is False", self.windows))
-        if any(w is not None and s.needs_all_keys for w, s in zip(self.windows, self.positions, strict=True)):
+        if any(w is not None and s.by_rows for w, s in zip(self.windows, self.positions, strict=True)):
             raise ArgumentError(message("windows", "None where a layer's scheme is FIRE", self.windows))
         widest = max(scheme.more_dims for scheme in self.positions)
         if widest and widest + self.dim_per_head > WIDEST_HEAD:

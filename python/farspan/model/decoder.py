@@ -177,6 +177,13 @@ class Decoder(nn.Module):
             expected = "a model whose tokens see only those before them"
             raise ArgumentError(message(name, expected, "one whose config says causal=False"))
 
+    def _require_shared_calls(self) -> None:
+        """BackendError where a layer's rows are heads of their own, and no call of attention is the layer's."""
+        schemes = [kind.scheme for kind in self.config.attention_kinds if kind.scheme.by_rows]
+        if schemes:
+            expected = "a scheme whose rows share one call of attention"
+            raise BackendError(message("positions", expected, ", ".join(dict.fromkeys(map(str, schemes)))))
+
     def _cache_form(self) -> CacheForm:
         c = self.config
         forgets = any(isinstance(part, Forgetting) for scheme in c.positions for part in scheme.learned_parts)
@@ -247,7 +254,8 @@ class Decoder(nn.Module):
             return torch.empty(shape, dtype=self.dtype, device=self.device)
         operations: Operations = self.choose_operations()
         if look is not None:
-            operations = cast(Operations, ObservedOperations(operations, look, self.config))
+            self._require_shared_calls()
+            operations = cast(Operations, ObservedOperations(operations, look))
         if not operations.refuses_unknown_ids or self.device.type == "cuda":
             check_before_device(ids, self.config.vocab_size)
         draw = self._draw(cache)
@@ -293,7 +301,6 @@ class Decoder(nn.Module):
         """Gives each layer the parameters that its position scheme has in the config, and keeps those it has."""
         fitted = [block.with_positions(self.config, layer) for layer, block in enumerate(self.layers)]
         if any(new is not old for new, old in zip(fitted, self.layers, strict=True)):
-            self._modules = dict(self._modules)  # a twin's own
             self.layers = nn.ModuleList(fitted).train(self.training)
 
     def hidden_states(self, ids: Any) -> Tensor:

@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import BackendError, CheckpointError, message, missing_package
-from farspan.model.index import INDEX, ONE_FILE, read_index
+from farspan.model.index import BESIDE, INDEX, ONE_FILE, read_index
 
 NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-SPARE = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja",
-)  # fmt: skip
-"""What a model may do without."""
 
 
 def is_name(text: str) -> bool:
@@ -41,7 +36,7 @@ def fetched(name: str) -> Path:
     folder = config.parent
     if re.fullmatch("[0-9a-f]{40}", folder.name):
         source.revision = folder.name  # all files are of one commit, and those that are there need no question
-    for spare in SPARE:
+    for spare in BESIDE:
         source.file(spare)
     if source.file(ONE_FILE) is None:
         index = source.file(INDEX)

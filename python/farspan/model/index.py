@@ -1,4 +1,4 @@
-"""Which file of a model folder has which tensor."""
+"""The files of a model folder by their names, and which of them has which tensor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from farspan.model.kinds import shown
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+BESIDE = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What a model folder may have beside its config and weights."""
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -139,7 +139,7 @@ class Attention(nn.Module):
         operations: Operations,
     ) -> Any:  # fmt: skip
         hooks, scale = operations.shared_by_rows(call.hooks[layer])
-        scale = combined(scale, learned.get("query_scale"))
+        scale = combined(scale, learned.get("query_scale"), large[0])
         ragged = call.span is None
         lengths = plan.lengths if call.span is None else call.span.lengths
         outputs = [

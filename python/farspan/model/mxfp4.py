@@ -73,8 +73,9 @@ def is_mxfp4(settings: Mapping[str, Any]) -> bool:
 
 def joined(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors, with one in place of each pair of blocks and scales. CheckpointError: there are no such pairs."""
-    found = {name: tensor for name, tensor in stored.items() if not name.endswith((BLOCKS, SCALES))}
     pairs = [name.removesuffix(BLOCKS) for name in stored if name.endswith(BLOCKS)]
+    halves = {name + half for name in pairs for half in (BLOCKS, SCALES)}
+    found = {name: tensor for name, tensor in stored.items() if name not in halves}
     if not pairs:
         expected = f"tensors named *{BLOCKS} and *{SCALES}, as its {METHOD} says"
         raise CheckpointError(message("quantization_config", expected, "none"))

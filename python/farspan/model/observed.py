@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from farspan._errors import BackendError, message
-from farspan.model.config import Config
 from farspan.model.operations import Operations
 
 Look = Callable[..., Any]
@@ -17,19 +15,15 @@ it gave. Numbers are of the kind of the operations, and must not be written to."
 
 
 class ObservedOperations:
-    """Operations of a model whose calls of attention are shown, in the order of the layers. BackendError: a position
-    scheme whose rows share no call."""
+    """Operations of a model whose calls of attention are shown, in the order of the layers."""
 
-    def __init__(self, operations: Operations, look: Look, config: Config) -> None:
-        self._operations, self._look, self._config = operations, look, config
+    def __init__(self, operations: Operations, look: Look) -> None:
+        self._operations, self._look = operations, look
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._operations, name)
 
     def attention(self, query: Any, key: Any, value: Any, hooks: Any, sink: Tensor | None, learned: Any = None) -> Any:
-        if query.shape[1] != self._config.num_attention_heads:  # each row has keys of its own, as heads have
-            schemes = ", ".join(dict.fromkeys(map(str, self._config.positions)))
-            raise BackendError(message("positions", "a scheme whose rows share one call of attention", schemes))
         mixed = self._operations.attention(query, key, value, hooks, sink, learned)
         self._look(self._operations, mixed, query, key, hooks, sink, learned)
         return mixed

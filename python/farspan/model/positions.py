@@ -70,7 +70,7 @@ class LayerPositions(nn.Module):
     @property
     def by_rows(self) -> bool:
         """Whether a bias depends on the query's place: then `farspan.model.rows` computes attention."""
-        return any(isinstance(part, FIRE) for part in self.parts)
+        return any(part.by_rows for part in self.parts)
 
     def row_bias(self, query_places: Tensor, key_places: Tensor) -> Tensor:
         """`[heads, queries, keys]`, where `by_rows`."""

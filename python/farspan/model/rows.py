@@ -72,8 +72,7 @@ def apart(
     query: Any, key: Any, value: Any, features: Mapping[str, Any], scale: Any, lengths: tuple[int, ...], ragged: bool
 ) -> Iterator[Sequences]:
     """The sequences of a call, together where all are alike, else one by one."""
-    device = query.device if isinstance(query, Tensor) else "cpu"
-    places = [torch.as_tensor(features[name], device=device) for name in ("query_places", "key_places")]
+    places = [torch.as_tensor(features[name], device=_device(query)) for name in ("query_places", "key_places")]
     if ragged:
         first = 0
         for length in lengths:
@@ -97,13 +96,18 @@ def apart(
         yield Sequences(query[at], key[at, :, :length], value[at, :, :length], of_queries, of_keys, own_scale)
 
 
+def _device(x: Any) -> Any:
+    return x.device if isinstance(x, Tensor) else "cpu"
+
+
 def _batched(scale: Any) -> Any:
     return scale if scale is None or scale.ndim == 3 else scale[None]
 
 
-def combined(fixed: Any, learned: Tensor | None) -> Tensor | None:
-    """The product of two scales of queries, either of which may be None, with an axis for heads."""
-    found = learned if fixed is None else torch.as_tensor(fixed)
+def combined(fixed: Any, learned: Tensor | None, query: Any) -> Tensor | None:
+    """The product of two scales of queries, either of which may be None, with an axis for heads, where the queries
+    are."""
+    found = learned if fixed is None else torch.as_tensor(fixed, device=_device(query))
     if found is not None and fixed is not None and learned is not None:
         found = found.to(learned) * learned
     return found[None] if found is not None and found.ndim == 1 else found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from farspan.model.cache import Cache
 from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_device, torch_dtype
 from farspan.model.generation.generate import Completion, Streamer, generate
+from farspan.model.layers import shallow
 from farspan.model.loss import loss
 from farspan.positions import Scheme
 
@@ -99,7 +99,7 @@ class Transformer(Decoder):
         parameters along, as they are before training, and they learn where the layer's projections do. Those that the
         layers have of it already are kept.
         """
-        twin = copy.copy(self)
+        twin = shallow(self)
         twin.config = self.config.with_positions(scheme)
         twin.fit_positions()
         return twin

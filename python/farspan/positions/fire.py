@@ -40,7 +40,7 @@ class FIRE(Learned):
         return True
 
     @property
-    def needs_all_keys(self) -> bool:
+    def by_rows(self) -> bool:
         return True
 
     def fixed_hooks(self, span: Span) -> Hooks:

@@ -127,9 +127,10 @@ class Scheme(abc.ABC):
         return False
 
     @property
-    def needs_all_keys(self) -> bool:
-        """Whether a layer with it can have no window of its own."""
-        return any(part.needs_all_keys for part in self.learned_parts if part is not self)
+    def by_rows(self) -> bool:
+        """Whether the bias of a key depends on the query's place too, and not on their distance alone: such a layer has
+        no window, its rows share no call of attention, and its passes are no CUDA graphs."""
+        return any(part.by_rows for part in self.learned_parts if part is not self)
 
     @property
     def more_dims(self) -> int:

@@ -23,15 +23,20 @@ pub fn rms_norm(x: ArrayView2<f32>, weight: &[f32], eps: f32, out: &mut [f32]) -
 
 /// `out = activation(x)` for each row of `x`; where `gated`, a row is a gate and, as long, what it is multiplied with.
 pub fn activate(x: ArrayView2<f32>, activation: Activation, gated: bool, out: &mut [f32]) -> Result<()> {
-    let width = if gated { x.ncols() / 2 } else { x.ncols() };
-    if gated && !x.ncols().is_multiple_of(2) {
-        return Err(Error::argument("x", "an even number of columns, gate and product", x.ncols()));
-    }
+    let width = activated_width(&x, gated)?;
     let kernels = rowwise::kernels(dispatch::machine()?);
     each_row(x, width, out, |_, row, out| {
         let (gate, up) = row.split_at(width);
         kernels.activate(gate, gated.then_some(up), activation, out);
     })
+}
+
+/// How many numbers of a row an activation gives.
+fn activated_width(x: &ArrayView2<f32>, gated: bool) -> Result<usize> {
+    if gated && !x.ncols().is_multiple_of(2) {
+        return Err(Error::argument("x", "an even number of columns, gate and product", x.ncols()));
+    }
+    Ok(if gated { x.ncols() / 2 } else { x.ncols() })
 }
 
 /// `sum = x + y`, and `out` as [`rms_norm`] of the sum.
@@ -121,7 +126,7 @@ pub fn activate_gradient(
     slope: ArrayView2<f32>,
     out: &mut [f32],
 ) -> Result<()> {
-    let width = if gated { x.ncols() / 2 } else { x.ncols() };
+    let width = activated_width(&x, gated)?;
     check_rows("slope", &slope, (x.nrows(), width))?;
     let kernels = rowwise::kernels(dispatch::machine()?);
     let columns = x.ncols();
@@ -245,6 +250,9 @@ mod tests {
         assert!(rms_norm(x.view(), &[1.0; 4], 0.0, &mut out).unwrap_err().to_string().starts_with("weight"));
         assert!(rms_norm(x.view(), &[1.0; 5], 0.0, &mut out[..9]).unwrap_err().to_string().starts_with("out"));
         assert!(activate(x.view(), Activation::Relu, true, &mut out).unwrap_err().to_string().starts_with("x"));
+        let slope = Array2::zeros((2, 2));
+        let told = activate_gradient(x.view(), Activation::Relu, true, slope.view(), &mut out);
+        assert!(told.unwrap_err().to_string().starts_with("x"));
         let flipped = Array2::<f32>::zeros((5, 2));
         assert!(activate(flipped.t(), Activation::Relu, false, &mut out).unwrap_err().to_string().starts_with("x"));
         activate(Array2::zeros((0, 4)).view(), Activation::Relu, true, &mut []).unwrap();

@@ -1,6 +1,6 @@
 //! `_core.rms_norm`, `activate` and their gradients: float32 rows.
 
-use crate::arrays::{readonly, readwrite, slice};
+use crate::arrays::{readonly, readwrite, slice, slice_mut};
 use crate::failure::{Outcome, detached, dtype};
 use farspan_core::{Error, Result};
 use farspan_cpu::rowwise::{self, Activation};
@@ -64,8 +64,7 @@ pub(crate) fn rms_norm_gradient(
     let weight = readonly::<f32, Ix1>("weight", weight)?;
     let weight = slice("weight", &weight)?;
     let (mut out, mut of_weight) = (readwrite::<f32, Ix2>("out", out)?, readwrite::<f32, Ix1>("of_weight", of_weight)?);
-    let of_weight =
-        of_weight.as_slice_mut().map_err(|_| Error::argument("of_weight", "contiguous numbers", "strided"))?;
+    let of_weight = slice_mut("of_weight", &mut of_weight)?;
     let (x, slope, beside) = (x.as_array(), slope.as_array(), beside.as_ref().map(|beside| beside.as_array()));
     let out = rows_mut(&mut out)?;
     detached(py, || rowwise::rms_norm_gradient(x, weight, eps, slope, beside, out, of_weight))
@@ -81,7 +80,7 @@ pub(crate) fn activate(
     activation: &str,
     gated: bool,
 ) -> Outcome {
-    let activation = named(activation)?;
+    let activation = activation_of(activation)?;
     let x = readonly::<f32, Ix2>("x", x)?;
     let mut out = readwrite::<f32, Ix2>("out", out)?;
     let (x, out) = (x.as_array(), rows_mut(&mut out)?);
@@ -99,15 +98,15 @@ pub(crate) fn activate_gradient(
     gated: bool,
     slope: &Bound<'_, PyAny>,
 ) -> Outcome {
-    let activation = named(activation)?;
+    let activation = activation_of(activation)?;
     let (x, slope) = (readonly::<f32, Ix2>("x", x)?, readonly::<f32, Ix2>("slope", slope)?);
     let mut out = readwrite::<f32, Ix2>("out", out)?;
     let (x, slope, out) = (x.as_array(), slope.as_array(), rows_mut(&mut out)?);
     detached(py, || rowwise::activate_gradient(x, activation, gated, slope, out))
 }
 
-fn named(activation: &str) -> Result<Activation> {
-    Ok(match activation {
+fn activation_of(name: &str) -> Result<Activation> {
+    Ok(match name {
         "silu" => Activation::Silu,
         "gelu_pytorch_tanh" => Activation::GeluTanh,
         "gelu" => Activation::Gelu,

@@ -69,7 +69,7 @@ def read(settings: Settings) -> Fields:
     """The fields of the `Config` that a `config.json` describes. ArgumentError: a setting that farspan lacks or that
     cannot be, by its name in `config.json`."""
     family = family_of(settings)
-    if not (isinstance(family, GptOss) and is_mxfp4(settings)):
+    if not (family.reads_mxfp4 and is_mxfp4(settings)):
         _refuse_quantized(settings)
     return family.fields(settings)
 

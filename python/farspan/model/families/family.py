@@ -49,6 +49,8 @@ class Family(abc.ABC):
     """The class that has the weights, by transformers' name; the first is written."""
     keys: ClassVar[Mapping[str, Setting]]
     names: ClassVar[Names]
+    reads_mxfp4: ClassVar[bool] = False
+    """Whether its experts may be stored in four bits."""
 
     @abc.abstractmethod
     def fields(self, settings: Settings) -> Fields:

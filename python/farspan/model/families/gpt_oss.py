@@ -35,6 +35,7 @@ DEFAULT: Mapping[str, Any] = {
 class GptOss(Llama):
     model_type = "gpt_oss"
     architectures: ClassVar[tuple[str, ...]] = ("GptOssForCausalLM",)
+    reads_mxfp4 = True
     keys: ClassVar[Mapping[str, Setting]] = {
         **without(Llama.keys, "mlp_bias"),
         "intermediate_size": Setting(WIDTH, 2880),

@@ -28,7 +28,7 @@ class Steps:
         self._model, self._drawing, self._operations = model, drawing, model.choose_operations()
         self._positions = positions
         self._repeated: Any = None
-        by_rows = any(kind.scheme.needs_all_keys for kind in model.config.attention_kinds)
+        by_rows = any(kind.scheme.by_rows for kind in model.config.attention_kinds)
         if isinstance(self._operations, DeviceOperations) and not by_rows:
             from farspan.model.generation.graphs import RepeatedPasses
 

@@ -53,7 +53,7 @@ pub trait Arrays: Copy + Debug {
     type Sequences: Sequences;
 }
 
-/// Rotation of queries and keys inside the tile.
+/// Rotation of queries and keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary<A: Arrays> {
     /// `[sequences, r / 2]`: radians per position; a zero stride where all sequences share them.

@@ -19,8 +19,6 @@ use std::cell::RefCell;
 const DEPTH: usize = 256;
 /// The most rows of the result that a task computes; tasks are even.
 const MOST_ROWS: usize = 192;
-/// A task has at least so many, as long as threads are not many more.
-const FEWEST_ROWS: usize = 48;
 /// Columns of the result that are computed together, so that sums and operands stay in the second-level cache.
 const STRIP: usize = 384;
 /// Up to so many multiplications, waking a second thread costs more than it saves.
@@ -88,8 +86,8 @@ impl Product<'_> {
         }
         let alone = rows.saturating_mul(columns).saturating_mul(self.b.count()) <= ALONE;
         let wanted = if alone { 1 } else { threads::num_threads() };
-        let blocks = rows.div_ceil(MOST_ROWS).max(wanted.min(rows.div_ceil(FEWEST_ROWS)));
-        let block = rows.div_ceil(blocks.next_multiple_of(wanted)).next_multiple_of(LANES);
+        let blocks = rows.div_ceil(MOST_ROWS).next_multiple_of(wanted);
+        let block = rows.div_ceil(blocks).next_multiple_of(LANES);
         let pieces: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, columns, piece)?);
         let task = |(index, pieces)| self.fill(index * block, pieces);
         if pieces.len() == 1 {

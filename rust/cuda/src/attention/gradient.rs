@@ -382,17 +382,10 @@ impl<'a> Pass<'a> {
         let what = format!("blocks of lines, of {heads} heads");
         let blocks = in_a_row("query", stripes.saturating_mul(heads).saturating_mul(parts), &what)?;
         let sides = if job.of == Of::Value { 1 } else { self.sides as u32 };
-        let kernel = walk(dtype, width, job.of, self.has_hooks());
+        let kernel = walk(dtype, width, job.of, self.forward.has_hooks());
         let shared = shared_bytes(dtype, width, job.of) as u32;
         // SAFETY: the caller's.
         unsafe { device.launch(&kernel, [blocks, sides, 1], shared, params.bytes()) }
-    }
-
-    /// Whether pairs know more than a scale and a mask: what turns is turned before.
-    fn has_hooks(&self) -> bool {
-        let problem = &self.call.problem;
-        let tables = problem.query_scale.is_some() || problem.key_bias.is_some() || problem.distance_bias.is_some();
-        tables || problem.rules.softcap.is_some() || self.sides > 1
     }
 
     /// What is summed to the shapes of arguments that were broadcast.

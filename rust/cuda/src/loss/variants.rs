@@ -24,7 +24,7 @@ pub const ROWS_OF_MERGE: usize = 8;
 /// See above.
 pub const TOKENS_OF_BIAS: usize = THREADS as usize;
 
-/// What a kernel of one block, or one that merges, asks for: words and numbers of warps.
+/// Shared memory of a kernel of one block: a word of each warp, and behind them a float64 of each.
 pub const SUM_BYTES: usize = 32 + 64;
 
 /// Element types: what kernels are named by, and what the kernels' text calls them.

@@ -21,7 +21,6 @@ fn within(case: &Case, found: &Statistics<f32>, truth: &Statistics<f64>, score: 
     let entropy = truth.entropy.iter().fold(0.0f64, |top, x| top.max(*x));
     for ((name, x), (_, y)) in found.named().into_iter().zip(truth.named()) {
         let allowed = match name {
-            "lse" => 2.0 * score,
             "entropy" => 4.0 * score * (1.0 + entropy),
             "distance" => 2.0 * score * widest,
             _ => 2.0 * score,

@@ -57,7 +57,7 @@ impl Scores {
 pub(super) fn check_keys(tile: &Tile, keys: &PackedKeys, panels: &Range<usize>) {
     let PackedKeys { chunk, near, far, dim } = *keys;
     assert!(!tile.rows.is_empty() && tile.rows.len() <= tile.height && tile.height <= MAX_ROWS);
-    assert!(chunk.keys <= CHUNK && panels.start * LANES < chunk.keys && panels.end <= chunk.keys.div_ceil(LANES));
+    assert!(chunk.keys <= CHUNK && panels.start < panels.end && panels.end <= chunk.keys.div_ceil(LANES));
     assert!(tile.distance == Distance::Far || tile.query.len() == dim * tile.height);
     assert!(tile.distance == Distance::Near || tile.far_query.len() == dim * tile.height);
     assert!(tile.distance == Distance::Far || near.len() >= panels.end * dim * LANES);

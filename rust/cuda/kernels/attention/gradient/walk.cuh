@@ -403,7 +403,7 @@ private:
 
     METHOD void store(const Sums& sums, const float (&numbers)[2]) const
     {
-        // Of rows and of values the slopes come without the scale, whose product they are the gradients of.
+        // Slopes are by scores: a query or a key enters these times the scale, which its gradient still lacks.
         float factor = OF == OF_VALUE ? 1.0f : p.scale;
         int dim = (OF == OF_VALUE ? p.value_dim : p.head_dim) - part * COLUMNS;
         int of_side = OF == OF_VALUE ? NEAR : block_index(1);
