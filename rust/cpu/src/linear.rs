@@ -10,36 +10,27 @@ use crate::arch::product::{Kernels, Rows, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::{block_rows, for_each_chunk};
 use crate::typed::RowMut;
-use crate::{dispatch, each, threads};
+use crate::{dispatch, threads};
 use farspan_core::{Error, Result};
-use rayon::prelude::*;
-use tasks::cut;
+use tasks::{check_out, is_little, share};
 
 /// Tasks for each thread, so that an uneven machine still finishes together.
 const TASKS_A_THREAD: usize = 4;
 /// A task has at least this many columns of the output.
 const LEAST_COLUMNS: usize = 64;
-/// Up to so many multiplications, waking a second thread costs more than it saves.
-const ALONE: usize = 1 << 18;
 
 /// `out[i, j] = dot(x[i], weight[j]) + bias[j]`.
 ///
 /// `x [rows, in]`, `weight [out, in]`, `bias [out]`, `out [rows, out]`, of the element type of `x`. Sums are float32 in
 /// one fixed order, rounded once to the output's type: a row of the output has the same bits whatever the other rows,
 /// the number of threads and the machine. An error names the argument that does not fit.
-pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMut) -> Result<()> {
+pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, out: MatrixMut) -> Result<()> {
     let ([rows, columns], [features, inner]) = (x.shape(), weight.shape());
     if inner != columns {
         let expected = format!("shape [out, {columns}], the last dimension of x");
         return Err(Error::argument("weight", expected, format!("{:?}", weight.shape())));
     }
-    if out.shape() != [rows, features] {
-        return Err(Error::argument("out", format!("shape {:?}", [rows, features]), format!("{:?}", out.shape())));
-    }
-    if out.dtype() != x.dtype() {
-        let (expected, given) = (x.dtype().name().into(), out.dtype().name().into());
-        return Err(Error::Dtype { argument: "out", expected, given });
-    }
+    check_out(&out, [rows, features], &x)?;
     if let Some(bias) = bias
         && bias.len() != features
     {
@@ -57,16 +48,11 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
 
     let packed = panels::pay(rows, &weight);
     let block = if packed { panels::block_rows(rows, columns) } else { block_rows(rows) };
-    let tasks = if rows.saturating_mul(columns).saturating_mul(features) <= ALONE {
-        1
-    } else {
-        TASKS_A_THREAD * threads::num_threads()
-    };
+    let tasks = if is_little([rows, columns, features]) { 1 } else { TASKS_A_THREAD * threads::num_threads() };
     let parts = tasks.div_ceil(rows.div_ceil(block)).min(features.div_ceil(LEAST_COLUMNS));
     let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);
-    let pieces: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
     let parts = features.div_ceil(width);
-    let task = |(index, pieces): (usize, Vec<RowMut>)| {
+    share(out, block, width, |index, pieces| {
         let x = x.part(index / parts * block, pieces.len());
         let first = index % parts * width;
         if packed {
@@ -74,12 +60,7 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, mut out: MatrixMu
         } else {
             fill(&kernels, x, weight, bias, first, pieces);
         }
-    };
-    if pieces.len() == 1 {
-        pieces.into_iter().enumerate().for_each(task);
-        return Ok(());
-    }
-    threads::run(|| pieces.into_par_iter().enumerate().for_each(task))
+    })
 }
 
 /// Computes one task: the columns from `first` on that each row's piece has room for.

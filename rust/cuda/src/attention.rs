@@ -48,10 +48,7 @@ pub unsafe fn attention(
     problem::check_results(problem, &shape, &output, lse.as_ref())?;
     let call = Call::new(problem, shape, &device.limits());
     let layout = call.layout(workspace.pointer);
-    if workspace.bytes < layout.bytes || !workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
-        let expected = format!("{} bytes, aligned to {ALIGNMENT}", layout.bytes);
-        return Err(Error::argument("workspace", expected, format!("{workspace:?}")));
-    }
+    workspace.check(layout.bytes, ALIGNMENT)?;
     if call.work.rows() == 0 {
         return Ok(());
     }

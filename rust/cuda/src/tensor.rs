@@ -1,7 +1,7 @@
 //! Borrowed memory of a device.
 
-use farspan_core::Dtype;
 use farspan_core::array::{Array, FloatArray};
+use farspan_core::{Dtype, Error, Result};
 
 /// Where a tensor of `N` dimensions lies. Nothing is owned and nothing is read here: the address may be that of another
 /// machine's memory, as far as this type knows.
@@ -89,6 +89,17 @@ pub struct Workspace {
     pub pointer: u64,
     /// How much there is.
     pub bytes: usize,
+}
+
+impl Workspace {
+    /// That there are so many bytes, at a multiple of `alignment`.
+    pub(crate) fn check(&self, bytes: usize, alignment: usize) -> Result<()> {
+        if self.bytes >= bytes && self.pointer.is_multiple_of(alignment as u64) {
+            return Ok(());
+        }
+        let expected = format!("at least {bytes} bytes at a multiple of {alignment}");
+        Err(Error::argument("workspace", expected, format!("{} bytes at {:#x}", self.bytes, self.pointer)))
+    }
 }
 
 #[cfg(test)]

@@ -4,15 +4,14 @@
 //! depends on nothing else: neither on the number of threads nor on the machine, nor the gradient of a row on the other
 //! rows.
 
-use super::tasks::cut;
+use super::tasks::{check_out, is_little, share};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::arch::product::{Kernels, Multiplied, Order, Panels, Rows, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::typed::RowMut;
-use crate::{dispatch, each, threads};
+use crate::{dispatch, threads};
 use farspan_core::{Error, Result};
-use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Steps of a chain.
@@ -21,8 +20,6 @@ const DEPTH: usize = 256;
 const MOST_ROWS: usize = 192;
 /// Columns of the result that are computed together, so that sums and operands stay in the second-level cache.
 const STRIP: usize = 384;
-/// Up to so many multiplications, waking a second thread costs more than it saves.
-const ALONE: usize = 1 << 18;
 
 #[derive(Default)]
 struct Scratch {
@@ -59,17 +56,6 @@ pub fn weight_gradient(gradient: Matrix, x: Matrix, out: MatrixMut) -> Result<()
     Product { kernels: kernels(dispatch::machine()?), a: gradient, across: true, b: x }.run(out)
 }
 
-fn check_out(out: &MatrixMut, shape: [usize; 2], gradient: &Matrix) -> Result<()> {
-    if out.shape() != shape {
-        return Err(Error::argument("out", format!("shape {shape:?}"), format!("{:?}", out.shape())));
-    }
-    if out.dtype() != gradient.dtype() {
-        let (expected, given) = (gradient.dtype().name().into(), out.dtype().name().into());
-        return Err(Error::Dtype { argument: "out", expected, given });
-    }
-    Ok(())
-}
-
 /// `out = a @ b`, or `a.T @ b` where it goes `across` the rows of a.
 struct Product<'a> {
     kernels: Kernels,
@@ -79,22 +65,15 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    fn run(&self, mut out: MatrixMut) -> Result<()> {
+    fn run(&self, out: MatrixMut) -> Result<()> {
         let [rows, columns] = out.shape();
         if rows == 0 || columns == 0 {
             return Ok(());
         }
-        let alone = rows.saturating_mul(columns).saturating_mul(self.b.count()) <= ALONE;
-        let wanted = if alone { 1 } else { threads::num_threads() };
+        let wanted = if is_little([rows, columns, self.b.count()]) { 1 } else { threads::num_threads() };
         let blocks = rows.div_ceil(MOST_ROWS).next_multiple_of(wanted);
         let block = rows.div_ceil(blocks).next_multiple_of(LANES);
-        let pieces: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, columns, piece)?);
-        let task = |(index, pieces)| self.fill(index * block, pieces);
-        if pieces.len() == 1 {
-            pieces.into_iter().enumerate().for_each(task);
-            return Ok(());
-        }
-        threads::run(|| pieces.into_par_iter().enumerate().for_each(task))
+        share(out, block, columns, |index, pieces| self.fill(index * block, pieces))
     }
 
     /// Computes one task: the rows from `first` on that there are pieces for.

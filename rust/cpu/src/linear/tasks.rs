@@ -1,11 +1,50 @@
 //! How an output is shared out.
 
+use crate::matrix::{Matrix, MatrixMut};
 use crate::typed::RowMut;
+use crate::{each, threads};
 use farspan_core::{Error, Result};
 use ndarray::ArrayViewMut2;
+use rayon::prelude::*;
 
-/// The output as what each task writes: for each block of rows and each range of `width` columns, a piece of every row.
-pub(super) fn cut<'o, T>(
+/// Up to so many multiplications, waking a second thread costs more than it saves.
+const ALONE: usize = 1 << 18;
+
+/// Whether a product of these extents is for one thread.
+pub(super) fn is_little(extents: [usize; 3]) -> bool {
+    extents.into_iter().fold(1, usize::saturating_mul) <= ALONE
+}
+
+/// That an output has this shape, and the element type of `like`.
+pub(super) fn check_out(out: &MatrixMut, shape: [usize; 2], like: &Matrix) -> Result<()> {
+    if out.shape() != shape {
+        return Err(Error::argument("out", format!("shape {shape:?}"), format!("{:?}", out.shape())));
+    }
+    if out.dtype() != like.dtype() {
+        let (expected, given) = (like.dtype().name().into(), out.dtype().name().into());
+        return Err(Error::Dtype { argument: "out", expected, given });
+    }
+    Ok(())
+}
+
+/// Has each task compute its pieces of the output: those of a block of rows and of a range of `width` columns. Tasks are
+/// counted from the first block's first range on.
+pub(super) fn share(
+    mut out: MatrixMut,
+    block: usize,
+    width: usize,
+    task: impl Fn(usize, Vec<RowMut>) + Sync,
+) -> Result<()> {
+    let tasks: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
+    if tasks.len() == 1 {
+        tasks.into_iter().for_each(|pieces| task(0, pieces));
+        return Ok(());
+    }
+    threads::run(|| tasks.into_par_iter().enumerate().for_each(|(index, pieces)| task(index, pieces)))
+}
+
+/// A piece of every row for each block of rows and each range of columns.
+fn cut<'o, T>(
     out: &'o mut ArrayViewMut2<T>,
     block: usize,
     width: usize,

@@ -67,7 +67,7 @@ template <typename T, int DIM, int WARPS, bool HOOKS> struct Ring {
     {
         copy_wait<SLOTS - 2>();
         char* ready = shared_memory() + taken * SLOT;
-        if (clean) wild = barrier_any(take_out_wild(ready));
+        if (clean) wild = barrier_any(take_out_wild<T, Shape, STEP>(ready));
         else barrier();
         next();
         return ready;
@@ -189,21 +189,5 @@ private:
             copy_async16(at[i % PERIOD] + i / PERIOD * PERIOD * STEP * Shape::WIDTH, from, valid);
             from += stride;
         }
-    }
-
-    // Each thread looks through what it has copied itself.
-    METHOD bool take_out_wild(char* tile)
-    {
-        bool wild = false;
-        int thread = thread_index();
-        NO_UNROLL
-        for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
-            auto* at = reinterpret_cast<uint4*>(tile + place<Shape::WIDTH>(i, thread % Shape::PIECES));
-            uint4 raw = load_shared(at);
-            bool x = zero_wild<T>(raw.x), y = zero_wild<T>(raw.y), z = zero_wild<T>(raw.z), w = zero_wild<T>(raw.w);
-            if (x || y || z || w) store_shared(at, raw);
-            wild = wild || x || y || z || w;
-        }
-        return wild;
     }
 };

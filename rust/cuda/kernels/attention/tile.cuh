@@ -118,3 +118,19 @@ template <typename T> DEVICE bool zero_wild(uint32_t& word)
         return low_wild || high_wild;
     }
 }
+
+// The same of a panel of CHUNK rows. Each thread looks through what it has copied itself: of every STEP-th row a piece.
+template <typename T, typename Shape, int STEP> DEVICE bool take_out_wild(char* panel)
+{
+    bool wild = false;
+    int thread = thread_index();
+    NO_UNROLL
+    for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
+        auto* at = reinterpret_cast<uint4*>(panel + place<Shape::WIDTH>(i, thread % Shape::PIECES));
+        uint4 raw = load_shared(at);
+        bool x = zero_wild<T>(raw.x), y = zero_wild<T>(raw.y), z = zero_wild<T>(raw.z), w = zero_wild<T>(raw.w);
+        if (x || y || z || w) store_shared(at, raw);
+        wild = wild || x || y || z || w;
+    }
+    return wild;
+}

@@ -232,13 +232,11 @@ DEVICE void add_outer(const OuterParams& p, const OuterPlace& at, Outer& total)
 template <typename T, bool OF_WEIGHT>
 DEVICE void loss_outer(const OuterParams& p)
 {
-    int broad_tiles = (p.dim + BREADTH - 1) / BREADTH;
     int counted = p.common->counted, extent = OF_WEIGHT ? p.written : p.rows;
     int high_tiles = (extent + HEIGHT - 1) / HEIGHT;
     // Tiles that read the same part of the other operand follow each other.
     OuterPlace at = {block_index(0) % high_tiles * HEIGHT, block_index(0) / high_tiles * BREADTH,
                      OF_WEIGHT ? counted : p.tokens, counted};
-    if (at.broad >= broad_tiles * BREADTH) return;
     Outer total = {};
     if constexpr (OF_WEIGHT) {
         if (at.high < p.tokens) add_outer<T, OF_WEIGHT>(p, at, total);

@@ -117,8 +117,8 @@ struct RowsParams {
     SlopeRow* slopes;                    // of the rows that count
     double label_smoothing, smoothing, z_loss;
     float inverse_temperature, scale;
-    int32_t rows, valid, top, kind;
-    uint32_t scales, unused;             // whether what is stored would not fit its type otherwise
+    int32_t valid, top, kind;
+    uint32_t scales;                     // whether what is stored would not fit its type otherwise
 };
 
 // Slopes of all rows that count by a stretch of tokens.

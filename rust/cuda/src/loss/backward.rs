@@ -1,6 +1,6 @@
 //! The gradients of every loss: the slopes of a stretch of tokens, and their products with weight and with hidden.
 
-use super::launch::{BUDGET, COMMON, Room, checked, fitting, launch};
+use super::launch::{BUDGET, Room, checked, fitting, launch};
 use super::params::{
     BiasParams, FIRST_STRETCH, GatherParams, Kind, OTHER_ALIGNED, OuterParams, RowsParams, SlopesParams, StoreParams,
     size,
@@ -59,7 +59,7 @@ impl Layout {
         let mut room = Room::default();
         Layout {
             stretch,
-            common: room.take(COMMON),
+            common: room.take(size::COMMON),
             slope_rows: room.take(rows * size::SLOPE_ROW),
             row_map: room.take(given(some, rows * 4)),
             place_of: room.take(given(some, rows * 4)),
@@ -139,7 +139,6 @@ impl<'a> Walk<'a> {
             row_map: self.row_map,
             slopes: slope_rows,
             scale: params.scale,
-            rows: rows as i32,
             valid: tokens.count as i32,
             scales: scales(dtype).into(),
             ..self.of.rows

@@ -1,7 +1,7 @@
 //! `linear_cross_entropy` and its gradients.
 
 use super::backward::{Gradients, Of, Walk};
-use super::launch::{COMMON, Room, checked, fitting, launch, rows_at_once, table, tiles};
+use super::launch::{Room, checked, fitting, launch, rows_at_once, table, tiles};
 use super::params::{EntropyParams, GatherParams, Kind, LossParams, ReduceParams, RowsParams, SMOOTHS, size};
 use super::variants::{self, PLAIN_ROWS, ROWS_OF_MERGE, SUM_BYTES};
 use crate::device::Device;
@@ -99,7 +99,7 @@ impl Layout {
         let mut room = Room::default();
         Layout {
             rows_at_once,
-            common: room.take(COMMON),
+            common: room.take(size::COMMON),
             row_map: room.take(checked.rows * 4),
             losses: room.take(checked.rows * 8),
             parts: room.take(rows_at_once * tiles(checked) * size::ENTROPY_PART),

@@ -1,6 +1,5 @@
 //! Launches, and the workspace that they share.
 
-use super::params::size;
 use super::variants::TOKENS;
 use crate::device::{Device, Params, Variant};
 use crate::tensor::{Tensor, Workspace};
@@ -27,12 +26,7 @@ impl Room {
 
     /// That a workspace has all of it.
     pub(super) fn check(&self, workspace: Workspace) -> Result<()> {
-        if workspace.bytes >= self.bytes && workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
-            return Ok(());
-        }
-        let expected = format!("at least {} bytes at a multiple of {ALIGNMENT}", self.bytes);
-        let given = format!("{} bytes at {:#x}", workspace.bytes, workspace.pointer);
-        Err(Error::argument("workspace", expected, given))
+        workspace.check(self.bytes, ALIGNMENT)
     }
 }
 
@@ -68,9 +62,6 @@ pub(super) fn fitting(sizes: impl Iterator<Item = usize>, needed: impl Fn(usize)
     }
     chosen
 }
-
-/// What all rows share.
-pub(super) const COMMON: usize = size::COMMON;
 
 /// The address of numbers that lie without gaps, one for each token.
 pub(super) fn table(argument: &'static str, table: Option<&Tensor<1>>) -> Result<u64> {

@@ -145,12 +145,10 @@ pub(super) struct RowsParams {
     pub z_loss: f64,
     pub inverse_temperature: f32,
     pub scale: f32,
-    pub rows: i32,
     pub valid: i32,
     pub top: i32,
     pub kind: Kind,
     pub scales: u32,
-    pub unused: u32,
 }
 
 // SAFETY: as above; the kind is a number of four bytes.

@@ -45,11 +45,7 @@ impl<'a> Call<'a> {
     ) -> Result<Call<'a>> {
         let plan =
             Plan::new(checked.dtype, rows, &checked.tokens.range(), wants, &device.limits()).within(workspace.bytes);
-        if workspace.bytes < plan.layout.bytes || !workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
-            let expected = format!("at least {} bytes at a multiple of {ALIGNMENT}", plan.layout.bytes);
-            let given = format!("{} bytes at {:#x}", workspace.bytes, workspace.pointer);
-            return Err(Error::argument("workspace", expected, given));
-        }
+        workspace.check(plan.layout.bytes, ALIGNMENT)?;
         let params = UnembedParams {
             tiles: plan.tiles as i32,
             samples: wants.samples as i32,

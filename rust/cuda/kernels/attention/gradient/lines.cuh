@@ -45,21 +45,4 @@ template <typename T, int DIM, int WARPS> struct Tiles {
             }
         }
     }
-
-    // Replaces infinities and NaN of a panel by zeros; tells whether there were any. Each thread looks through what it
-    // has copied itself.
-    METHOD static bool take_out_wild(char* tile)
-    {
-        bool wild = false;
-        int thread = thread_index();
-        NO_UNROLL
-        for (int i = thread / Shape::PIECES; i < CHUNK; i += STEP) {
-            auto* at = reinterpret_cast<uint4*>(tile + place<Shape::WIDTH>(i, thread % Shape::PIECES));
-            uint4 raw = load_shared(at);
-            bool x = zero_wild<T>(raw.x), y = zero_wild<T>(raw.y), z = zero_wild<T>(raw.z), w = zero_wild<T>(raw.w);
-            if (x || y || z || w) store_shared(at, raw);
-            wild = wild || x || y || z || w;
-        }
-        return wild;
-    }
 };

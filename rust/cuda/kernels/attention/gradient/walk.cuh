@@ -181,7 +181,7 @@ private:
     {
         copy_wait<0>();
         char* ready = shared_memory() + slot * SLOT;
-        if (clean) wild = barrier_any(Loads::take_out_wild(ready));
+        if (clean) wild = barrier_any(take_out_wild<T, typename Loads::Shape, Loads::STEP>(ready));
         else barrier();
         slot ^= 1;
         ask(); // into the slot of the tile before, which nobody reads any more
