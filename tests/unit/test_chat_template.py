@@ -52,7 +52,7 @@ def test_its_own_refusal_is_told() -> None:
 
 
 def test_one_that_writes_nothing_is_told() -> None:
-    with pytest.raises(BackendError, match="chat template of somewhere.*given no text"):
+    with pytest.raises(BackendError, match=r"chat template of somewhere.*given no text"):
         template("{{ nobody }}").render(HELLO)
 
 
