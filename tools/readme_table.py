@@ -53,11 +53,22 @@ def table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def memory_table(rows: list[dict]) -> list[str]:
+    """A row per case: by how much a process grew, beside the size of the weights."""
+    lines = ["| memory | case | weights MiB | grown by MiB | share |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        sizes = f"{row['weights_mib']:.0f} | {row['grown_mib']:.0f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['operation']} | {row['case']} | {sizes} |")
+    return lines
+
+
 def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
         parts += ["", machine_line(report), "", *table(report["results"])]
+        if report.get("memory"):
+            parts += ["", *memory_table(report["memory"])]
     return "\n".join([*parts, "", END])
 
 
@@ -67,7 +78,7 @@ def chosen(reports: list[dict]) -> list[dict]:
     for report in reports:
         rows = {(row["operation"], row["case"], row["peer"]["name"]): row for row in report["results"]}
         if not report["isa"] and rows.keys() >= set(README_ROWS):
-            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS]})
+            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS], "memory": []})
     return [max(candidates, key=lambda report: report["date"])]
 
 
