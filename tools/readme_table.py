@@ -53,11 +53,29 @@ def table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def memory_table(rows: list[dict]) -> list[str]:
+    """A row per case: mebibytes that one operation adds to its process at its peak, and the ratio."""
+
+    def told(side: dict) -> str:
+        return "does not fit" if side["peak_mib"] is None else f"{side['peak_mib']:.0f}"
+
+    lines = ["| peak memory | case | against | farspan MiB | other MiB | ratio |", "|---|---|---|---:|---:|---:|"]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        ours, other = told(row["farspan"]), told(row["peer"])
+        lines.append(f"| {row['operation']} | {row['case']} | {row['peer']['name']} | {ours} | {other} | {ratio} |")
+    return lines
+
+
+TABLES = {"time": table, "memory": memory_table}
+"""By what a report measures."""
+
+
 def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
-        parts += ["", machine_line(report), "", *table(report["results"])]
+        parts += ["", machine_line(report), "", *TABLES[report.get("measures", "time")](report["results"])]
     return "\n".join([*parts, "", END])
 
 
