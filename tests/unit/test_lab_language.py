@@ -14,6 +14,7 @@ import torch
 import farspan
 from farspan import ArgumentError, Error, Transformer
 from farspan.lab import language
+from farspan.lab.embedded import data
 from farspan.lab.language import Language, Settings, published_table, run, table, work
 from farspan.lab.language.result import Model
 from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
@@ -122,6 +123,15 @@ def test_figures_of_a_paper_stand_beside_ours() -> None:
     assert lines[4] == "paper: somebody"
     assert table(made_up()).splitlines()[1].split() == ["rope", "1.000", "2.585", "2.443"]
     assert table(made_up()).splitlines()[4].split() == ["rope", "-", "50", "-"]
+
+
+def test_without_files_the_text_is_that_of_the_embedded_model() -> None:
+    learnt, held_out, name = byte_texts([], 2048)
+    assert name == "Python's standard library"
+    assert bytes(held_out.tolist()) == data.held_out_text()
+    content = bytes(learnt.tolist())
+    assert content.startswith(b"\0")
+    assert content.count(b"\0") == len(data.training_documents()), "one byte between two files"
 
 
 def test_texts_of_bytes(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def byte_texts(files: Sequence[Path], longest: int) -> tuple[Tensor, Tensor, str
     """The bytes to learn from, those to measure on, and what they are called: of the files, or what the embedded model
     learnt and never saw. ArgumentError: the files hold too little for windows of `longest` bytes."""
     if not files:
-        learnt, kept = (_of_bytes("", content).tokens for content in (data.training_text(), data.held_out_text()))
+        joined = b"".join(document[:-1] for document in data.training_documents())  # the next one begins with that byte
+        learnt, kept = (_of_bytes("", content).tokens for content in (joined, data.held_out_text()))
         return learnt, kept, "Python's standard library"
     text = load_text(files, ByteTokenizer())
     held_out = max(len(text.tokens) // HELD_OUT, longest + 1)

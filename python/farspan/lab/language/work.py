@@ -80,8 +80,8 @@ class _Work:
             base = self._trained("rope", seed)
             for name in left:
                 method = tuned_names.get(name)
-                model = self._tuned(base, method, seed) if method else base
-                self._measured(name, seed, model, zero_shot.get(name))
+                subject = self._tuned(base, method, seed) if method else base
+                self._measured(name, seed, subject, zero_shot.get(name))
         for name in (*zero_shot, *tuned_names):
             kept = self._kept(name, seed)
             assert kept is not None
