@@ -54,6 +54,15 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def memory_table(rows: list[dict]) -> list[str]:
+    """A row per case: by how much a process grew, beside the size of the weights."""
+    lines = ["| memory | case | weights MiB | grown by MiB | share |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        sizes = f"{row['weights_mib']:.0f} | {row['grown_mib']:.0f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['operation']} | {row['case']} | {sizes} |")
+    return lines
+
+
+def peak_table(rows: list[dict]) -> list[str]:
     """A row per case: mebibytes that one operation adds to its process at its peak, and the ratio."""
 
     def told(side: dict) -> str:
@@ -67,15 +76,18 @@ def memory_table(rows: list[dict]) -> list[str]:
     return lines
 
 
-TABLES = {"time": table, "memory": memory_table}
-"""By what a report measures."""
+TABLES = {"results": table, "memory": memory_table, "peaks": peak_table}
+"""By what a report has rows of."""
 
 
 def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
-        parts += ["", machine_line(report), "", *TABLES[report.get("measures", "time")](report["results"])]
+        parts += ["", machine_line(report)]
+        for kind, written in TABLES.items():
+            if report.get(kind):
+                parts += ["", *written(report[kind])]
     return "\n".join([*parts, "", END])
 
 
@@ -85,7 +97,7 @@ def chosen(reports: list[dict]) -> list[dict]:
     for report in reports:
         rows = {(row["operation"], row["case"], row["peer"]["name"]): row for row in report["results"]}
         if not report["isa"] and rows.keys() >= set(README_ROWS):
-            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS]})
+            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS], "memory": []})
     return [max(candidates, key=lambda report: report["date"])]
 
 
