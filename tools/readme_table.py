@@ -62,13 +62,32 @@ def memory_table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def peak_table(rows: list[dict]) -> list[str]:
+    """A row per case: mebibytes that one operation adds to its process at its peak, and the ratio."""
+
+    def told(side: dict) -> str:
+        return "does not fit" if side["peak_mib"] is None else f"{side['peak_mib']:.0f}"
+
+    lines = ["| peak memory | case | against | farspan MiB | other MiB | ratio |", "|---|---|---|---:|---:|---:|"]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        ours, other = told(row["farspan"]), told(row["peer"])
+        lines.append(f"| {row['operation']} | {row['case']} | {row['peer']['name']} | {ours} | {other} | {ratio} |")
+    return lines
+
+
+TABLES = {"results": table, "memory": memory_table, "peaks": peak_table}
+"""By what a report has rows of."""
+
+
 def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
-        parts += ["", machine_line(report), "", *table(report["results"])]
-        if report.get("memory"):
-            parts += ["", *memory_table(report["memory"])]
+        parts += ["", machine_line(report)]
+        for kind, written in TABLES.items():
+            if report.get(kind):
+                parts += ["", *written(report[kind])]
     return "\n".join([*parts, "", END])
 
 
