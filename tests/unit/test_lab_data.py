@@ -51,10 +51,15 @@ def test_text_has_unix_line_ends_and_a_zero_byte_before_each_file(library: Path)
     assert data.read_text(data.training_files(library)) == b"\0a\0line\nline\n\0z"
 
 
+def test_each_training_file_is_a_document_between_zero_bytes(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "stdlib_folder", lambda: library)
+    assert data.training_documents() == [b"\0a\0", b"\0line\nline\n\0", b"\0z\0"]
+
+
 def test_this_python_has_both_texts_and_they_share_no_file() -> None:
     assert not set(data.training_files()) & set(data.held_out_files())
     assert len(data.held_out_files()) == len(data.HELD_OUT)
-    assert len(data.training_text()) > 3_000_000
+    assert sum(map(len, data.training_documents())) > 3_000_000
     assert 200_000 < len(data.held_out_text()) < 1_000_000
 
 

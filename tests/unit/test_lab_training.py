@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from farspan import reference
-from farspan._errors import ArgumentError
+from farspan._errors import ArgumentError, Error
 from farspan.lab.eager import EagerLlama, weights_of
 from farspan.lab.embedded import data, make
 from farspan.lab.train import Recipe, State, draw_windows, held_out_loss, train
@@ -78,19 +79,61 @@ def test_held_out_loss_is_the_mean_over_consecutive_windows() -> None:
     assert held_out_loss(model, model.unembedding, TEXT, 16, batch=7) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_script_writes_a_folder_that_loads_and_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script, of a small model and a short text."""
     monkeypatch.setattr(make, "CONFIG", CONFIG)
-    monkeypatch.setattr(data, "training_text", lambda: bytes(TEXT.tolist()))
+    monkeypatch.setattr(data, "training_documents", lambda: [b"\0" + bytes(TEXT.tolist()) + b"\0", b"\0ab\0"])
     monkeypatch.setattr(data, "held_out_text", lambda: bytes(TEXT.tolist())[:100])
-    monkeypatch.setattr(make, "SAVE_EVERY_SECONDS", 0.0)  # a checkpoint after every step
-    threads = torch.get_num_threads()
-    make.main(["--out", str(tmp_path), "--steps", "3", "--threads", str(threads), "--seed", "5"])
-    model = Transformer.from_pretrained(tmp_path, dtype="float32", backend="reference")
+
+
+def make_model(out: Path, *more: str) -> bytes:
+    """The weights that the script writes."""
+    threads = str(torch.get_num_threads())
+    make.main(["--out", str(out), "--steps", "3", "--threads", threads, *more])
+    return (out / "model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("small")
+def test_the_script_writes_a_folder_that_loads_and_a_card(tmp_path: Path) -> None:
+    make_model(tmp_path, "--seed", "5")
+    model = Transformer.from_pretrained(tmp_path, backend="reference")
+    assert model.dtype == torch.float16
     assert model.config.max_position_embeddings == 32
     card = (tmp_path / "CARD.md").read_text()
     assert "--steps 3 --seed 5" in card
-    assert "middle of a run" not in card
     assert f"{sum(w.numel() for w in model.parameters()):,} parameters" in card
+    told = float(re.search(r"held-out loss \| ([\d.]+) nats", card)[1])
+    assert held_out_loss(model.float(), model.unembedding, TEXT[:97], 32) == pytest.approx(told, rel=0.01)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_script_gives_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
+    first = make_model(tmp_path / "first")
+    assert make_model(tmp_path / "again") == first
+    assert make_model(tmp_path / "other", "--seed", "1") != first
+
+
+@pytest.mark.usefixtures("small")
+def test_the_script_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_model(tmp_path / "whole")
+
+    def killed(step: int, *news: object) -> None:
+        if step == 2:
+            raise Killed
+
+    with monkeypatch.context() as until:
+        until.setattr(make, "_tell", killed)
+        with pytest.raises(Killed):
+            make_model(tmp_path / "killed")
+    with pytest.raises(Error, match=r"a folder without a run, or resume=True \(--resume\)"):
+        make_model(tmp_path / "killed")
+    assert make_model(tmp_path / "killed", "--resume") == whole
+    assert (tmp_path / "killed" / "CARD.md").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- eager

@@ -15,7 +15,7 @@ from farspan.commands.options import add_device, add_json
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
 from farspan.commands.scheme import look_here
-from farspan.commands.values import entries, real, whole
+from farspan.commands.values import entries, listed, real, whole
 from farspan.lab import schemes, tasks
 from farspan.lab.recipes import RECIPES, Recipe
 
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("task", metavar="TASK", help="a task, or a recipe for some")
     add("--schemes", type=entries, metavar="NAME,...", help="see below")
     add("--train-length", type=whole(1), metavar="N", help="train on inputs of lengths up to this (default: 40)")
-    add("--test-lengths", type=_lengths, metavar="N,N,...", help="(default: 40,64,100,200)")
+    add("--test-lengths", type=listed(whole(1)), metavar="N,N,...", help="(default: 40,64,100,200)")
     add("--steps", type=whole(1), metavar="N", help="of each training (default: 2000)")
     add("--seeds", type=whole(1), metavar="K", help="trainings of each scheme, seeds 0 to K - 1 (default: 3)")
     add("--examples", type=whole(1), metavar="N", help="inputs a test has at each length (default: 128)")
-    add("--learning-rates", type=_rates, metavar="X,...", help="(default: 0.001)")
+    add("--learning-rates", type=listed(real(above=0)), metavar="X,...", help="(default: 0.001)")
     add("--batch", type=whole(1), metavar="N", help="inputs a step learns from (default: 64)")
     add("--layers", type=whole(1), metavar="N", help="(default: 5)")
     add("--width", type=whole(1), metavar="N", help="of the residual stream (default: 64)")
@@ -105,14 +105,6 @@ def _settings(options: argparse.Namespace, task: str, recipe: Recipe | None) -> 
         return Settings(task, **{**(recipe.common if recipe else {}), **given})
     except ArgumentError as error:
         raise options.parser.error(str(error)) from error
-
-
-def _lengths(text: str) -> list[int]:
-    return list(map(whole(1), entries(text)))
-
-
-def _rates(text: str) -> list[float]:
-    return list(map(real(above=0), entries(text)))
 
 
 def _wrapped(names: Sequence[str]) -> str:

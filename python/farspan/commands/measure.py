@@ -13,7 +13,7 @@ from farspan.commands.options import add_json, add_model, add_out
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
 from farspan.commands.scheme import check_schemes
-from farspan.commands.values import entries, real, whole
+from farspan.commands.values import entries, listed, real, whole
 from farspan.lab import schemes
 from farspan.tokenizer import ByteTokenizer
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "text to predict (default: modules of this Python's library that the embedded model was not trained on)"
     add("--data", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=what)
     what = f"context lengths in tokens (default: {','.join(map(str, schemes.LENGTHS))})"
-    add("--lengths", type=_lengths, default=schemes.LENGTHS, metavar="N,N,...", help=what)
+    add("--lengths", type=listed(whole(2)), default=schemes.LENGTHS, metavar="N,N,...", help=what)
     what = "see below (default: own, and what suits a model with RoPE)"
     add("--schemes", type=entries, metavar="NAME,...", help=what)
     what = "score the same tokens under each length, or every token of the longest windows (default: %(default)s)"
@@ -178,7 +178,3 @@ def _first_tokens(bos: str, loaded: LoadedModel, text: Text) -> tuple[int, ...]:
         given = "always, and neither tokenizer nor model has one"
         raise ArgumentError(message("bos", "auto or never where no token begins a text", given))
     return (begin,)
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    return tuple(map(whole(2), entries(text)))

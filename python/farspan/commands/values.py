@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 def whole(least: int, below: float = math.inf) -> Callable[[str], int]:
@@ -66,9 +69,13 @@ def entries(text: str) -> tuple[str, ...]:
     return given
 
 
-def ids(text: str) -> list[int]:
-    """Token ids separated by commas."""
-    return list(map(whole(0), entries(text)))
+def listed(kind: Callable[[str], _Value]) -> Callable[[str], list[_Value]]:
+    """Values of a kind separated by commas."""
+    return lambda text: list(map(kind, entries(text)))
+
+
+ids = listed(whole(0))
+"""Token ids separated by commas."""
 
 
 def biases(text: str) -> dict[int, float]:

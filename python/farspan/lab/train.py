@@ -1,5 +1,6 @@
 """Training a byte-level model on one long text: seeded windows, AdamW, warm-up, a plateau, and a last fifth of decay.
-`farspan.training` trains on documents, with checkpoints; this is how the embedded model was made.
+`farspan.training` trains on documents, with checkpoints, and makes the embedded model. This loop is short, and any
+module may be its model: the loss is that of `farspan.reference`.
 
 The plateau is what makes a time limit reproducible: the limit only decides at which step the decay begins, so a run
 that was cut by the clock after n steps equals a run of n steps.

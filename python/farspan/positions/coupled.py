@@ -6,9 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from farspan._errors import ArgumentError, message
 from farspan.positions.frequencies import PLAIN
-from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_scheme
+from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_by_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +25,7 @@ class Coupled(Refining):
     inner: Scheme = PLAIN
 
     def __post_init__(self) -> None:
-        require_scheme("inner", self.inner)
-        if not self.inner.by_positions or self.inner.draws or self.inner.takes_positions:
-            expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
-            raise ArgumentError(message("inner", expected, repr(self.inner)))
+        require_by_positions("inner", self.inner)
 
     @property
     def takes_positions(self) -> bool:
@@ -39,9 +35,7 @@ class Coupled(Refining):
         hooks = self.inner.fixed_hooks(self._inside(span))
         if span.positions is None:
             return hooks
-        keys = span.positions
-        queries = np.stack([row[end - span.time : end] for row, end in zip(keys, span.lengths, strict=True)])
-        return hooks | {"query_positions": queries, "key_positions": keys}
+        return hooks | {"query_positions": span.of_queries(span.positions), "key_positions": span.positions}
 
     def features(self, span: Span) -> dict[str, np.ndarray]:
         return self.inner.features(self._inside(span))

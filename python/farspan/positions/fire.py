@@ -51,7 +51,7 @@ class FIRE(Learned):
         if span.positions is None:
             return {"query_places": span.query_order, "key_places": span.key_order}
         keys = np.array(np.broadcast_to(span.positions, (len(span.lengths), span.keys)))
-        queries = np.stack([row[end - span.time : end] for row, end in zip(keys, span.lengths, strict=True)])
+        queries = span.of_queries(keys)
         if span.uniform and len(span.positions) == 1:
             return {"query_places": queries[0], "key_places": keys[0]}
         return {"query_places": queries, "key_places": keys}

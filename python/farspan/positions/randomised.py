@@ -9,7 +9,7 @@ import numpy as np
 
 from farspan._errors import ArgumentError, message
 from farspan.positions.frequencies import PLAIN
-from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_number, require_scheme
+from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_by_positions, require_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,7 @@ class RandomPositions(Refining):
     def __post_init__(self) -> None:
         require_number("limit", self.limit, at_least=1, integer=True)
         require_number("seed", self.seed, at_least=0, integer=True)
-        require_scheme("inner", self.inner)
-        if not self.inner.by_positions or self.inner.draws or self.inner.takes_positions:
-            expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
-            raise ArgumentError(message("inner", expected, repr(self.inner)))
+        require_by_positions("inner", self.inner)
 
     @property
     def draws(self) -> bool:
@@ -43,8 +40,7 @@ class RandomPositions(Refining):
         if span.longest > self.limit:
             raise ArgumentError(message("limit", f"at least the {span.longest} tokens of a sequence", self.limit))
         keys = self._places(span)
-        ends = span.lengths[: len(keys)]
-        queries = np.stack([row[end - span.time : end] for row, end in zip(keys, ends, strict=True)])
+        queries = span.of_queries(keys)
         if span.uniform:
             queries, keys = queries[0], keys[0]
         return self.inner.fixed_hooks(self._inside(span)) | {"query_positions": queries, "key_positions": keys}

@@ -62,6 +62,12 @@ class Span:
         """Index of each key: `[keys]`."""
         return np.arange(self.keys)
 
+    def of_queries(self, keys: np.ndarray) -> np.ndarray:
+        """What the new tokens have of numbers of all keys: `[rows, keys]` -> `[rows, time]`, where one row serves
+        sequences of one length."""
+        rows = zip(keys, self.lengths[: len(keys)], strict=True)
+        return np.stack([row[end - self.time : end] for row, end in rows])
+
     @property
     def seen(self) -> np.ndarray:
         """How many keys each new token sees where nothing but order hides any: shaped as `query_order`."""
@@ -246,3 +252,11 @@ def require_number(
 def require_scheme(name: str, value: Any) -> None:
     if not isinstance(value, Scheme):
         raise ArgumentError(message(name, "a position scheme of farspan.positions", repr(value)))
+
+
+def require_by_positions(name: str, value: Any) -> None:
+    """A scheme to which another one can say where tokens stand."""
+    require_scheme(name, value)
+    if not value.by_positions or value.draws or value.takes_positions:
+        expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
+        raise ArgumentError(message(name, expected, repr(value)))

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 
 from farspan.lab.embedded.data import HELD_OUT
 from farspan.lab.machine import processor_name
-from farspan.lab.train import Recipe
 from farspan.model import Config
+from farspan.training import Recipe
+
+LAST_STEPS = 50
+"""Steps at the end of a run whose losses the train loss is the mean of."""
+
+FIRST_WEIGHTS = 1.2119
+"""What farspan's first embedded model reached on the held-out text after 1,956 steps of an eager loop."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +26,12 @@ class Facts:
     recipe: Recipe
     parameters: int
     trained_bytes: int
+    """of the files"""
+    read_bytes: int
+    """in all steps together"""
     held_out_bytes: int
     train_loss: float
     held_out_loss: float
-    finished: bool
     minutes: float
     threads: int
     python: str
@@ -33,10 +41,9 @@ class Facts:
 
 def text(facts: Facts, config: Config) -> str:
     """The card in Markdown."""
-    interrupted = "" if facts.finished else "\n**This is a checkpoint from the middle of a run, before its decay.**\n"
     rows = "\n".join(f"| {name} | {content} |" for name, content in _rows(facts, config).items())
     return f"""# The embedded model
-{interrupted}
+
 A byte-level Llama of {facts.parameters:,} parameters, for demonstrations and tests: it knows Python source only.
 
 | | |
@@ -58,7 +65,6 @@ A byte-level Llama of {facts.parameters:,} parameters, for demonstrations and te
 
 def _rows(facts: Facts, config: Config) -> dict[str, str]:
     recipe = facts.recipe
-    seen = recipe.steps * recipe.batch * recipe.context / 1e6
     return {
         "architecture": f"Llama: {config.num_hidden_layers} layers, width {config.hidden_size}, "
         f"{config.num_attention_heads} query heads and {config.kv_heads} key-value heads of "
@@ -70,11 +76,13 @@ def _rows(facts: Facts, config: Config) -> dict[str, str]:
         "data": f"the source files of the standard library of Python {facts.python} "
         f"(`farspan.lab.embedded.data.training_files`), {facts.trained_bytes:,} bytes",
         "held out": ", ".join(f"`{name}`" for name in HELD_OUT) + f": {facts.held_out_bytes:,} bytes",
-        "training": f"{recipe.steps:,} steps of {recipe.batch} windows of {recipe.context} bytes ({seen:.1f} million "
-        f"bytes), AdamW, rate {recipe.learning_rate:g} with {recipe.warmup} steps of warm-up and the last fifth "
-        f"decaying to 0, weight decay {recipe.weight_decay:g}, gradient clip {recipe.clip:g}, float32",
-        "train loss": f"{_both_units(facts.train_loss)} (mean of about the last 50 steps)",
+        "training": f"`farspan.training.fit`: {recipe.steps:,} steps of up to {recipe.batch} x {recipe.context} bytes "
+        f"({facts.read_bytes / 1e6:.1f} million bytes), AdamW, rate {recipe.learning_rate:g} with {recipe.warmup} "
+        f"steps of warm-up and a fall to 0 over the last {recipe.decay:.0%} of the steps, weight decay "
+        f"{recipe.weight_decay:g}, gradient clip {recipe.clip:g}, float32",
+        "train loss": f"{_both_units(facts.train_loss)} (mean of the last {LAST_STEPS} steps)",
         "held-out loss": f"{_both_units(facts.held_out_loss)} (every byte of consecutive windows of {recipe.context})",
+        "improved": f"the first weights, from 1,956 steps of an eager loop, reached {_both_units(FIRST_WEIGHTS)}",
         "made on": f"{facts.machine}, {facts.threads} thread{'s' * (facts.threads > 1)}, torch {facts.torch}, "
         f"{facts.minutes:.0f} minutes beside other work",
         "command": f"`python -m farspan.lab.embedded --out DIR --steps {recipe.steps} --seed {recipe.seed} "

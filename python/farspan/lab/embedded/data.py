@@ -56,15 +56,16 @@ def held_out_files(root: Path | None = None) -> list[Path]:
 
 def read_text(files: Iterable[Path]) -> bytes:
     """The files one after the other, each opened by the byte 0, line ends as on Unix."""
-    return b"".join(FILE_START + path.read_bytes().replace(b"\r\n", b"\n") for path in files)
+    return b"".join(FILE_START + _content(path) for path in files)
 
 
-def training_text() -> bytes:
-    return _required(training_files())
+def training_documents() -> list[bytes]:
+    """The training files, each with the byte 0 at both ends."""
+    return [FILE_START + _content(path) + FILE_START for path in _required(training_files())]
 
 
 def held_out_text() -> bytes:
-    return _required(held_out_files())
+    return read_text(_required(held_out_files()))
 
 
 def _is_training_file(name: str) -> bool:
@@ -74,7 +75,11 @@ def _is_training_file(name: str) -> bool:
     return ours and name not in HELD_OUT and name != "html/entities.py" and not file.startswith("_sysconfigdata")
 
 
-def _required(files: list[Path]) -> bytes:
+def _content(path: Path) -> bytes:
+    return path.read_bytes().replace(b"\r\n", b"\n")
+
+
+def _required(files: list[Path]) -> list[Path]:
     if not files:
         raise Error(f"no source files of the standard library under {stdlib_folder()}: this Python comes without them")
-    return read_text(files)
+    return files
