@@ -75,19 +75,17 @@ def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> Non
     made = make(*json.loads(warm))
     if json.loads(of_call):
         made[1]()
-        made = make(*json.loads(arguments))
+    del made
+    gc.collect()
+    before = resident()
+    made = make(*json.loads(arguments))
+    gc.collect()
+    grown = resident() - before
+    if json.loads(of_call):
         forget_peak()
-        before = peak()
-        kept = made[1]()
-        grown = peak() - before
-        del kept
-    else:
-        del made
-        gc.collect()
-        before = resident()
-        made = make(*json.loads(arguments))
-        gc.collect()
-        grown = resident() - before
+        loaded = peak()
+        made[1]()
+        grown = peak() - loaded
     weights = sum(weight.numel() * weight.element_size() for weight in made[0])
     print(json.dumps({"weights": weights, "before": before, "grown": grown}))
 
