@@ -184,6 +184,19 @@ def attention_cases() -> Iterator[Case]:
         yield Case("decode", f"{name}, pages of {size}", partial(_paged_decode, *shape, size), quick=size == 16)
 
 
+def _statistics(heads: int, groups: int, dim: int, time: int) -> Sides:
+    query, key = normal(1, heads, time, dim), normal(1, groups, time, dim)
+    forward = partial(farspan.attention, query, key, key, causal=True)
+    ours = partial(farspan.attention_statistics, query, key, causal=True)
+    return Sides(ours, {"farspan.attention": forward}, flop=heads * time * time * dim)
+
+
+def statistics_cases() -> Iterator[Case]:
+    """What attention looks at, beside attention itself: a product less, and sums of the weights more."""
+    shape = (32, 8, 128, 4096)
+    yield Case("statistics", "bf16 causal heads {}/{} D {} T {}".format(*shape), partial(_statistics, *shape), True)
+
+
 # ---------------------------------------------------------------------------------------------------------- unembedding
 
 
@@ -271,5 +284,11 @@ def generate_cases() -> Iterator[Case]:
 
 
 def all_cases(quick: bool) -> list[Case]:
-    cases = [*attention_cases(), *unembedding_cases(compiled=not quick), *loss_cases(), *generate_cases()]
+    cases = [
+        *attention_cases(),
+        *statistics_cases(),
+        *unembedding_cases(compiled=not quick),
+        *loss_cases(),
+        *generate_cases(),
+    ]
     return [case for case in cases if case.quick or not quick]

@@ -21,21 +21,23 @@ class Memory:
     """What is made: `maker` of the suite `suite`, called with `arguments`, gives parameters and what else it made.
 
     Before that the same function makes it once of `warm`, so that imports do not count. `goal` is the most that the
-    growth may be, as a share of the weights.
+    growth may be, as a share of the weights. With `peak` the maker gives parameters and a call, and what is measured is
+    the most that the call needs beside what was there before it.
     """
 
     operation: str
     case: str
     suite: str
     maker: str
-    arguments: tuple[str, ...]
-    warm: tuple[str, ...]
+    arguments: tuple[str | int, ...]
+    warm: tuple[str | int, ...]
     goal: float | None = None
+    peak: bool = False
 
 
 def weigh(memory: Memory) -> dict:
     """One row of a results file."""
-    call = [memory.suite, memory.maker, *(json.dumps(given) for given in (memory.arguments, memory.warm))]
+    call = [memory.suite, memory.maker, *(json.dumps(x) for x in (memory.arguments, memory.warm, memory.peak))]
     told = subprocess.run([sys.executable, __file__, *call], stdout=subprocess.PIPE, text=True, check=True).stdout
     found = json.loads(told.splitlines()[-1])
     return {
@@ -56,15 +58,38 @@ def resident() -> int:
     return int(line.split()[1]) * 1024
 
 
-def main(suite: str, maker: str, arguments: str, warm: str) -> None:
+def forget_peak() -> None:
+    """The largest memory so far is that of now (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most bytes that this process has had in memory since `forget_peak`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> None:
     make = getattr(import_module(suite), maker)
-    make(*json.loads(warm))
-    gc.collect()
-    before = resident()
-    made = make(*json.loads(arguments))
-    gc.collect()
+    made = make(*json.loads(warm))
+    if json.loads(of_call):
+        made[1]()
+        made = make(*json.loads(arguments))
+        forget_peak()
+        before = peak()
+        kept = made[1]()
+        grown = peak() - before
+        del kept
+    else:
+        del made
+        gc.collect()
+        before = resident()
+        made = make(*json.loads(arguments))
+        gc.collect()
+        grown = resident() - before
     weights = sum(weight.numel() * weight.element_size() for weight in made[0])
-    print(json.dumps({"weights": weights, "before": before, "grown": resident() - before}))
+    print(json.dumps({"weights": weights, "before": before, "grown": grown}))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 import farspan
+from farspan.embedded import FOLDER
 from memory import Memory
 from timing import Case
 
@@ -144,7 +146,7 @@ def memory(short: str, dtype: str, folder: str, full: bool) -> Iterator[Memory]:
             suite="real",
             maker="made_for_memory",
             arguments=(kinds[kind], dtype),
-            warm=(str(farspan.embedded.FOLDER), dtype),
+            warm=(str(FOLDER), dtype),
             goal=MEMORY_GOAL,
         )
 
@@ -161,6 +163,8 @@ def load_theirs(folder: str, dtype: str) -> Any:
 
 def made_for_memory(path: str, dtype: str) -> tuple[list[torch.Tensor], Any]:
     """For `memory.py`: the weights, and all that holds them."""
+    for name in ("gguf", "tokenizers"):  # which the first load of another kind of checkpoint does not import
+        import_module(name)
     made = load_ours(path, dtype)
     model = made[0] if isinstance(made, tuple) else made
     return list(model.parameters()), made

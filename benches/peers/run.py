@@ -21,7 +21,7 @@ from memory import Memory, weigh
 from timing import Effort, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("attention", "linear", "backward", "unembed", "loss", "settings", "generate", "train", "real")
+SUITES = ("attention", "linear", "backward", "unembed", "loss", "settings", "generate", "train", "lens", "real")
 QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_seconds=0.4)
 
 
@@ -84,9 +84,10 @@ def line(row: dict) -> str:
 
 
 def memory_line(row: dict) -> str:
+    goal = f" (goal at most {row['goal']:.2f})" if row["goal"] else ""
     return (
         f"{row['operation']:<20} {row['case']:<42} weights {row['weights_mib']:8.0f} MiB   grown by"
-        f" {row['grown_mib']:8.0f} MiB   {row['ratio']:.2f} (goal at most {row['goal']:.2f})"
+        f" {row['grown_mib']:8.0f} MiB   {row['ratio']:.2f}{goal}"
     )
 
 

@@ -55,10 +55,6 @@ def on_gpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], 
     """The operation by `farspan._backend.gpu`, or by torch where that is as good."""
     if operation.name in _BY_TORCH:
         return _BY_TORCH[operation.name](*large, *lists)
-    if not hasattr(gpu, operation.name):
-        instead = operation.gradient_of or operation.name
-        expected = f"a tensor on the CPU: no GPU has farspan.{operation.name} yet (farspan.reference.{instead})"
-        raise BackendError(message(operation.large[0], expected, f"one on {large[0].device}"))
     kernel = getattr(gpu, operation.name)
     found = kernel(GpuMemory(large[0]), operation.dtype(large), *large, *lists, *shard)
     warn_of_cache()

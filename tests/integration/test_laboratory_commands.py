@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,11 +16,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+import torch
+
 from farspan.cli import main
 from farspan.commands.extend import _read_by
+from farspan.commands.measure import _with_note_on_bos
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
 from farspan.lab.extension.checkpoint import Readers
+from farspan.lab.subject import Text
 
 TINY = [
     "--train-length", "4", "--test-lengths", "4,6", "--steps", "1", "--seeds", "1", "--examples", "5", "--batch", "2",
@@ -176,6 +181,31 @@ def test_needles_without_room_are_told_before_anything_is_measured(
     assert main(["measure", "--lengths", "32,512", "--needles", "1", "--out", str(tmp_path / "out")]) == 1
     assert "needle" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    command = ["measure", "--data", str(text), "--lengths", "64,160", "--schemes", "own,yarn", "--windows", "2"]
+    assert main([*command, "--copies", "2", "--out", str(tmp_path / "copies")]) == 0
+    said = capsys.readouterr().out
+    document = json.loads((tmp_path / "copies" / "loss.json").read_text())
+    assert [(found["scheme"], found["length"]) for found in document["copies"]] == [
+        ("own", 64), ("own", 160), ("yarn", 64), ("yarn", 160)
+    ]  # fmt: skip
+    assert document["needles"] == []
+    shares = [round(100 * found["accuracy"]) for found in document["copies"][:2]]
+    assert [int(x) for x in said.partition("copied, %")[2].splitlines()[1].split()[1:]] == shares
+    assert (tmp_path / "copies" / "retrieval.png").is_file()
+
+
+def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
+    text = Text("a text", torch.arange(9), 1.0, (7,), ("one",))
+    assert _with_note_on_bos("never", text).notes == (
+        "one", "no window begins with 7, which the tokenizer puts before a text"
+    )  # fmt: skip
+    assert _with_note_on_bos("auto", text) is text
+    assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:

@@ -70,5 +70,6 @@ def _per_token(config: Config, method: Trained) -> int:
     experts = (config.moe_intermediate_size or 0) * config.num_experts_per_tok
     inside = 6 * config.hidden_size + 4 * heads + 6 * max(config.intermediate_size, experts)
     if method.adapters:
-        inside += 2 * (2 * config.hidden_size + heads + 3 * config.intermediate_size)  # what the adapters read and add
+        # What each projection gave, what its adapter adds and their sum, and the gradients of these.
+        inside += 6 * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
     return (config.num_hidden_layers + 4) * config.hidden_size + inside

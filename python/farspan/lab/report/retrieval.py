@@ -27,6 +27,8 @@ def draw(measurement: Measurement, path: str | os.PathLike[str]) -> None:
         for number, name in enumerate(names):
             axes = drawn.add_subplot(grid[number // COLUMNS, number % COLUMNS])
             _draw_needles(axes, measurement, name, labelled=number % COLUMNS == 0)
+        if names:
+            drawn.suptitle("needles found, by depth and length; dark: all", x=0.01, ha="left", fontsize=9, color=GREY)
         if measurement.copies:
             _draw_copies(drawn.add_subplot(grid[rows, :]), measurement)
 
@@ -41,7 +43,7 @@ def _draw_needles(axes: Any, measurement: Measurement, name: str, *, labelled: b
     axes.set_xticks(range(len(lengths)), labels=[str(length) for length in lengths], fontsize=7)
     axes.set_yticks(range(len(depths)), labels=[f"{100 * depth:.0f} %" if labelled else "" for depth in depths])
     axes.tick_params(labelsize=7, length=0)
-    axes.set_title(f"{looks([name])[name].label}: needles", loc="left", fontsize=8.5)
+    axes.set_title(looks([name])[name].label, loc="left", fontsize=8.5)
 
 
 def _draw_copies(axes: Any, measurement: Measurement) -> None:

@@ -13,13 +13,13 @@ pub use variants::{Of, variants};
 
 use super::params::ArrayAt;
 use super::{ALIGNMENT, Call, Large, Tensors, WARP_ROWS};
-use super::{border, in_a_row, is_in_pieces, matrix_at, problem as checks, table_at};
+use super::{border, check_workspace, in_a_row, is_in_pieces, matrix_at, problem as checks, table_at};
 use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
+use farspan_core::Result;
 use farspan_core::array::check_contiguous;
 use farspan_core::attention::Shape;
 use farspan_core::attention::problem::{self, SmallShapes};
-use farspan_core::{Error, Result};
 use params::{ClearParams, GradientParams, KnownParams, SumParams, TurnParams};
 use variants::{ROWS_OF_WARPS, SUM_ALONE, SUM_THREADS};
 use variants::{clear, known, most_sums, shared_bytes, sum, turn_back, walk, warps};
@@ -71,10 +71,7 @@ pub unsafe fn attention_backward(
 ) -> Result<()> {
     let pass = Pass::new(call, gradients, &device.limits())?;
     let layout = pass.layout(workspace.pointer);
-    if workspace.bytes < layout.bytes || !workspace.pointer.is_multiple_of(ALIGNMENT as u64) {
-        let expected = format!("{} bytes, aligned to {ALIGNMENT}", layout.bytes);
-        return Err(Error::argument("workspace", expected, format!("{workspace:?}")));
-    }
+    check_workspace(workspace, layout.bytes)?;
     if pass.forward.work.rows() == 0 {
         return Ok(());
     }
