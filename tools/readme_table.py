@@ -53,11 +53,41 @@ def table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def memory_table(rows: list[dict]) -> list[str]:
+    """A row per case: by how much a process grew, beside the size of the weights."""
+    lines = ["| memory | case | weights MiB | grown by MiB | share |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        sizes = f"{row['weights_mib']:.0f} | {row['grown_mib']:.0f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['operation']} | {row['case']} | {sizes} |")
+    return lines
+
+
+def peak_table(rows: list[dict]) -> list[str]:
+    """A row per case: mebibytes that one operation adds to its process at its peak, and the ratio."""
+
+    def told(side: dict) -> str:
+        return "does not fit" if side["peak_mib"] is None else f"{side['peak_mib']:.0f}"
+
+    lines = ["| peak memory | case | against | farspan MiB | other MiB | ratio |", "|---|---|---|---:|---:|---:|"]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        ours, other = told(row["farspan"]), told(row["peer"])
+        lines.append(f"| {row['operation']} | {row['case']} | {row['peer']['name']} | {ours} | {other} | {ratio} |")
+    return lines
+
+
+TABLES = {"results": table, "memory": memory_table, "peaks": peak_table}
+"""By what a report has rows of."""
+
+
 def section(reports: list[dict]) -> str:
     """All tables, each under the line that says where it was measured."""
     parts = [BEGIN]
     for report in reports:
-        parts += ["", machine_line(report), "", *table(report["results"])]
+        parts += ["", machine_line(report)]
+        for kind, written in TABLES.items():
+            if report.get(kind):
+                parts += ["", *written(report[kind])]
     return "\n".join([*parts, "", END])
 
 
@@ -67,7 +97,7 @@ def chosen(reports: list[dict]) -> list[dict]:
     for report in reports:
         rows = {(row["operation"], row["case"], row["peer"]["name"]): row for row in report["results"]}
         if not report["isa"] and rows.keys() >= set(README_ROWS):
-            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS]})
+            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS], "memory": []})
     return [max(candidates, key=lambda report: report["date"])]
 
 

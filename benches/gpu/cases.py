@@ -141,8 +141,26 @@ def _paged_decode(batch: int, heads: int, groups: int, keys: int, size: int) -> 
     return Sides(ours, peers | _peers(query, *whole), read=bytes_of(key, value))
 
 
+def _backward(heads: int, groups: int, dim: int, time: int) -> Sides:
+    """Forward and backward of all three gradients: two products, then five."""
+    shapes = (heads, groups, groups)
+    query, key, value = (normal(1, count, time, dim).requires_grad_() for count in shapes)
+    upstream = normal(1, heads, time, dim)
+
+    def step(attention: Call) -> None:
+        torch.autograd.grad(attention(), (query, key, value), upstream)
+
+    peers = _peers(query, key, value, is_causal=True)
+    ours = partial(farspan.attention, query, key, value, causal=True)
+    return Sides(
+        partial(step, ours),
+        {name: partial(step, call) for name, call in peers.items()},
+        flop=7 * heads * time * time * dim,
+    )
+
+
 def attention_cases() -> Iterator[Case]:
-    """Prefill, bound by products, and decode, bound by reading keys and values."""
+    """Prefill and training, bound by products, and decode, bound by reading keys and values."""
     for at, shape in enumerate(((64, 8, 128, 8192), (32, 8, 128, 2048), (32, 32, 64, 4096))):
         name = "bf16 causal heads {}/{} D {} T {}".format(*shape)
         yield Case("prefill", name, partial(_prefill, *shape), quick=at == 0)
@@ -153,6 +171,9 @@ def attention_cases() -> Iterator[Case]:
     lengths = tuple(256 * (1 + at % 8) for at in range(32))
     name = f"bf16 causal heads 32/8 D 128, 32 sequences of {min(lengths)} to {max(lengths)}"
     yield Case("prefill", name, partial(_ragged_prefill, 32, 8, 128, lengths), quick=True)
+    for at, shape in enumerate(((32, 8, 128, 4096), (32, 32, 64, 4096))):
+        name = "bf16 causal heads {}/{} D {} T {}".format(*shape)
+        yield Case("backward", name, partial(_backward, *shape), quick=at == 0, captures=False)
     for at, shape in enumerate(((1, 32, 8, 32768), (1, 32, 4, 1024), (8, 32, 8, 8192), (32, 32, 8, 4096))):
         name = "bf16 B {} heads {}/{} D 128 keys {}".format(*shape)
         yield Case("decode", name, partial(_decode, *shape), quick=at in (0, 2))
@@ -161,6 +182,19 @@ def attention_cases() -> Iterator[Case]:
     yield Case("decode", f"{name}, rotary", partial(_decode, *shape, rotated=True), quick=True)
     for size in (16, 64):
         yield Case("decode", f"{name}, pages of {size}", partial(_paged_decode, *shape, size), quick=size == 16)
+
+
+def _statistics(heads: int, groups: int, dim: int, time: int) -> Sides:
+    query, key = normal(1, heads, time, dim), normal(1, groups, time, dim)
+    forward = partial(farspan.attention, query, key, key, causal=True)
+    ours = partial(farspan.attention_statistics, query, key, causal=True)
+    return Sides(ours, {"farspan.attention": forward}, flop=heads * time * time * dim)
+
+
+def statistics_cases() -> Iterator[Case]:
+    """What attention looks at, beside attention itself: a product less, and sums of the weights more."""
+    shape = (32, 8, 128, 4096)
+    yield Case("statistics", "bf16 causal heads {}/{} D {} T {}".format(*shape), partial(_statistics, *shape), True)
 
 
 # ---------------------------------------------------------------------------------------------------------- unembedding
@@ -250,5 +284,11 @@ def generate_cases() -> Iterator[Case]:
 
 
 def all_cases(quick: bool) -> list[Case]:
-    cases = [*attention_cases(), *unembedding_cases(compiled=not quick), *loss_cases(), *generate_cases()]
+    cases = [
+        *attention_cases(),
+        *statistics_cases(),
+        *unembedding_cases(compiled=not quick),
+        *loss_cases(),
+        *generate_cases(),
+    ]
     return [case for case in cases if case.quick or not quick]

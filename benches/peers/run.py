@@ -17,10 +17,11 @@ from importlib import import_module
 from pathlib import Path
 
 from machine import HELD_TO, describe_cpu, slug, usable_cores
+from memory import Memory, weigh
 from timing import Effort, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("attention", "backward", "unembed", "loss", "settings", "generate", "train")
+SUITES = ("attention", "linear", "backward", "unembed", "loss", "settings", "generate", "train", "lens", "real")
 QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_seconds=0.4)
 
 
@@ -54,12 +55,20 @@ def main() -> None:
         "command": " ".join(["python benches/peers/run.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "results": [],
+        "memory": [],
     }
     for suite in chosen.suite or SUITES:
-        for case in import_module(suite).cases(chosen.full):
-            row = measure(case, FULL if chosen.full else QUICK)
-            report["results"].append(row)
-            print(line(row), flush=True)
+        module = import_module(suite)
+        if absent := getattr(module, "missing", lambda: None)():
+            print(f"{suite}: left out: {absent}", flush=True)
+            continue
+        for case in module.cases(chosen.full):
+            if isinstance(case, Memory):
+                report["memory"].append(weigh(case))
+                print(memory_line(report["memory"][-1]), flush=True)
+                continue
+            report["results"].append(measure(case, FULL if chosen.full else QUICK))
+            print(line(report["results"][-1]), flush=True)
     out = chosen.out or (RESULTS / f"{slug(machine['cpu'], chosen.isa)}.json" if chosen.full else None)
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n")
@@ -71,6 +80,14 @@ def line(row: dict) -> str:
     return (
         f"{row['operation']:<20} {row['case']:<42} farspan {row['farspan']['min_ms']:9.3f} ms"
         f"   {row['peer']['name']} {row['peer']['min_ms']:9.3f} ms   {row['ratio']:.2f}x{goal}"
+    )
+
+
+def memory_line(row: dict) -> str:
+    goal = f" (goal at most {row['goal']:.2f})" if row["goal"] else ""
+    return (
+        f"{row['operation']:<20} {row['case']:<42} weights {row['weights_mib']:8.0f} MiB   grown by"
+        f" {row['grown_mib']:8.0f} MiB   {row['ratio']:.2f}{goal}"
     )
 
 

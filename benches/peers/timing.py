@@ -15,7 +15,7 @@ class Case:
     """What is timed: farspan's call and the other's, on the same data.
 
     `calls` says how many operations one call performs (tokens, say), so that times are given for one; `goal` is the
-    ratio this case has to reach on an AVX2 machine, where one is set.
+    ratio this case has to reach on an AVX2 machine, where one is set. `rounds`: at most so many, for calls of minutes.
     """
 
     operation: str
@@ -25,6 +25,7 @@ class Case:
     other: Callable[[], object]
     calls: int = 1
     goal: float | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def measure(case: Case, effort: Effort) -> dict:
     """One row of a results file. `ratio` is the other's least time over farspan's: above 1, farspan is faster."""
     farspan: list[float] = []
     other: list[float] = []
-    for _ in range(effort.rounds):
+    for _ in range(min(effort.rounds, case.rounds or effort.rounds)):
         farspan += block(case.farspan, effort.block_seconds)
         other += block(case.other, effort.block_seconds)
     return {

@@ -147,6 +147,15 @@ def cuda_attention_backward(
     hooks: Hooks,
     /,
 ) -> None: ...
+def cuda_attention_statistics(
+    memory: Any,
+    dtype: str,
+    statistics: AttentionStatistics,
+    query: _Described,
+    key: _Described,
+    hooks: Hooks,
+    /,
+) -> None: ...
 def cuda_probe(memory: Any, name: str, tiles: int, addresses: tuple[int, int, int], /) -> None: ...
 def cuda_sample(memory: Any, problem: _DeviceProblem, drawn: Draws | None, out: Sequence[int], /) -> None: ...
 def cuda_sample_on_host(

@@ -176,6 +176,16 @@ def refuse(operation: Operation, names: Sequence[str], arguments: Sequence[Any])
             raise BackendError(message(name, f"{expected} ({instead})", "a tensor that requires one"))
 
 
+def kept(
+    operation: Operation, names: Sequence[str], inputs: Sequence[Any], output: Any, unread: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What the backward pass of a call reads, by name."""
+    call = {name: x for name, x in zip(names, inputs, strict=True) if name not in unread}
+    results = output if isinstance(output, tuple) else (output,)
+    found = dict(zip(operation.results, results, strict=True))
+    return call | {name: found[name] for name in GRADIENTS[operation.name].results}
+
+
 def register(operation: Operation, library: torch.library.Library) -> None:
     """Give the operator its gradient."""
     gradient = GRADIENTS[operation.name]
@@ -187,11 +197,7 @@ def register(operation: Operation, library: torch.library.Library) -> None:
 
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         refuse(operation, names, inputs)  # of a call to the operator itself
-        unread = gradient.unread(asking(ctx))
-        call = {name: x for name, x in zip(names, inputs, strict=True) if name not in unread}
-        results = output if isinstance(output, tuple) else (output,)
-        found = dict(zip(operation.results, results, strict=True))
-        call |= {name: found[name] for name in gradient.results}
+        call = kept(operation, names, inputs, output, gradient.unread(asking(ctx)))
         ctx.tensors = [name for name, x in call.items() if isinstance(x, Tensor)]
         ctx.plain = {name: x for name, x in call.items() if not isinstance(x, Tensor)}
         ctx.save_for_backward(*[call[name] for name in ctx.tensors])

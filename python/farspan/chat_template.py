@@ -27,17 +27,19 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation up to where the next answer begins. CheckpointError: the template is no template.
-        BackendError: it raised, as some do for roles that their models do not know."""
+        BackendError: it raised, as some do for roles that their models do not know, or it wrote nothing."""
         _require_messages(messages)
         template = self._compiled
+        where, expected = f"the chat template of {self._where}", "one that can write this conversation"
         try:
             text: str = template.render(
                 messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self.tokens
             )
-            return text
         except Exception as error:
-            expected = "one that can write this conversation"
-            raise BackendError(message(f"the chat template of {self._where}", expected, error)) from error
+            raise BackendError(message(where, expected, error)) from error
+        if not text:
+            raise BackendError(message(where, expected, "no text"))
+        return text
 
     @functools.cached_property
     def _compiled(self) -> Any:

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from farspan import __version__
 from farspan._errors import Error, missing_package
@@ -64,11 +65,22 @@ def _in_one_line(error: Exception) -> str:
     return text if isinstance(error, Error) and text else f"{type(error).__name__}: {text}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes `--prompt=--` for the text `--`. Before Python 3.13 argparse drops it, and gives an empty list."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, arg_strings[0])
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
+
 def _parser() -> argparse.ArgumentParser:
     # --debug is understood on both sides of the command. It has no default: a subcommand's would undo what came before.
-    debug = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    debug = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     debug.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="farspan",
         description="Transformers without the two big matrices, and how far they reach past their trained length.",
         parents=[debug],

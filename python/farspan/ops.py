@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from farspan import _gradients as gradients
+from farspan import _transforms as transforms
 from farspan._backend import cpu, gpu, results
 from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
@@ -54,10 +55,6 @@ def on_gpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], 
     """The operation by `farspan._backend.gpu`, or by torch where that is as good."""
     if operation.name in _BY_TORCH:
         return _BY_TORCH[operation.name](*large, *lists)
-    if not hasattr(gpu, operation.name):
-        instead = operation.gradient_of or operation.name
-        expected = f"a tensor on the CPU: no GPU has farspan.{operation.name} yet (farspan.reference.{instead})"
-        raise BackendError(message(operation.large[0], expected, f"one on {large[0].device}"))
     kernel = getattr(gpu, operation.name)
     found = kernel(GpuMemory(large[0]), operation.dtype(large), *large, *lists, *shard)
     warn_of_cache()
@@ -132,14 +129,19 @@ def _register(operation: Operation) -> Callable[..., Any]:
     _LIBRARY.impl(name, flat(operation, on_gpu), "CUDA")
     torch.library.register_fake(f"farspan::{name}", flat(operation, _fake), lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
+    transformed = operator
     if name in gradients.GRADIENTS:
         gradients.register(operation, _LIBRARY)
+        transformed = transforms.function(operation).apply
     else:
         _LIBRARY.impl(name, _without_gradient(operation, operator), "Autograd")
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():
             return operator(*arguments)
+        if transforms.at_work():
+            transforms.refuse_tangents(operation, gradients.argument_names(operator), arguments)
+            return transformed(*arguments)
         recorded = torch.is_grad_enabled() and gradients.asked(arguments)
         if recorded:
             gradients.refuse(operation, gradients.argument_names(operator), arguments)
@@ -216,7 +218,7 @@ def _is_watched() -> bool:
         torch._C._len_torch_dispatch_stack()
         or torch._C._is_torch_function_mode_enabled()
         or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or transforms.at_work()
         or torch.autograd._profiler_enabled()
     )
 

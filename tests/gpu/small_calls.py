@@ -39,6 +39,8 @@ def attention(dtype: torch.dtype, dim: int, queries: int) -> None:
     farspan.attention(query, key, value, causal=True, window=100, keep_first=3)
     hooks = {"key_bias": normal(150), "distance_bias": bias, "rotary": rotary, "softcap": 9.0}
     farspan.attention(query, key, value, **hooks)
+    farspan.attention_statistics(query, key, causal=True, window=100, keep_first=3)
+    farspan.attention_statistics(query, key, **hooks)
     asking = [x.clone().requires_grad_() for x in (query, key, value, hooks["key_bias"], bias.table)]
     hooks |= {"key_bias": asking[3], "distance_bias": farspan.DistanceBias(asking[4])}
     farspan.attention(*asking[:3], causal=True, window=100, keep_first=3).sum().backward()

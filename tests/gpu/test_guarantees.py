@@ -41,11 +41,15 @@ def test_decode_and_prefill_rows_have_the_same_bits(dtype: torch.dtype, group: i
     keys, heads = 1100, 2
     query = normal(2, heads * group, keys, 128, dtype=dtype)
     key, value = (normal(2, heads, keys, 128, dtype=dtype, seed=seed) for seed in (1, 2))
-    whole = farspan.attention(query, key, value, causal=True)
+    whole, lse = farspan.attention(query, key, value, causal=True, return_lse=True)
+    statistics = farspan.attention_statistics(query, key, causal=True)
+    same(statistics.lse, lse, "the LSE of the statistics")
     for row in (0, 1, 63, 64, 500, 1099):
-        seen = slice(0, row + 1)
-        one = farspan.attention(query[:, :, row : row + 1], key[:, :, seen], value[:, :, seen], causal=True)
+        seen, its = slice(0, row + 1), query[:, :, row : row + 1]
+        one = farspan.attention(its, key[:, :, seen], value[:, :, seen], causal=True)
         same(one, whole[:, :, row : row + 1], f"row {row}")
+        for name, x in farspan.attention_statistics(its, key[:, :, seen], causal=True)._asdict().items():
+            same(x, getattr(statistics, name)[:, :, row : row + 1], f"{name} of row {row}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

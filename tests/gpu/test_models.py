@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from support.models import ids, small_model
 
 import farspan
@@ -19,6 +20,13 @@ def test_generate_gives_the_text_of_the_cpu(settings: dict[str, Any]) -> None:
     expected = model.generate(prompts, max_new_tokens=12, **settings)
     found = small_model().to("cuda").generate(prompts, max_new_tokens=12, **settings)
     assert [c.tokens for c in found] == [c.tokens for c in expected]
+
+
+def test_statistics_are_those_of_the_cpu() -> None:
+    tokens = ids(2, 40)
+    found, expected = (model.attention_statistics(tokens) for model in (small_model().to("cuda"), small_model()))
+    for name, x in found._asdict().items():
+        torch.testing.assert_close(x.cpu(), getattr(expected, name), rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_the_embedded_model_writes_on_a_gpu() -> None:

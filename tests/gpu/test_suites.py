@@ -12,6 +12,7 @@ from property.test_attention_gradients import (
 from property.test_attention_property import test_attention_is_its_definition
 from property.test_loss_property import test_losses_and_their_gradients_are_their_definitions
 from property.test_sampler_property import run, test_settings_are_their_definition
+from property.test_statistics_property import test_statistics_are_their_definition
 from property.test_unembed_property import test_unembedding_is_its_definition
 from support.on_gpu import gpu_kernels
 from support.sampler_cases import Case
@@ -33,6 +34,7 @@ __all__ = [
     "test_keys_in_pages_change_no_bit",
     "test_losses_and_their_gradients_are_their_definitions",
     "test_settings_are_their_definition",
+    "test_statistics_are_their_definition",
     "test_the_far_tail_has_64_bits",
     "test_the_kernels_noise_is_the_reference",
     "test_unembedding_is_its_definition",

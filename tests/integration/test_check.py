@@ -15,7 +15,7 @@ from farspan._backend import cpu
 from farspan.cli import main
 from farspan.commands import check
 
-UNUSED_ON_SMALL_DEVICES = {"attention_f32_d256_w4_hooks"}
+UNUSED_ON_SMALL_DEVICES = {"attention_f32_d256_w4_hooks", "attention_statistics_f32_d256_w4_hooks"}
 """Blocks of four warps that need more shared memory than the emulated device has."""
 PROBES = {"probe_bf16", "probe_f16"}
 """Of the tests alone."""

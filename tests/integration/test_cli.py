@@ -54,6 +54,15 @@ def test_generate_prints_the_prompt_and_what_follows(run: Run) -> None:
     assert len(out) > len("import ") + 20
 
 
+def test_two_hyphens_are_a_text(run: Run) -> None:
+    code, out, err = run("generate", "--prompt=--", "--stop=--", "--max-new-tokens", 3)
+    assert (code, err) == (0, "")
+    assert out.startswith("--")
+    code, _, err = run("generate", "--seed=--")
+    assert code == 2
+    assert "--seed: expected an integer" in err
+
+
 def test_generate_json_agrees_with_the_library(run: Run) -> None:
     options = ("--prompt", "for i in ", "--max-new-tokens", 20, "--temperature", 0.9, "--seed", 8)
     code, out, err = run("generate", *options, "--json")

@@ -65,6 +65,15 @@ def test_emulated_generate_gives_the_text_of_the_cpu(settings: dict[str, Any], r
     assert len(alone[0].tokens) == 8
 
 
+def test_emulated_statistics_of_a_model_are_those_of_the_cpu(request: pytest.FixtureRequest) -> None:
+    model, tokens = small_model().with_positions(P.ALiBi()), ids(2, 70)
+    expected = model.attention_statistics(tokens)
+    request.getfixturevalue("on_device")
+    found = model.attention_statistics(tokens)
+    for name, x in found._asdict().items():
+        assert torch.allclose(x, getattr(expected, name), rtol=1e-4, atol=1e-4), name
+
+
 def test_emulated_half_weights_stay_half(on_device: None) -> None:
     model = small_model(dtype="bfloat16")
     assert model(ids(1, 5)).dtype == torch.bfloat16
@@ -97,8 +106,11 @@ def test_emulated_rows_that_no_sequence_covers_see_nothing() -> None:
     x, offsets = torch.ones(4, 1, 8), torch.tensor([0, 2])
     with emulated_kernels():  # offsets in a device's memory are not read before the launch
         output, lse = farspan.attention(x, x, x, query_offsets=offsets, key_offsets=offsets, return_lse=True)
+        seen = farspan.attention_statistics(x, x, query_offsets=offsets, key_offsets=offsets)
     assert output[:, 0, 0].tolist() == [1, 1, 0, 0]
     assert lse[0].isneginf().tolist() == [False, False, True, True]
+    assert torch.equal(seen.lse, lse)
+    assert all(x[0, 2:].tolist() == [0, 0] for x in seen[1:])
 
 
 @pytest.mark.parametrize("page_size", [3, 16, 64])
@@ -150,6 +162,7 @@ def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.
         inv_freq=torch.rand(6), magnitude=1.5, interleaved=True,
     )  # fmt: skip
     close(*both("attention", query, key, value, *hooks))
+    close(*both("attention_statistics", query, key, *hooks))
     found, lse = ops.flat(OPERATIONS["attention"], ops.on_cpu)(query, key, value, *hooks)
     upward = torch.randn(found.shape, generator=make).to(dtype)
     asked = Above(lse, torch.randn(lse.shape, generator=make), "query,key,value,sink,key_bias")
@@ -166,6 +179,7 @@ def test_emulated_attention_of_the_dispatcher(tensor_memory: None, dtype: torch.
         key_bias=None, inv_freq=None, magnitude=1.0, interleaved=False, query_offsets=offsets, key_offsets=offsets.int()
     )
     close(*both("attention", ragged, key, value, *hooks))
+    close(*both("attention_statistics", ragged, key, *hooks))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -33,7 +33,7 @@ def test_it_is_what_the_script_of_this_repository_makes() -> None:
 
 def test_what_the_card_names_is_there() -> None:
     named = re.findall(r"`(farspan(?:\.\w+)+)`|python -m (farspan(?:\.\w+)+)", CARD)
-    assert len(named) == 2
+    assert len(named) == 3
     for function, module in named:
         folder, _, name = (function or module).rpartition(".")
         assert hasattr(importlib.import_module(folder), name), name

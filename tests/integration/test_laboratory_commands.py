@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,9 +16,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+import torch
+
 from farspan.cli import main
+from farspan.commands.extend import _read_by
+from farspan.commands.measure import _with_note_on_bos
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
+from farspan.lab.extension.checkpoint import Readers
+from farspan.lab.subject import Text
 
 TINY = [
     "--train-length", "4", "--test-lengths", "4,6", "--steps", "1", "--seeds", "1", "--examples", "5", "--batch", "2",
@@ -40,6 +47,35 @@ def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys:
     assert "sort_integers, one seed; chance 1.0; trained up to 4" in said
 
 
+def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = [*TINY[:2], "--test-lengths", "8", *TINY[4:]]
+    sizes = ["--layers", "--width", "--heads"]
+    kept = [x for i, x in enumerate(tiny) if x not in sizes and (i == 0 or tiny[i - 1] not in sizes)]
+    assert main(["extrapolate", "max", *kept, "--schemes", "nope-ssmax", "--out", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [task["settings"]["layers"] for task in document["tasks"]] == [1, 1, 3]
+    names = {path.parent.name for path in tmp_path.glob("*/extrapolate.json")}
+    assert names == {"max_retrieval-slots", "max_retrieval-causal", "max_retrieval-deep"}
+
+
+def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("def add(first, second):\n    return first + second\n" * 40)
+    command = [
+        "extrapolate", "e7", "--data", str(text), "--train-length", "16", "--test-lengths", "16,32", "--steps", "9",
+        "--seeds", "1", "--examples", "2", "--batch", "2", "--layers", "1", "--width", "16", "--heads", "2", "--out",
+        str(tmp_path / "out"),
+    ]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "extrapolate.json").read_text())
+    assert [point["scheme"] for point in document["points"][::2]] == ["rope", "nope", "drope", "linear", "ntk", "yarn"]
+    assert "needles at 2x, %" in said
+    assert "31.0" in said
+    assert main([*command, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+
+
 def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extrapolate", "sort", *TINY, "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -57,6 +93,10 @@ def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytes
         (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "pose"], "--steps"),
         (["extend", "--to", "512", "--data", "x", "--out", "y", "--methods", "nonsense"], "nonsense"),
         (["extend", "--to", "512", "--data", "x", "--out", "y", "--train-data", "z"], "--steps beside it"),
+        (["extrapolate", "bucket_sort", "--data", "x"], "--data: expected a recipe about language"),
+        (["extrapolate", "e5", "--reading", "slots"], "--reading"),
+        (["extrapolate", "e5", "--learning-rates", "0.1,0.2"], "expected one"),
+        (["extrapolate", "e6", "--schemes", "rope,nonsense"], "nonsense"),
         (["measure", "--apart"], "--data beside it"),
         (["measure", "--apart", "--data", "a/x.txt", "b/x.txt"], "files with different names, given a/x.txt, b/x.txt"),
     ],
@@ -88,13 +128,27 @@ def test_extend_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture
     text = tmp_path / "text.txt"
     text.write_text("def add(first, second):\n    return first + second\n\n\n" * 14)
     command = ["extend", "--model", str(FOLDER), "--to", "320", "--data", str(text), "--methods", "yarn,self-extend"]
-    assert main([*command, "--out", str(tmp_path / "longer")]) == 0
+    assert main([*command, "--needles", "1", "--copies", "1", "--out", str(tmp_path / "longer")]) == 0
     said = capsys.readouterr().out
     document = json.loads((tmp_path / "longer" / "extend.json").read_text())
     assert f"recommended: {document['recommended']}" in said
     assert ("ONLY farspan reads it" in said) is not document["checkpoint"]["transformers_reads_it"]
     assert (tmp_path / "longer" / "tokenizer.json").is_file()
     assert (tmp_path / "longer" / "extend.png").is_file()
+    assert (tmp_path / "longer" / "retrieval.png").read_bytes().startswith(b"\x89PNG")
+    assert "needles found, %" in said
+    assert "copied, %" in said
+    places = {(found["length"], found["depth"]) for found in document["needles"] if found["scheme"] == "yarn"}
+    assert places == {(length, depth) for length in (128, 256, 320) for depth in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert [found["length"] for found in document["copies"] if found["scheme"] == "own"] == [128, 256, 320]
+    assert ("llama.cpp once it is converted" in said) is document["checkpoint"]["llama_cpp_reads_it"]
+
+
+def test_who_reads_an_extended_checkpoint_is_said() -> None:
+    said = [_read_by(Readers(*who)) for who in ((True, True), (True, False), (False, False))]
+    assert [("llama.cpp once" in x, "passes over" in x, "ONLY farspan" in x) for x in said] == [
+        (True, False, False), (False, True, False), (False, False, True)
+    ]  # fmt: skip
 
 
 def test_extend_leaves_the_model_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +181,31 @@ def test_needles_without_room_are_told_before_anything_is_measured(
     assert main(["measure", "--lengths", "32,512", "--needles", "1", "--out", str(tmp_path / "out")]) == 1
     assert "needle" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    command = ["measure", "--data", str(text), "--lengths", "64,160", "--schemes", "own,yarn", "--windows", "2"]
+    assert main([*command, "--copies", "2", "--out", str(tmp_path / "copies")]) == 0
+    said = capsys.readouterr().out
+    document = json.loads((tmp_path / "copies" / "loss.json").read_text())
+    assert [(found["scheme"], found["length"]) for found in document["copies"]] == [
+        ("own", 64), ("own", 160), ("yarn", 64), ("yarn", 160)
+    ]  # fmt: skip
+    assert document["needles"] == []
+    shares = [round(100 * found["accuracy"]) for found in document["copies"][:2]]
+    assert [int(x) for x in said.partition("copied, %")[2].splitlines()[1].split()[1:]] == shares
+    assert (tmp_path / "copies" / "retrieval.png").is_file()
+
+
+def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
+    text = Text("a text", torch.arange(9), 1.0, (7,), ("one",))
+    assert _with_note_on_bos("never", text).notes == (
+        "one", "no window begins with 7, which the tokenizer puts before a text"
+    )  # fmt: skip
+    assert _with_note_on_bos("auto", text) is text
+    assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:

@@ -1,4 +1,4 @@
-"""`farspan.attention_statistics` against its definition in float64, on every instruction set."""
+"""`farspan.attention_statistics` against its definition in float64, on every backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = st.sampled_from(["torch", "numpy"])
 
 
 @given(case=attention_cases(), kind=KINDS)
-def test_statistics_are_their_definition(instruction_set: str, case: Case, kind: str) -> None:
+def test_statistics_are_their_definition(backend: str, case: Case, kind: str) -> None:
     found = case.statistics(kind)
     assert isinstance(found, AttentionStatistics)
     truth, eager = case.defined_statistics(torch.float64), case.defined_statistics(case.arrays[0].dtype)
@@ -44,7 +44,7 @@ def test_statistics_have_the_same_bits_on_every_backend_and_the_lse_of_attention
 
 
 @given(case=attention_cases(dtypes=("float32",)))
-def test_statistics_lie_where_shares_do(case: Case) -> None:
+def test_statistics_lie_where_shares_do(backend: str, case: Case) -> None:
     found = {name: as_float64(x) for name, x in case.statistics()._asdict().items()}
     seen = ~torch.from_numpy(found["lse"]).isnan().numpy()
     for name in ("largest", "first", "sink"):

@@ -150,8 +150,8 @@ def emulated_kernels() -> Iterator[None]:
         return lambda *arguments: operation(HostMemory(emulator()), *arguments)
 
     names = (
-        "attention", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy", "divergence",
-        "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
+        "attention", "attention_statistics", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy",
+        "divergence", "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
     )  # fmt: skip
     with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in names}):
         yield

@@ -76,8 +76,8 @@ def gpu_kernels() -> Iterator[None]:
         return call
 
     names = (
-        "attention", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy", "divergence",
-        "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
+        "attention", "attention_statistics", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy",
+        "divergence", "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
     )  # fmt: skip
     with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
         yield

@@ -51,6 +51,11 @@ def test_its_own_refusal_is_told() -> None:
         template("{% for %}").render(HELLO)
 
 
+def test_one_that_writes_nothing_is_told() -> None:
+    with pytest.raises(BackendError, match=r"chat template of somewhere.*given no text"):
+        template("{{ nobody }}").render(HELLO)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(BackendError, match="chat templates: expected the package jinja2"):

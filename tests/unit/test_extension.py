@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 import farspan
-from farspan import ArgumentError, Config, Transformer
-from farspan.lab.extension import Extension, Tuning, checkpoint, extend, methods, tuning
+from farspan import ArgumentError, BackendError, Config, Transformer
+from farspan.lab.copying import find_copies
+from farspan.lab.extension import Extension, Tuning, checkpoint, extend, lora, methods, tuning
 from farspan.lab.extension.extension import lengths_up_to
 from farspan.lab.extension.pose import SkippedPositions, skipped
 from farspan.lab.measurement import Measurement, Point
+from farspan.lab.needle import find_needles
 from farspan.lab.schemes import Reach
 from farspan.positions import NTK, DynamicNTK, LinearInterpolation, LogN, NoPE, RoPE, SelfExtend, Span, YaRN
 
@@ -55,7 +58,14 @@ def test_methods_by_name(names: list[str] | None, trains: bool, expected: Any) -
     assert methods.split(names, trains=trains) == expected
 
 
-@pytest.mark.parametrize(("name", "named"), [("nonsense", "nonsense"), ("own", "own"), ("drope", "--steps")])
+def test_lora_trains_only_where_it_is_asked_for() -> None:
+    assert methods.split(["LoRA", "yarn"], trains=True) == (("yarn",), ("lora", "yarn"))
+    assert "lora" not in methods.split(None, trains=True)[1], "peft may not be there"
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("nonsense", "nonsense"), ("own", "own"), ("drope", "--steps"), ("lora", "--steps")]
+)
 def test_wrong_methods(name: str, named: str) -> None:
     with pytest.raises(ArgumentError, match=named):
         methods.split([name], trains=False)
@@ -65,9 +75,9 @@ def test_what_trainings_leave_behind() -> None:
     reach = Reach(16, 64, 10000.0)
     left = {method: methods.trained_by(method, reach).after for method in methods.TUNED}
     assert left["linear"].to_dict() == LinearInterpolation(4.0).to_dict()
-    assert left["yarn"] == left["pose"] == YaRN(4.0, 16)
+    assert left["yarn"] == left["pose"] == left["lora"] == YaRN(4.0, 16)
     assert left["drope"] == LogN(16, inner=NoPE()), "no rotation, and queries scaled from the trained length on"
-    assert {m for m in methods.TUNED if methods.trained_by(m, reach).whole_reach} == {"linear", "yarn"}
+    assert {m for m in methods.TUNED if methods.trained_by(m, reach).whole_reach} == {"linear", "yarn", "lora"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- PoSE
@@ -162,6 +172,8 @@ def test_what_cannot_be_measured(wrong: dict[str, Any], named: str, model: Trans
 
 @pytest.mark.parametrize("method", methods.TUNED)
 def test_trainings_learn_and_leave_the_model_as_it_was(method: str, model: Transformer) -> None:
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is not installed")
     before = [weight.clone() for weight in model.parameters()]
     said: list[str] = []
     text = torch.arange(400) % 7
@@ -170,10 +182,10 @@ def test_trainings_learn_and_leave_the_model_as_it_was(method: str, model: Trans
     name = f"{method}, 6 steps"
     assert found.recommended == name, "the text is a loop, which is soon learnt"
     assert found.models[name].config.positions[0].to_dict()["scheme"] == {
-        "linear": "LinearInterpolation", "yarn": "YaRN", "pose": "YaRN", "drope": "LogN"
+        "linear": "LinearInterpolation", "yarn": "YaRN", "pose": "YaRN", "drope": "LogN", "lora": "YaRN"
     }[method]  # fmt: skip
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
-    assert found.trainings[name]["context"] == (64 if method in ("linear", "yarn") else 16)
+    assert found.trainings[name]["context"] == (64 if method in ("linear", "yarn", "lora") else 16)
     assert said == [f"{name}: context {found.trainings[name]['context']}, about 0.00 GiB of memory beside the model"]
     assert "learnt from 300 other tokens of the same text" in found.measurement.notes[-1]
 
@@ -195,31 +207,116 @@ def test_what_is_measured_is_not_learnt(model: Transformer, monkeypatch: pytest.
     assert apart.measurement.points[0] == farspan.measure(model, TEXT, [8, 16, 32, 64], "own").points[0]
 
 
-def test_the_bound_of_memory_grows_with_what_a_step_reads() -> None:
-    small, large = (tuning.memory(CONFIG, 1000, 16, Tuning(1, tokens=n)) for n in (64, 128))
+def test_the_bound_of_memory_grows_with_what_a_step_reads(model: Transformer) -> None:
+    whole = methods.trained_by("yarn", Reach(16, 64, 10000.0))
+    small, large = (tuning.memory(model, whole, 16, Tuning(1, tokens=n)) for n in (64, 128))
     per_token = (large - small) / 64
-    assert small - 64 * per_token == 16 * 1000
+    numbers = sum(weight.numel() for weight in model.parameters())
+    assert small - 64 * per_token == 16 * numbers, "weights, gradients and two moments"
     assert per_token > 4 * CONFIG.hidden_size * CONFIG.num_hidden_layers
+    halves = tuning.memory(model.bfloat16(), whole, 16, Tuning(1, tokens=64))
+    assert halves - 64 * per_token == 20 * numbers, "with masters, and gradients of both"
+
+
+def test_the_bound_of_memory_of_adapters_is_by_what_learns(model: Transformer) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    numbers = sum(weight.numel() for weight in model.parameters())
+    counted = lora.learning(model)
+    lora.adapt(model)
+    assert counted == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert sum(weight.numel() for weight in model.parameters()) > numbers
+
+
+# ---------------------------------------------------------------------------------------------------------------- LoRA
+
+
+def test_adapters_norms_and_embeddings_learn_and_nothing_else(model: Transformer) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    before = dict(model.named_parameters())
+    expected, found = model(TEXT[None, :12]), None
+    merge = lora.adapt(model)
+    learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    vectors = {name for name, weight in before.items() if weight.ndim == 1}
+    assert {name for name in learning if "lora_" not in name} == {"embedding", *vectors}
+    assert len([name for name in learning if "lora_" in name]) == 2 * 4 * CONFIG.num_hidden_layers
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+        found = model(TEXT[None, :12])
+        merge()
+        assert torch.allclose(model(TEXT[None, :12]), found, atol=1e-4)
+    assert not torch.allclose(expected, found, atol=1e-2)
+    assert list(dict(model.named_parameters())) == list(before)
+    assert all(weight.requires_grad for weight in model.parameters()), "as they were"
+
+
+def test_lora_without_peft_is_told_before_anything_is_measured(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(BackendError, match=r"lora: expected the package peft .*pip install peft"):
+        extend(model, TEXT[:1], 64, ["lora"], Tuning(1))
+
+
+# ----------------------------------------------------------------------------------------------------------- retrieval
+
+
+class Digits:
+    """Every character of a needle is a token of this small vocabulary."""
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        return [ord(letter) % 40 for letter in text.replace(" ", "")]
+
+
+def test_needles_and_copies_are_those_of_their_modules(model: Transformer) -> None:
+    found = extend(model, TEXT, 128, ["yarn"], needles=1, copies=3, tokenizer=Digits())  # type: ignore[arg-type]
+    asked = {"own": None, "yarn": YaRN(8.0, 16)}
+    whole = found.measurement
+    assert whole.lengths == (8, 16, 32, 64, 128)
+    assert whole.needles == find_needles(model, Digits(), TEXT, [128], asked, count=1)  # type: ignore[arg-type]
+    assert whole.copies == find_copies(model, TEXT, whole.lengths, asked, trained_length=16, count=3)
+    assert "no room for a needle and its question in 8, 16, 32, 64 tokens" in whole.notes
+    assert found.to_dict()["retrieval"] == found.retrieval
+    assert found.retrieval["needles_found"].keys() == found.retrieval["copied"].keys() == {"own", "yarn"}
+
+
+def test_a_trained_model_is_asked_for_the_same(model: Transformer) -> None:
+    found = extend(model, torch.arange(400) % 7, 64, ["pose"], Tuning(2, tokens=64))
+    own = [copied for copied in found.measurement.copies if copied.scheme == "own"]
+    trained = [copied for copied in found.measurement.copies if copied.scheme == "pose, 2 steps"]
+    assert [copied.length for copied in own] == [copied.length for copied in trained] == [8, 16, 32, 64]
+    assert len({copied.guessed for copied in found.measurement.copies}) == 1, "those of the model as it is"
+
+
+def test_nothing_is_asked_for_that_is_not_wanted(model: Transformer) -> None:
+    found = extend(model, TEXT, 64, ["yarn"], needles=0, copies=0, tokenizer=Digits())  # type: ignore[arg-type]
+    assert found.measurement.needles == found.measurement.copies == ()
+    assert found.retrieval == {"needles_found": {}, "copied": {}}
+    with pytest.raises(ArgumentError, match="copies"):
+        extend(model, TEXT, 64, ["yarn"], copies=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
 
 
 @pytest.mark.parametrize(
-    ("scheme", "says", "reach"),
+    ("scheme", "says", "reach", "converts"),
     [
-        (YaRN(4, 16), "yarn", 64),
-        (LinearInterpolation(4), "linear", 64),
-        (DynamicNTK(4, 16), "dynamic", 16),
-        (NTK(4), "default", 64),
-        (RoPE(None), "default", 64),
-        (SelfExtend(7, 8), None, 64),
-        (LogN(16, inner=NoPE()), None, 64),
+        (YaRN(4, 16), "yarn", 64, True),
+        (LinearInterpolation(4), "linear", 64, True),
+        (DynamicNTK(4, 16), "dynamic", 16, False),
+        (NTK(4), "default", 64, True),
+        (RoPE(None), "default", 64, True),
+        (SelfExtend(7, 8), None, 64, False),
+        (LogN(16, inner=NoPE()), None, 64, False),
     ],
 )
-def test_checkpoints(scheme: Any, says: str | None, reach: int, model: Transformer, tmp_path: Path) -> None:
+def test_checkpoints(
+    scheme: Any, says: str | None, reach: int, converts: bool, model: Transformer, tmp_path: Path
+) -> None:
     extended = model.with_positions(scheme)
-    assert checkpoint.write(extended, 64, tmp_path) is (says is not None)
+    assert checkpoint.write(extended, 64, tmp_path) == checkpoint.Readers(says is not None, converts)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == ("llama" if says else "farspan")
     assert config["max_position_embeddings"] == reach

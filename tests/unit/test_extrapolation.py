@@ -18,7 +18,7 @@ from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolat
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
-from farspan.lab.extrapolation.subject import Subject
+from farspan.lab.extrapolation.subject import Subject, drawn_from
 from farspan.lab.recipes import RECIPES, Recipe
 
 SMALL = Settings(
@@ -284,10 +284,48 @@ def test_the_mean_beyond_is_over_longer_inputs_alone() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_settings_that_can_be(name: str) -> None:
     recipe = RECIPES[name]
-    for task in recipe.tasks:
-        settings = Settings(task, **recipe.common)
+    assert recipe.runs
+    for task, common in recipe.runs.values():
+        settings = Settings(task, **common)
         assert settings.trials()
-        assert set(recipe.published.get(task, {})) >= set(settings.schemes) or not recipe.published
+        known = set(recipe.published.get(task, {})) >= set(settings.schemes)
+        assert known or not recipe.published or len(recipe.variants) > 1, "what goes beyond a paper has no figure there"
+
+
+def test_variants_of_a_recipe_are_runs_of_their_own() -> None:
+    runs = RECIPES["stack"].runs
+    assert list(runs) == [f"stack_manipulation-{name}" for name in ("slots", "causal", "wide", "deep")]
+    settings = {name: Settings(task, **common) for name, (task, common) in runs.items()}
+    assert settings["stack_manipulation-causal"].reading == "causal"
+    shapes = [(settings[f"stack_manipulation-{name}"].layers, settings[f"stack_manipulation-{name}"].width)
+              for name in ("wide", "slots", "deep")]  # fmt: skip
+    assert shapes == [(2, 96), (5, 64), (9, 48)]
+    assert all(one.train_length == 40 and one.steps == 10_000 for one in settings.values())
+    assert max(RECIPES["max"].common["test_lengths"]) == 64 * RECIPES["max"].common["train_length"]
+
+
+@pytest.mark.parametrize(
+    "name", ["random-relative", "random-relative-ssmax", "random-relative-logn", "random-rope-ssmax"]
+)
+def test_other_inputs_of_a_test_have_other_random_positions(name: str) -> None:
+    settings = changed(schemes=(name,), seeds=1, reading="slots")
+    (one,) = settings.trials()
+    subject = Subject(one)
+    seeds = [_seed_in(drawn_from(one.make_scheme(), seed)) for seed in (3, 8)]
+    assert seeds == [3, 8]
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.mul_(3.0)  # so that positions matter
+    given = batch_of(one, 2)
+    hidden = [subject.model.with_positions(drawn_from(one.make_scheme(), seed)).eval()(torch.from_numpy(given.tokens))
+              for seed in (3, 8, 3)]  # fmt: skip
+    assert torch.equal(hidden[0], hidden[2])
+    assert not torch.allclose(hidden[0], hidden[1], atol=1e-4)
+    assert subject.answers(given, draw=3).shape == (given.tokens.shape[0], given.tokens.shape[1] - given.prompt)
+
+
+def _seed_in(scheme: Any) -> int:
+    return int(scheme.seed) if hasattr(scheme, "seed") else _seed_in(scheme.inner)
 
 
 # ------------------------------------------------------------------------------------------------- whole extrapolations

@@ -24,6 +24,7 @@ LAYERS = (
     ("attention", "linear", "loss", "unembed"),
     ("_compute",),
     ("ops", "reference"),
+    ("_transforms",),
     ("_gradients",),
     ("parallel",),
     ("_backend",),

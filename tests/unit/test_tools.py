@@ -113,11 +113,37 @@ REPORT = {
 }
 
 
+PEAKS = REPORT | {
+    "command": "python benches/peers/peak.py",
+    "results": [],
+    "peaks": [
+        {
+            "operation": "training step",
+            "case": f"batch 1 x {length}",
+            "farspan": {"peak_mib": 80.4},
+            "peer": {"name": "torch", "peak_mib": other},
+            "ratio": other and 4.0,
+        }
+        for length, other in ((4096, 321.6), (32768, None))
+    ],
+}
+
+
+def test_table_holds_peaks() -> None:
+    text = section([REPORT, PEAKS])
+    assert "| sample | bf16 B 8 | torch | 10 (12.5) | 55 (60) | 5.50x |" in text
+    assert "| training step | batch 1 x 4096 | torch | 80 | 322 | 4.00x |" in text
+    assert "| training step | batch 1 x 32768 | torch | 80 | does not fit |  |" in text
+
+
 def test_table_holds_machine_command_and_figures() -> None:
     text = section([REPORT])
     assert "**Model X** (avx2), 2 threads" in text
     assert "`python benches/peers/run.py --full`" in text
     assert "| sample | bf16 B 8 | torch | 10 (12.5) | 55 (60) | 5.50x |" in text
+    assert "| memory |" not in text
+    row = {"operation": "load", "case": "f32", "weights_mib": 513.2, "grown_mib": 540.4, "ratio": 1.053, "goal": 1.1}
+    assert "| load | f32 | 513 | 540 | 1.05 |" in section([REPORT | {"memory": [row]}])
 
 
 def test_only_the_marked_section_is_replaced() -> None:
@@ -137,7 +163,7 @@ def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:
     reports = [REPORT | {"date": date, "isa": isa, "results": [*rows, *REPORT["results"]]}
                for date, isa in (("2026-01-01", None), ("2026-03-01", "avx2"), ("2026-02-01", None))]  # fmt: skip
     reports.append(REPORT | {"date": "2026-04-01"})  # a part of the cases only
-    assert chosen(reports) == [reports[2] | {"results": rows}]
+    assert chosen(reports) == [reports[2] | {"results": rows, "memory": []}]
 
 
 def test_measured_rows_have_the_fields_of_a_results_file() -> None:

@@ -198,7 +198,9 @@ def test_a_gradient_that_is_no_number_stops_the_run() -> None:
 
 
 def test_what_is_no_model_and_no_recipe() -> None:
-    with pytest.raises(ArgumentError, match=r"^model: expected a farspan\.Transformer, given Linear"):
+    with pytest.raises(
+        ArgumentError, match=r"^model: expected a farspan\.Transformer, or one that peft has wrapped, given Linear"
+    ):
         fit(torch.nn.Linear(2, 2), DOCUMENTS, RECIPE)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"^recipe: expected a farspan\.training\.Recipe, given \{\}"):
         fit(learner(), DOCUMENTS, {})  # type: ignore[arg-type]

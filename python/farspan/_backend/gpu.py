@@ -21,6 +21,7 @@ from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, Diver
 from farspan._backend.memory import Described, Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
+from farspan._results import AttentionStatistics
 
 _Arguments = TypeVar("_Arguments", bound=tuple[Any, ...])
 
@@ -57,6 +58,18 @@ def attention_backward(
     lists = _typed(memory, above), _typed(memory, hooks)
     _core.cuda_attention_backward(memory, dtype, gradients, *inputs, *results_of, *lists)
     return out
+
+
+def attention_statistics(memory: Memory, dtype: str, query: Any, key: Any, hooks: Hooks) -> tuple[Any, ...]:
+    """The fields of `farspan.AttentionStatistics`."""
+    out = AttentionStatistics(*_allocate(memory, results.attention_statistics(dtype, query, key, hooks)))
+    if hooks.ragged:  # as in `attention`
+        for name, x in out._asdict().items():
+            x[...] = -math.inf if name == "lse" else 0
+    places = AttentionStatistics(*map(memory.describe, out))
+    at_query, at_key = memory.describe(query), memory.describe(key)
+    _core.cuda_attention_statistics(memory, dtype, places, at_query, at_key, _typed(memory, hooks))
+    return tuple(out)
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:

@@ -120,6 +120,16 @@ def _attention(device: str, dtype: torch.dtype, width: int, queries: int, hooks:
     allowed = allowed_error(truth[1], eager[1].double(), rounding="logit", magnitude=1 + score)
     yield _compared(f"{name}: LSE", found[1], truth[1], allowed)
 
+    seen = farspan.attention_statistics(query.to(device), key.to(device), **here)
+    exact = reference.attention_statistics(query.double(), key.double(), **given)
+    rounded = reference.attention_statistics(query, key, **given)
+    sizes = {"lse": 1 + score, "entropy": 8.0, "distance": float(KEYS)}
+    for field, one in seen._asdict().items():
+        right, plain = getattr(exact, field), getattr(rounded, field).double()
+        size, of_score = sizes.get(field, 1.0), 0.0 if field == "lse" else score
+        allowed = allowed_error(right, plain, rounding="logit", magnitude=size, largest_score=of_score)
+        yield _compared(f"{name}: statistics, {field}", one, right, allowed)
+
 
 def _attention_gradients(device: str, dtype: torch.dtype, width: int, hooks: bool) -> Iterator[Outcome]:
     large = [("query", 4, 37), ("key", 2, KEYS), ("value", 2, KEYS)]

@@ -19,6 +19,7 @@ from farspan.tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
     from farspan.lab.extension import Extension
+    from farspan.lab.extension.checkpoint import Readers
 
 SUMMARY = "Take a model to longer texts: measure methods, train some, recommend one, and write its checkpoint."
 
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "methods:\n  pose          YaRN, trained on short texts with a gap in their positions (with --steps)\n"
         "  drope         no positions any more, queries scaled by log n (with --steps)\n"
+        "  lora          YaRN, trained by adapters, norms and embeddings alone (with --steps; needs the package peft)\n"
         f"{schemes.command_line_help(own=False)}\n\n"
-        "linear, yarn, pose and drope train where --steps is given. The text is split then: its last quarter is\n"
+        "linear, yarn, pose, drope and lora train where --steps is given. The text is split then: its last quarter is\n"
         "measured, unless --train-data has other texts to learn from."
     )
     add_model(parser)
@@ -38,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help="text to measure on")
     add("--out", type=Path, required=True, metavar="DIR", help="the folder for the checkpoint and what was found")
     add("--methods", type=entries, metavar="NAME,...", help="see below (default: what suits a model with RoPE)")
+    what = "numbers to hide at each of five depths of every length, and to ask for (default: %(default)s)"
+    add("--needles", type=whole(0), default=2, metavar="N", help=what)
+    what = "pieces of the text to be copied at every length (default: %(default)s)"
+    add("--copies", type=whole(0), default=4, metavar="N", help=what)
     add("--steps", type=whole(1), metavar="N", help="train with methods that can (default: none is trained)")
     what = "text to learn from (default: a part of --data that is not measured)"
     add("--train-data", type=Path, nargs="+", action="extend", metavar="FILE", help=what)
@@ -53,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     from farspan.embedded import FOLDER
     from farspan.lab import report
-    from farspan.lab.extension import Tuning, checkpoint, extend
+    from farspan.lab.extension import Tuning, checkpoint, extend, lora, methods
     from farspan.lab.measure import window_ends
     from farspan.lab.subject import copy_tokenizer, load_model, load_text, open_model
 
@@ -68,6 +74,8 @@ def run(options: argparse.Namespace) -> None:
     window_ends(len(text.tokens), options.to, windows=1, targets=1)
     learnt = load_text(options.train_data, tokenizer).tokens if options.train_data else None
     loaded = load_model(options.model, options.device, opened)
+    if "lora" in methods.split(options.methods, trains=options.steps is not None)[1]:
+        lora.require_peft()
     tuning = None
     if options.steps:
         tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
@@ -79,22 +87,29 @@ def run(options: argparse.Namespace) -> None:
                 loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt, keep=so_far.append,
                 trained_length=options.trained, progress=progress, say=lambda said: print(said, file=sys.stderr),
                 model_name=loaded.name, text_name=text.name, notes=text.notes, bytes_per_token=text.bytes_per_token,
-                first_tokens=text.first_tokens,
+                first_tokens=text.first_tokens, tokenizer=loaded.tokenizer, needles=options.needles,
+                copies=options.copies,
             )  # fmt: skip
     except BaseException:  # by Ctrl-C, or at a length that does not fit into memory
         if so_far:
             _write(options.out / "extend-partial.json", so_far[-1].to_dict())
             print(f"farspan: what was found so far: {options.out / 'extend-partial.json'}", file=sys.stderr)
         raise
-    read = checkpoint.write(found.model, options.to, options.out)
+    readers = checkpoint.write(found.model, options.to, options.out)
     copy_tokenizer(place, options.out)
     report.draw(found.measurement, options.out / "extend.png")
-    document = {**found.to_dict(), "checkpoint": {"folder": str(options.out), "transformers_reads_it": read}}
+    if found.measurement.needles or found.measurement.copies:
+        report.retrieval.draw(found.measurement, options.out / "retrieval.png")
+    written = {
+        "folder": str(options.out), "transformers_reads_it": readers.transformers,
+        "llama_cpp_reads_it": readers.llama_cpp,
+    }  # fmt: skip
+    document = {**found.to_dict(), "checkpoint": written}
     _write(options.out / "extend.json", document)
     if options.json:
         print_json(document)
         return
-    _print(found, options.out, read)
+    _print(found, options.out, readers)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
@@ -114,12 +129,16 @@ def _check(options: argparse.Namespace) -> None:
         options.parser.error(str(error))
 
 
-def _print(found: Extension, out: Path, read: bool) -> None:
+def _print(found: Extension, out: Path, readers: Readers) -> None:
     from farspan.lab import report
 
     said: dict[str, Any] = found.evidence
     home, best = found.measurement.trained_length, found.recommended
     print(report.table(found.measurement))
+    if found.measurement.needles:
+        print(report.needle_table(found.measurement))
+    if found.measurement.copies:
+        print(report.copy_table(found.measurement))
     for note in found.measurement.notes:
         print(f"note: {note}")
     print(f"recommended: {best}")
@@ -129,5 +148,16 @@ def _print(found: Extension, out: Path, read: bool) -> None:
         print(f"  at {found.to} tokens {said['gain_over_own']:.3f} nats per token less than the model as it is")
         error = "" if said["cost_error"] != said["cost_error"] else f" (standard error {said['cost_error']:.3f})"
         print(f"  at {home} tokens {said['cost_at_trained_length']:+.3f} against it{error}")
-    readers = "transformers and farspan read it" if read else "ONLY farspan reads it: no config.json says this scheme"
-    print(f"written: {out} with extend.json and extend.png. {readers}")
+    for what, shares in found.retrieval.items():
+        if shares and (most := max(shares, key=lambda name: shares[name])) != best and shares[most] > shares[best]:
+            shown = f"{100 * shares[best]:.0f} %, and {100 * shares[most]:.0f} % by {most}"
+            print(f"  {what.replace('_', ' ')} at {found.to} tokens: {shown}")
+    print(f"written: {out} with extend.json and extend.png. {_read_by(readers)}")
+
+
+def _read_by(readers: Readers) -> str:
+    if not readers.transformers:
+        return "ONLY farspan reads it: no config.json says this scheme"
+    if not readers.llama_cpp:
+        return "transformers and farspan read it; llama.cpp's converter passes over this scheme"
+    return "transformers and farspan read it, and llama.cpp once it is converted"

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from farspan.commands.progress import progress_on_stderr
 from farspan.commands.scheme import look_here
 from farspan.commands.values import entries, listed, real, whole
 from farspan.lab import schemes, tasks
+from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
 from farspan.lab.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         f"tasks:\n{_wrapped(tasks.NAMES)}\n\nrecipes, which have settings of their own; options change them:\n"
-        + "".join(f"  {name:<9}{recipe.what}\n" for name, recipe in RECIPES.items())
+        + "".join(f"  {name:<13}{recipe.what}\n" for name, recipe in (RECIPES | LANGUAGE_RECIPES).items())
         + f"\nschemes:\n{schemes.command_line_help(own=False)}\n\n"
         "A class of your own is written module:Class or module:Class(3, window=trained). Of several learning rates a\n"
         "scheme is shown with the one whose loss at trained lengths is least."
@@ -53,21 +54,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     what = "the folder for results (default: out/extrapolate-TASK)"
     add("--out", type=Path, metavar="DIR", help=what)
+    what = "text that e5 to e7 learn, but its last tenth, and are measured on (default: as in farspan measure)"
+    add("--data", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=what)
     add("--resume", action="store_true", help="go on with what is in DIR; finished trainings are not repeated")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     look_here()
+    if options.task in LANGUAGE_RECIPES:
+        _language(options, LANGUAGE_RECIPES[options.task])
+        return
+    if options.data:
+        options.parser.error(f"--data: expected a recipe about language beside it, given {options.task}")
     recipe = RECIPES.get(options.task)
-    asked = [_settings(options, task, recipe) for task in (recipe.tasks if recipe else (options.task,))]
+    runs = recipe.runs if recipe else {options.task: (options.task, {})}
+    asked = {name: _settings(options, task, common) for name, (task, common) in runs.items()}
     from farspan.lab.extrapolation import report
 
     report.require_matplotlib()
     out = options.out or Path("out") / f"extrapolate-{options.task}"
     documents = []
-    for settings in asked:
-        documents.append(_extrapolate(settings, out if len(asked) == 1 else out / settings.task, recipe, options))
+    for name, settings in asked.items():
+        documents.append(_extrapolate(settings, out if len(asked) == 1 else out / name, recipe, options))
     if options.json:
         print_json(documents[0] if len(asked) == 1 else {"recipe": options.task, "tasks": documents})
 
@@ -95,14 +104,72 @@ def _extrapolate(settings: Settings, out: Path, recipe: Recipe | None, options: 
     return found.to_dict()
 
 
-def _settings(options: argparse.Namespace, task: str, recipe: Recipe | None) -> Settings:
+LANGUAGE_NAMES = (
+    "schemes",
+    "train_length",
+    "test_lengths",
+    "steps",
+    "seeds",
+    "examples",
+    "batch",
+    "layers",
+    "width",
+    "heads",
+)
+
+
+def _language(options: argparse.Namespace, recipe: LanguageRecipe) -> None:
+    """A recipe about language: other models, and a text in place of a task."""
+    for name in ("reading", "workers"):
+        if (value := getattr(options, name)) is not None:
+            options.parser.error(f"--{name}: expected a task that is no language beside it, given {value}")
+    rates = options.learning_rates or []
+    if len(rates) > 1:
+        options.parser.error(f"--learning-rates: expected one for a recipe about language, given {len(rates)}")
+    from farspan.lab import language
+    from farspan.lab.subject import byte_texts
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in LANGUAGE_NAMES}
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"learning_rate": rates[0]} if rates else {}
+    common = dict(recipe.common)
+    if "rope" not in given.get("schemes", ("rope",)):  # then there is nothing to put others on
+        common |= {"zero_shot": (), "tuned": ()}
+    try:
+        settings = language.Settings(**{**common, **given})
+    except ArgumentError as error:
+        raise options.parser.error(str(error)) from error
+    from farspan.lab.report import require_matplotlib
+
+    require_matplotlib()
+    learnt, held_out, name = byte_texts(options.data, settings.longest)
+    out = options.out or Path("out") / f"extrapolate-{options.task}"
+    try:
+        with progress_on_stderr("language", unit="step") as progress:
+            found = language.run(
+                settings, learnt, held_out, out, resume=options.resume, device=options.device, text_name=name,
+                progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print("farspan: the same command with --resume goes on where this one stopped", file=sys.stderr)
+        raise
+    paths = language.write(found, out)
+    if options.json:
+        print_json(found.to_dict())
+        return
+    print(language.table(found))
+    print(language.published_table(found, recipe))
+    print("written: " + ", ".join(map(str, paths)))
+
+
+def _settings(options: argparse.Namespace, task: str, common: Mapping[str, Any]) -> Settings:
     """What cannot be is wrong usage. What is asked for on the command line counts more than a recipe."""
     from farspan.lab.extrapolation import Settings
 
     names = (field.name for field in dataclasses.fields(Settings) if field.name != "task")
     given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:
-        return Settings(task, **{**(recipe.common if recipe else {}), **given})
+        return Settings(task, **{**common, **given})
     except ArgumentError as error:
         raise options.parser.error(str(error)) from error
 

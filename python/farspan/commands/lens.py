@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
 from farspan.commands.options import add_json, add_model, add_out
@@ -58,9 +59,17 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json(document)
         return
-    print(f"{len(tokens)} tokens, {len(found.layers)} layers of {loaded.name}; mean KL to the last layer, nats:")
-    print("  ".join(f"{at}: {kl:.2f}" for at, kl in zip(found.layers, found.kl.mean((1, 2)).tolist(), strict=True)))
+    print(f"{len(tokens)} tokens, {len(found.layers)} layers of {loaded.name}")
+    print("layer  mean KL to the last, nats  likeliest after the last token")
+    for at, kl in zip(found.layers, found.kl.mean((1, 2)).tolist(), strict=True):
+        print(f"{at:5}  {kl:25.2f}  {_likeliest(document, at)}".rstrip())
     print("written: " + ", ".join(map(str, paths)))
+
+
+def _likeliest(document: dict[str, Any], layer: int) -> str:
+    """What a layer would say behind the text."""
+    last = zip(document["top_token"][layer][-1], document["top_logprob"][layer][-1], strict=True)
+    return "  ".join(f"{document['texts'][str(token)]!r} {math.exp(logprob):.1%}" for token, logprob in last)
 
 
 def _tokens_of(file: Path, loaded: LoadedModel) -> list[int]:

@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--margin", type=real(0), default=0.05, metavar="X", help=what)
     what = "also hide N numbers at each of five depths of every length, and ask for them"
     add("--needles", type=whole(1), metavar="N", help=what)
+    what = "also ask for N pieces of the text to be copied that fill half of every length"
+    add("--copies", type=whole(1), metavar="N", help=what)
     what = "measure each file of --data on its own, in a folder of its own (default: one after the other)"
     add("--apart", action="store_true", help=what)
     add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
@@ -98,8 +100,9 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
         lengths=options.lengths, schemes=options.schemes, windows=options.windows, targets=options.targets,
         trained_length=options.trained, stride=options.stride, first_tokens=_first_tokens(options.bos, loaded, text),
     )  # fmt: skip
+    text = _with_note_on_bos(options.bos, text)
     measurement, paths = measure_to_files(
-        loaded, text, out, needles=options.needles, by=options.by, margin=options.margin, **asked
+        loaded, text, out, needles=options.needles, copies=options.copies, by=options.by, margin=options.margin, **asked
     )
     attention = attention_to_files(loaded, text, out, **asked) if options.statistics else None
     if not options.json:
@@ -109,6 +112,8 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
         print(report.reach_line(measurement))
         if measurement.needles:
             print(report.needle_table(measurement))
+        if measurement.copies:
+            print(report.copy_table(measurement))
         for note in measurement.notes:
             print(f"note: {note}")
         if attention is not None:
@@ -119,11 +124,12 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
 
 
 def measure_to_files(
-    loaded: LoadedModel, text: Text, out: Path, needles: int | None = None, **options: Any
+    loaded: LoadedModel, text: Text, out: Path, needles: int | None = None, copies: int | None = None, **options: Any
 ) -> tuple[Measurement, list[Path]]:
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
     is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
     from farspan.lab import report
+    from farspan.lab.copying import find_copies
     from farspan.lab.measure import chosen_schemes, measure
     from farspan.lab.needle import find_needles
 
@@ -136,21 +142,31 @@ def measure_to_files(
                 bytes_per_token=text.bytes_per_token, progress=progress, keep=so_far.append, **options,
             )  # fmt: skip
             so_far.append(measurement)
+            lengths, trained = measurement.lengths, measurement.trained_length
+            common: dict[str, Any] = {"first_tokens": measurement.first_tokens, "progress": progress}
             if needles:
-                schemes_by_name = chosen_schemes(
-                    loaded.model.config, options["schemes"], measurement.lengths, measurement.trained_length
-                )
+                asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
                 found = find_needles(
-                    loaded.model, loaded.tokenizer, text.tokens, measurement.lengths, schemes_by_name, count=needles,
-                    first_tokens=measurement.first_tokens, progress=progress,
-                )  # fmt: skip
+                    loaded.model, loaded.tokenizer, text.tokens, lengths, asked, count=needles, **common
+                )
                 measurement = dataclasses.replace(measurement, needles=found)
+                so_far.append(measurement)
+            if copies:
+                asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
+                copied = find_copies(
+                    loaded.model, text.tokens, lengths, asked, trained_length=trained, count=copies, **common
+                )
+                measurement = dataclasses.replace(measurement, copies=copied)
     except BaseException:
         if so_far:
             paths = report.write(so_far[-1], out)
             print(f"farspan: what was measured so far: {', '.join(map(str, paths))}", file=sys.stderr)
         raise
-    return measurement, report.write(measurement, out)
+    paths = report.write(measurement, out)
+    if measurement.needles or measurement.copies:
+        report.retrieval.draw(measurement, out / "retrieval.png")
+        paths.append(out / "retrieval.png")
+    return measurement, paths
 
 
 def attention_to_files(
@@ -165,6 +181,15 @@ def attention_to_files(
             loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, progress=progress, **options
         )
     return measurement, report.attention.write(measurement, out)
+
+
+def _with_note_on_bos(bos: str, text: Text) -> Text:
+    """Where windows lack what the tokenizer puts before a text, the result says so."""
+    if bos != "never" or not text.first_tokens:
+        return text
+    ids = ", ".join(map(str, text.first_tokens))
+    note = f"no window begins with {ids}, which the tokenizer puts before a text"
+    return dataclasses.replace(text, notes=(*text.notes, note))
 
 
 def _first_tokens(bos: str, loaded: LoadedModel, text: Text) -> tuple[int, ...]:

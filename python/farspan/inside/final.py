@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from farspan._results import Score
 from farspan.loss import divergence
 from farspan.unembed import score
 
@@ -24,23 +26,30 @@ class FinalDistributions:
     CPU. A soft cap bends the logits, and half precision would round mu: `divergence` computes both sides then.
     """
 
-    def __init__(self, last: Tensor, weight: Tensor, settings: dict[str, Any]) -> None:
+    def __init__(self, last: Tensor, weight: Tensor, targets: Tensor, settings: dict[str, Any], top: int) -> None:
         self._last, self._weight, self._settings = last, weight, settings
         self._linear = last.is_cpu and last.dtype == torch.float32 and "softcap" not in settings
-        if self._linear:
-            with torch.enable_grad():
-                leaf = last.detach().requires_grad_()
-                lse = score(leaf, weight, 0, **settings).lse
-                (self._expected,) = torch.autograd.grad(lse.sum(), leaf)
-            self._lse = lse.detach()
+        with torch.set_grad_enabled(self._linear):
+            self._leaf = last.detach().requires_grad_(self._linear)
+            found = score(self._leaf, weight, targets, top=top, **settings)
+        self._lse = found.lse
+        self.said = Score(*(None if field is None else field.detach() for field in found))
+        """What `score` says of p."""
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        """mu, for whoever asks for a divergence."""
+        (expected,) = torch.autograd.grad(self._lse, self._leaf, torch.ones_like(self._lse))
+        return expected
 
     def divergence(self, hidden: Tensor, lse: Tensor) -> Tensor:
-        """KL(p, q) in nats for the rows q of `hidden`, whose logsumexps are known."""
+        """KL(p, q) in nats for the rows q of `hidden` `[layers, rows, dim]`, whose logsumexps are known."""
         if not self._linear:
-            found: Tensor = divergence(hidden, self._weight, self._last, **self._settings)
+            last = self._last.expand(hidden.shape).contiguous()
+            found: Tensor = divergence(hidden, self._weight, last, **self._settings)
             return found
         apart = row_sums((hidden - self._last) * self._expected)
-        return (lse - self._lse - apart).clamp_(min=0)
+        return (lse - self.said.lse - apart).clamp_(min=0)
 
 
 def row_sums(x: Tensor) -> Tensor:

@@ -12,18 +12,21 @@ from torch import Tensor
 from farspan._backend import arrays
 from farspan._backend.settings import MAX_TOP
 from farspan._errors import ArgumentError, DtypeError, message
+from farspan._results import Score
 from farspan.inside.final import FinalDistributions
 from farspan.inside.notebook import frame_of, inline_pages
+from farspan.inside.parts import Part, parts_of
 from farspan.inside.translators import Translators
 from farspan.model import Transformer
 from farspan.model.arguments import check_ids, integers
 from farspan.model.decoder import as_ids
+from farspan.model.passes import check_length
 from farspan.tokenizer import Tokenizer
 from farspan.unembed import score
 from farspan.unembed import top as likeliest
 
 ROWS = 1024
-"""Positions that are read together: so many rows of normalised states are in memory beside the model's own pass."""
+"""States that are asked together what they say, of several layers where there are few of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +89,10 @@ def lens(
         logits = unembed(model.final_norm(h))                                # of layer l's state h
         logits = unembed(model.final_norm(h + A[l] @ h + b[l]))              # with translators; never the last layer
 
-    The model reads the ids twice: first for the final distributions, then layer by layer, and each layer is read while
-    its states are there. So the memory does not grow with the number of layers.
+    The model reads a long text in parts, and each part is read while the states of its layers are there. So beside the
+    text's keys and values the memory does not grow with its length. A model that sees what is to come, one whose
+    frequencies depend on the length, or one with hooks or adapters reads a long text as a whole, and twice: for the
+    final distributions, and for its layers in turn.
 
     Args:
         model: a `farspan.Transformer`.
@@ -127,67 +132,115 @@ def lens(
     if len(set(read)) < len(read):
         raise ArgumentError(message("layers", "each layer once", list(read)))
     places = _indices("positions", positions, ids.shape[1])
+    check_length(model.config, [ids.shape[1]])
     batch, time = len(ids), len(places)
-    wanted = _targets(targets, ids, vocab)[:, places].reshape(-1).to(model.device)
-    reader = _Reader(model, _rows(model(ids), places), wanted, top, len(read))
-
-    def look(at: int, stream: Tensor) -> None:
-        if at in read:
-            translate = None if translators is None or at == depth else translators
-            reader.read(read.index(at), at, _rows(stream, places), translate)
-
-    model(ids, tap=look)
+    wanted = _targets(targets, ids, vocab)[:, places]
+    reader = _Reader(model, read, wanted.to(model.device), top, translators)
+    for part in parts_of(model, len(ids), ids.shape[1], len(read)):
+        if part.tokens.start <= max(places, default=-1):
+            reader.read(part, ids[part.sequences, part.tokens], places)
     fields = {name: x.view(len(read), batch, time, *x.shape[2:]) for name, x in reader.fields.items()}
     return Lens(
-        **fields, layers=read, positions=places, tokens=ids[:, places].cpu(), targets=wanted.view(batch, time).cpu(),
-        tokenizer=tokenizer, translated=translators is not None,
+        **fields, layers=read, positions=places, tokens=ids[:, places].cpu(), targets=wanted.cpu(), tokenizer=tokenizer,
+        translated=translators is not None,
     )  # fmt: skip
 
 
 class _Reader:
-    """Reads rows of layers into the fields of a `Lens`, in chunks."""
+    """Reads parts of a text into the fields of a `Lens`."""
 
-    def __init__(self, model: Transformer, last: Tensor, targets: Tensor, top: int, layers: int) -> None:
-        self._model, self._targets, self._top = model, targets, top
+    def __init__(
+        self, model: Transformer, read: tuple[int, ...], targets: Tensor, top: int, translators: Translators | None
+    ) -> None:
+        self._model, self._read, self._top, self._translators = model, read, top, translators
+        self._targets, self._time = targets.reshape(-1), targets.shape[1]
         self._weight, self._settings = model.unembedding.detach(), model.logit_settings
-        self._chunks = [slice(start, start + ROWS) for start in range(0, len(last), ROWS)]
-        self._final = [FinalDistributions(last[chunk], self._weight, self._settings) for chunk in self._chunks]
-        shape = (layers, len(last))
-        with last.device:
+        self._listed = top if top <= MAX_TOP else 0
+        shape = (len(read), targets.numel())
+        with targets.device:
             self.fields = {name: torch.empty(shape, dtype=torch.float32) for name in ("entropy", "kl", "logprob")}
             self.fields["rank"] = torch.empty(shape, dtype=torch.int64)
             self.fields["top_token"] = torch.empty(*shape, top, dtype=torch.int64)
             self.fields["top_logprob"] = torch.empty(*shape, top, dtype=torch.float32)
 
-    def read(self, index: int, depth: int, rows: Tensor, translators: Translators | None) -> None:
-        for chunk, final in zip(self._chunks, self._final, strict=True):
-            states = rows[chunk] if translators is None else translators.translate(depth, rows[chunk])
-            for name, found in self._read_chunk(states, self._targets[chunk], final).items():
-                self.fields[name][index, chunk] = found
+    def read(self, part: Part, ids: Tensor, places: tuple[int, ...]) -> None:
+        """One part, of which the places that lie in it are read."""
+        columns = [at for at, place in enumerate(places) if part.tokens.start <= place < part.tokens.stop]
+        inside = tuple(places[at] - part.tokens.start for at in columns)
+        sequences = torch.arange(part.sequences.start, part.sequences.stop)[:, None]
+        to = (sequences * self._time + torch.tensor(columns, dtype=torch.int64)).flatten().to(self._targets.device)
+        early: dict[int, Tensor] = {}
 
-    def _read_chunk(self, states: Tensor, targets: Tensor, final: FinalDistributions) -> dict[str, Tensor]:
-        hidden = self._model.final_norm(states)
-        listed = self._top if self._top <= MAX_TOP else 0
-        without = targets < 0
-        said = score(hidden, self._weight, targets.clamp(min=0), top=listed, **self._settings)
+        def keep(depth: int, stream: Tensor) -> None:
+            if inside and depth in self._read and depth < self._model.config.num_hidden_layers:
+                early[depth] = self._normalised(depth, _rows(stream, inside))
+
+        last = _rows(self._model(ids, part.cache, tap=keep if part.held else None), inside)
+        finals = [(to[chunk], self._read_last(last[chunk], to[chunk])) for chunk in _chunks(len(to))]
+        if part.held:
+            self._read_early(early, finals)
+            return
+
+        def read(depth: int, stream: Tensor) -> None:
+            keep(depth, stream)
+            self._read_early(early, finals)
+            early.clear()
+
+        self._model(ids, tap=read)
+
+    def _normalised(self, depth: int, rows: Tensor) -> Tensor:
+        moved = rows if self._translators is None else self._translators.translate(depth, rows)
+        return self._model.final_norm(moved)
+
+    def _read_last(self, last: Tensor, to: Tensor) -> FinalDistributions:
+        """Rows of final states, and what the last layer says if it is read."""
+        targets = self._targets[to]
+        final = FinalDistributions(last, self._weight, targets.clamp(min=0), self._settings, self._listed)
+        depth = self._model.config.num_hidden_layers
+        if depth in self._read:
+            self._write([depth], to, last[None], Score(*(None if x is None else x[None] for x in final.said)), 0.0)
+        return final
+
+    def _read_early(self, early: dict[int, Tensor], finals: list[tuple[Tensor, FinalDistributions]]) -> None:
+        """The states of layers before the last, by depth. Few rows of each are asked with those of other layers."""
+        start, depths = 0, list(early)
+        for to, final in finals:
+            stop, together = start + len(to), max(1, ROWS // len(to))
+            for first in range(0, len(depths), together):
+                some = depths[first : first + together]
+                hidden = torch.stack([early[depth][start:stop] for depth in some])
+                targets = self._targets[to].clamp(min=0).expand(hidden.shape[:-1])
+                said = score(hidden, self._weight, targets, top=self._listed, **self._settings)
+                self._write(some, to, hidden, said, final.divergence(hidden, said.lse))
+            start = stop
+
+    def _write(self, depths: list[int], to: Tensor, hidden: Tensor, said: Score, kl: Tensor | float) -> None:
+        """What layers say `[layers, rows]`, to its places."""
+        without = self._targets[to] < 0
         found = {
             "entropy": said.entropy,
-            "kl": final.divergence(hidden, said.lse),
+            "kl": torch.as_tensor(kl, dtype=torch.float32),
             "logprob": said.logprob.masked_fill(without, torch.nan),
             "rank": said.rank.masked_fill(without, -1),
         }
-        if listed:
-            return found | {"top_token": said.top_token, "top_logprob": said.top_logprob}
-        if self._top:
+        if self._listed:
+            found |= {"top_token": said.top_token, "top_logprob": said.top_logprob}
+        elif self._top:
             longest = likeliest(hidden, self._weight, self._top, **self._settings)
-            return found | {"top_token": longest.token, "top_logprob": longest.logit - longest.lse[:, None]}
-        return found
+            found |= {"top_token": longest.token, "top_logprob": longest.logit - longest.lse[..., None]}
+        rows = torch.tensor([self._read.index(depth) for depth in depths], device=to.device)[:, None]
+        for name, values in found.items():
+            self.fields[name][rows, to] = values.to(to.device)
 
 
 def require_model(model: Any) -> None:
     """DtypeError: this is no model of farspan."""
     if not isinstance(model, Transformer):
         raise DtypeError(message("model", "a farspan.Transformer", type(model).__name__))
+
+
+def _chunks(rows: int) -> list[slice]:
+    return [slice(start, min(start + ROWS, rows)) for start in range(0, rows, ROWS)]
 
 
 def _rows(x: Tensor, places: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from farspan.lab.copying import Copied
     from farspan.lab.needle import Found
 
 
@@ -67,6 +68,8 @@ class Measurement:
     """in nats per token: by how much a loss may lie above a scheme's best one, and the length still counts as read"""
     needles: tuple[Found, ...] = ()
     """how often numbers in the text are found, if that was asked"""
+    copies: tuple[Copied, ...] = ()
+    """how well pieces of the text are repeated, if that was asked"""
 
     @property
     def unit(self) -> str:

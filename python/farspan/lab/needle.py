@@ -51,6 +51,15 @@ def require_room(tokenizer: Tokenizer, text: Tensor, length: int, first_tokens: 
     haystack(tokenizer, text, length, 0.0, np.random.default_rng(0), first_tokens)
 
 
+def has_room(tokenizer: Tokenizer, text: Tensor, length: int, first_tokens: Sequence[int] = ()) -> bool:
+    """Whether a text of this length has room for a needle and its question."""
+    try:
+        require_room(tokenizer, text, length, first_tokens)
+    except ArgumentError:
+        return False
+    return True
+
+
 def haystack(
     tokenizer: Tokenizer, text: Tensor, length: int, depth: float, draw: np.random.Generator,
     first_tokens: Sequence[int] = (),

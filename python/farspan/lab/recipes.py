@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -22,6 +22,16 @@ class Recipe:
     """of the published figures, and how they were made"""
     published: Figures
     """mean accuracy beyond the trained length, in percent, where a table has it"""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    """by name, what each extrapolation of a task has otherwise"""
+
+    @property
+    def runs(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """By the name of its folder, the task of each extrapolation and its settings."""
+        return {
+            f"{task}-{variant}" if variant else task: (task, {**self.common, **changes})
+            for task in self.tasks for variant, changes in self.variants.items()
+        }  # fmt: skip
 
 
 RUOSS = (
@@ -75,6 +85,33 @@ def _e4(**size: Any) -> Recipe:
     return Recipe("sums of long numbers, by decoders", ("addition",), {**common, **size}, COUPLING, {})
 
 
+def _beyond(task: str, **size: Any) -> Recipe:
+    """What may go further than the paper did: sharper queries, a decoder without positions, forget gates, and other
+    shapes with about as many parameters."""
+    what = f"{task} beyond the paper: learned scales, decoders, width against depth"
+    sharper = ("random-relative", "random-relative-ssmax", "random-relative-logn", "random-rope-ssmax")
+    shape: dict[str, Any] = {"schemes": ("random-relative", "random-relative-ssmax")}
+    variants: dict[str, dict[str, Any]] = {
+        "slots": {"schemes": sharper},
+        "causal": {"schemes": ("nope", "nope-ssmax", "forgetting", "random-relative-ssmax"), "reading": "causal"},
+        "wide": {**shape, "layers": 2, "width": 96},
+        "deep": {**shape, "layers": 9, "width": 48},
+    }
+    return Recipe(what, (task,), {"train_length": 40, **size}, RUOSS, RUOSS_TABLE, variants)
+
+
+def _sharp(**size: Any) -> Recipe:
+    """Maxima among 64 times as many items."""
+    common = {"train_length": 16, "layers": 1, "heads": 1, "width": 128, "test_lengths": (16, 64, 256, 1024)}
+    variants: dict[str, dict[str, Any]] = {
+        "slots": {"schemes": ("none", "nope-ssmax", "ssmax", "logn-learned"), "reading": "slots"},
+        "causal": {"schemes": ("none", "nope-ssmax", "forgetting"), "reading": "causal"},
+        "deep": {"schemes": ("nope-ssmax",), "reading": "slots", "layers": 3},
+    }
+    what = "max_retrieval at 64 times the trained length: learned scales of queries"
+    return Recipe(what, ("max_retrieval",), {**common, **size}, SOFTMAX, {}, variants)
+
+
 CPU_LENGTHS = (40, 64, 100, 200, 400)
 GPU_LENGTHS = (40, 50, 64, 80, 100, 150, 200, 300, 400, 500)
 ITEMS = (16, 64, 256, 1024, 4096)
@@ -99,4 +136,26 @@ RECIPES: dict[str, Recipe] = {
     "e4-gpu": _e4(
         steps=50_000, width=1024, batch=1000, seeds=4, learning_rates=(1e-4,), test_lengths=(30, 50, 100, 150, 200)
     ),
+    "reverse": _beyond("reverse_string", steps=10_000, test_lengths=CPU_LENGTHS),
+    "reverse-gpu": _beyond(
+        "reverse_string",
+        steps=100_000,
+        batch=128,
+        seeds=5,
+        learning_rates=(1e-4, 3e-4, 5e-4),
+        examples=512,
+        test_lengths=GPU_LENGTHS,
+    ),
+    "stack": _beyond("stack_manipulation", steps=10_000, test_lengths=CPU_LENGTHS),
+    "stack-gpu": _beyond(
+        "stack_manipulation",
+        steps=100_000,
+        batch=128,
+        seeds=5,
+        learning_rates=(1e-4, 3e-4, 5e-4),
+        examples=512,
+        test_lengths=GPU_LENGTHS,
+    ),
+    "max": _sharp(steps=5000),
+    "max-gpu": _sharp(steps=50_000, batch=128, seeds=10, examples=512),
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from farspan import _transforms as transforms
 from farspan import reference
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
@@ -141,14 +142,15 @@ class Decoder(nn.Module):
 
     def choose_operations(self) -> Operations:
         """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
-        if self.backend == "reference" or self.wants_gradient or torch.compiler.is_compiling():
-            return self._tensor_operations()
+        traced = torch.compiler.is_compiling() or transforms.at_work()
+        if self.backend == "reference" or self.wants_gradient or traced:
+            return self._tensor_operations(traced)
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
 
-    def _tensor_operations(self) -> TensorOperations:
-        serves = self.backend == "fused" and self.device.type == "cpu" and not torch.compiler.is_compiling()
+    def _tensor_operations(self, traced: bool) -> TensorOperations:
+        serves = self.backend == "fused" and self.device.type == "cpu" and not traced
         if serves and self.activations == torch.float32 and not self.instrumented:
             return RecordedOperations()
         return TensorOperations(self.backend, self.activations)

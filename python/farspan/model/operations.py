@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farspan import ops, reference
+from farspan import _transforms, ops, reference
 from farspan._backend import cpu, threads
 from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
@@ -329,8 +329,9 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, backend: st
 
 
 def arrays_serve(x: Tensor) -> bool:
-    """Whether x may be computed with as an array: float32 on a CPU, and nobody traces."""
-    return not torch.compiler.is_compiling() and x.is_cpu and x.dtype == torch.float32
+    """Whether x may be computed with as an array: float32 on a CPU, and nobody traces or transforms."""
+    traced = torch.compiler.is_compiling() or _transforms.at_work()
+    return not traced and x.is_cpu and x.dtype == torch.float32
 
 
 class ArrayOperations:

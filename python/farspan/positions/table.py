@@ -123,6 +123,22 @@ TABLE: tuple[Entry, ...] = (
         "#3288BD", "$R$", lambda r: RandomPositions(_pool(r), inner=Relative()),
     ),
     Entry(
+        SSMax, "random-rope-ssmax", "random positions, RoPE, SSMax", "random-rope with a learned scale of queries",
+        "#4477AA", "$2$", lambda r: SSMax(r.trained, inner=RandomPositions(_pool(r), inner=RoPE(None))),
+    ),
+    Entry(
+        SSMax, "random-relative-ssmax", "random positions, relative, SSMax", "random-relative with such a scale",
+        "#228833", "$Q$", lambda r: SSMax(r.trained, inner=RandomPositions(_pool(r), inner=Relative())),
+    ),
+    Entry(
+        LogN, "random-relative-logn", "random positions, relative, log-n", "random-relative with log-n",
+        "#CCBB44", "$l$", lambda r: LogN(r.trained, inner=RandomPositions(_pool(r), inner=Relative())),
+    ),
+    Entry(
+        SSMax, "nope-ssmax", "NoPE, SSMax", "no positions, queries scaled by a learned multiple of log n", "#BB5566",
+        "$N$", lambda r: SSMax(r.trained, inner=NoPE()),
+    ),
+    Entry(
         LogN, "logn", "log-n", "queries scaled by the logarithm of their place", "#AA3377", "P",
         lambda r: LogN(r.trained, inner=RoPE(None)), aliases=("log-n",),
     ),

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from farspan._errors import ArgumentError, Error, message
-from farspan.model import Transformer
+from farspan._errors import Error
 from farspan.model.checkpoint import require_own_parameters
+from farspan.training import adapters
 from farspan.training.folder import RunFolder
 from farspan.training.learner import Learner
 from farspan.training.packing import Corpus
@@ -34,7 +34,7 @@ class Result:
 
 
 def fit(
-    model: Transformer, documents: Iterable[Any], recipe: Recipe, out: str | os.PathLike[str] | None = None,
+    model: Any, documents: Iterable[Any], recipe: Recipe, out: str | os.PathLike[str] | None = None,
     resume: bool = False, *, validation: Iterable[Any] | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Trains a model, in place, to predict each token of the documents from those before it.
@@ -42,12 +42,13 @@ def fit(
     The parameters that ask for a gradient learn: all of them, or those that an adapter or you have left so.
 
     Args:
-        model: a `farspan.Transformer`.
+        model: a `farspan.Transformer`, or what `peft.get_peft_model` made of one.
         documents: id lists. They are packed without padding, and no token sees another document. A document that is
             longer than the context is read in pieces.
         recipe: a `farspan.training.Recipe`.
         out: a folder for the run. It gets `config.json` and `model.safetensors`, which `Transformer.from_pretrained`
-            reads, `log.jsonl` with a line for each step, `loss.png`, and checkpoints. None: nothing is written.
+            reads, `log.jsonl` with a line for each step, `loss.png`, and checkpoints. Of a model with adapters it gets
+            these alone, as `peft.PeftModel.from_pretrained` reads them. None: nothing is written.
         resume: go on with the run in `out`, if there is one. It ends with the bits of a run that nobody stopped. If the
             run is over, the model gets its weights.
         validation: id lists that are scored at intervals.
@@ -62,29 +63,31 @@ def fit(
         Error: `out` holds a run and `resume` is not given, or it holds another run. Or a loss or a gradient is NaN or
             infinite: the model has the weights from before that step then, and the checkpoint stays as it is.
     """
-    if not isinstance(model, Transformer):
-        raise ArgumentError(message("model", "a farspan.Transformer", repr(model)[:80]))
+    inner = adapters.transformer_of(model)
     require_recipe(recipe)
-    model.require_causal("model")
-    vocab = model.config.vocab_size
+    inner.require_causal("model")
+    vocab = inner.config.vocab_size
     corpus = Corpus(documents, vocab)
     held_out = None if validation is None else Corpus(validation, vocab, "validation")
-    learner = Learner(model, corpus, recipe, held_out)
+    learner = Learner(inner, corpus, recipe, held_out)
     was_training = model.training
     try:
         if out is None:
-            return _run(learner, None, progress)
-        require_own_parameters(model)
-        facts = {
+            return _run(model, learner, None, progress)
+        facts: dict[str, Any] = {
             "recipe": dataclasses.asdict(recipe),
             "documents": corpus.digest,
             "validation": None if held_out is None else held_out.digest,
-            "model": model.config.to_dict(),
+            "model": inner.config.to_dict(),
             "learning": list(learner.optimizer.names),
         }
+        if adapters.is_adapted(model):
+            facts["adapters"] = adapters.facts_of(model)
+        else:
+            require_own_parameters(inner)
         folder = RunFolder(out, facts, resume=resume)
         try:
-            return _run(learner, folder, progress)
+            return _run(model, learner, folder, progress)
         finally:
             folder.close()
     finally:
@@ -92,10 +95,10 @@ def fit(
         learner.optimizer.forget_gradients()
 
 
-def _run(learner: Learner, folder: RunFolder | None, progress: Progress | None) -> Result:
+def _run(model: Any, learner: Learner, folder: RunFolder | None, progress: Progress | None) -> Result:
     """The steps that are left."""
     if folder is not None and folder.finished:
-        folder.load_finished(learner.model)
+        folder.load_finished(model)
         return _result(folder.log.lines()[-1])
     line: dict[str, Any] = {"seconds": 0.0}
     saved = 0
@@ -112,12 +115,12 @@ def _run(learner: Learner, folder: RunFolder | None, progress: Progress | None) 
         if folder is not None:
             folder.log.append(line)
             if learner.step % recipe.save_every == 0 and learner.step < recipe.steps:
-                folder.save(learner.model, *learner.state())
+                folder.save(model, *learner.state())
                 saved = learner.step
         if progress is not None:
             progress(learner.step, recipe.steps, f"loss {line['loss']:.3f}")
     if folder is not None:
-        folder.finish(learner.model)
+        folder.finish(model)
     return _result(line)
 
 

@@ -3,7 +3,7 @@
     run.json              what the run is: recipe, documents, model; and whether it is over
     state.safetensors     the last checkpoint: everything that later steps depend on, in one file; gone when it is over
     log.jsonl             a line for each step
-    config.json, model.safetensors, loss.png    for readers, as of the last checkpoint
+    config.json, model.safetensors, loss.png    for readers, as of the last checkpoint; adapters have files of their own
 
 Each file but the log is replaced as a whole. The log reaches the disk before a checkpoint does, and resuming cuts off
 what was logged after the checkpoint, so each step is in it once.
@@ -24,8 +24,9 @@ from torch import Tensor
 from farspan._errors import BackendError, Error, message
 from farspan._files import read_json, remove_unfinished, replaced
 from farspan._pictures import require_matplotlib
-from farspan.model import Transformer, safetensors
+from farspan.model import safetensors
 from farspan.model.checkpoint import Checkpoint
+from farspan.training import adapters
 from farspan.training.log import Log
 from farspan.training.picture import draw_loss
 
@@ -48,7 +49,7 @@ class RunFolder:
         self._drawn, self._draws = -SECONDS_BETWEEN_PICTURES, _can_draw()
         self.path.mkdir(parents=True, exist_ok=True)
         self.log = Log(self.path / LOG)
-        for name in (RUN, STATE, PICTURE, *MODEL):
+        for name in (RUN, STATE, PICTURE, *MODEL, *adapters.FILES):
             remove_unfinished(self.path / name)
         if not (self.path / RUN).exists():
             self._describe()
@@ -59,13 +60,13 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def save(self, model: Transformer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(self, model: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """A checkpoint in the place of the one before: tensors, and facts as JSON has them. Then the model and the
         picture, for readers."""
         self.log.to_disk()
         with replaced(self.path / STATE) as beside:
             safetensors.write(beside, tensors, {"facts": json.dumps(facts)})
-        model.save_pretrained(self.path)
+        self._save_model(model)
         if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
             self._draw()
 
@@ -80,17 +81,26 @@ class RunFolder:
         self.log.cut(facts["step"])
         return tensors, facts
 
-    def finish(self, model: Transformer) -> None:
+    def finish(self, model: Any) -> None:
         """The run is over: what only resuming needs goes."""
         self.log.to_disk()
-        model.save_pretrained(self.path)
+        self._save_model(model)
         self._draw()
         self.finished = True
         self._describe()
         (self.path / STATE).unlink(missing_ok=True)
 
-    def load_finished(self, model: Transformer) -> None:
+    def _save_model(self, model: Any) -> None:
+        if adapters.is_adapted(model):
+            adapters.save(model, self.path)
+        else:
+            model.save_pretrained(self.path)
+
+    def load_finished(self, model: Any) -> None:
         """The weights that the run ended with."""
+        if adapters.is_adapted(model):
+            adapters.load(model, self.path)
+            return
         saved = Checkpoint(self.path)
         saved.check(model)
         saved.load(model)
@@ -126,7 +136,7 @@ def require_no_run(path: str | os.PathLike[str], *, resume: bool) -> None:
             expected = "a folder without a run, or resume=True (--resume) to go on with the one that is there"
             raise Error(message("out", expected, folder))
         return
-    for name in (*MODEL, STATE, LOG):
+    for name in (*MODEL, *adapters.FILES, STATE, LOG):
         # A run that was killed at once has an empty log.
         if (folder / name).exists() and (folder / name).stat().st_size:
             raise Error(message("out", "a folder of its own for the run", f"{folder}, which has a {name}"))

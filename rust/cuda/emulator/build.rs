@@ -13,6 +13,10 @@ mod attention;
 mod gradient;
 
 #[allow(dead_code)]
+#[path = "../src/attention/statistics/variants.rs"]
+mod statistics;
+
+#[allow(dead_code)]
 #[path = "../src/loss/variants.rs"]
 mod loss;
 
@@ -39,6 +43,7 @@ fn main() {
         "../kernels",
         "../src/device.rs",
         "../src/attention/gradient/variants.rs",
+        "../src/attention/statistics/variants.rs",
         "../src/attention/variants.rs",
         "../src/loss/variants.rs",
         "../src/probe/variants.rs",
@@ -55,7 +60,7 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    let of_attention = [attention::variants(), gradient::variants()].concat();
+    let of_attention = [attention::variants(), gradient::variants(), statistics::variants()].concat();
     build.files(sources(&out, [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");

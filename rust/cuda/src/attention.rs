@@ -8,11 +8,12 @@ pub mod gradient;
 mod params;
 pub mod plan;
 mod problem;
+pub mod statistics;
 pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
-pub(crate) use variants::{CHUNK, WARP_ROWS, WIDTHS, type_names};
+pub(crate) use variants::{CHUNK, WARP_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
 
 use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
@@ -107,10 +108,15 @@ struct Layout {
 
 impl<'a> Call<'a> {
     fn new(problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
+        Call::summing(shape.value_dim, problem, shape, limits)
+    }
+
+    /// A call that sums up so many numbers for each row, beside its weights.
+    fn summing(sums: usize, problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
         let work = Workload {
             dtype: problem.query.dtype,
             head_dim: shape.head_dim,
-            value_dim: shape.value_dim,
+            sums,
             query_heads: shape.query_heads,
             group: shape.group(),
             batch: shape.batch,
@@ -149,7 +155,7 @@ impl<'a> Call<'a> {
         let [queries, keys] = self.prepared(&mut place, !self.turns_in_tiles());
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
-        let partial_values = place(split, results * self.shape.value_dim * size_of::<f32>());
+        let partial_values = place(split, results * self.work.sums * size_of::<f32>());
         let partial_states = place(split, results * size_of::<[f32; 2]>());
         Layout { queries, keys, partial_values, partial_states, bytes }
     }
@@ -306,24 +312,28 @@ impl<'a> Call<'a> {
     }
 
     fn params(&self, layout: &Layout, output: &Large, lse: Option<&Tensor<3>>) -> AttentionParams {
-        let Attention { query, key, value, .. } = self.problem;
-        let (queries, keys) = (layout.queries, layout.keys);
-        let in_pieces =
-            [queries.turned != 0 || is_in_pieces(query), keys.turned != 0 || is_in_pieces(key), is_in_pieces(value)];
         AttentionParams {
             problem: self.turned_params(layout),
-            plan: PlanParams {
-                chunks_per_block: self.plan.chunks_per_block as i32,
-                parts: self.plan.parts as i32,
-                in_pieces: in_pieces.map(i32::from),
-                tiles: self.plan.tiles as i32,
-            },
+            plan: self.plan_params(layout),
             results: ResultParams {
                 output: matrix_at(output),
                 lse: table_at(lse),
                 partial_values: layout.partial_values,
                 partial_states: layout.partial_states,
             },
+        }
+    }
+
+    fn plan_params(&self, layout: &Layout) -> PlanParams {
+        let Attention { query, key, value, .. } = self.problem;
+        let (queries, keys) = (layout.queries, layout.keys);
+        let in_pieces =
+            [queries.turned != 0 || is_in_pieces(query), keys.turned != 0 || is_in_pieces(key), is_in_pieces(value)];
+        PlanParams {
+            chunks_per_block: self.plan.chunks_per_block as i32,
+            parts: self.plan.parts as i32,
+            in_pieces: in_pieces.map(i32::from),
+            tiles: self.plan.tiles as i32,
         }
     }
 

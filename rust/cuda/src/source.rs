@@ -10,6 +10,7 @@ macro_rules! headers {
 
 /// Every header of `kernels/` and its folders, by its path from there, which is how others include it.
 pub const HEADERS: &[(&str, &str)] = headers![
+    "attention/block.cuh",
     "attention/combine.cuh",
     "attention/gradient/known.cuh",
     "attention/gradient/lines.cuh",
@@ -28,6 +29,10 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "attention/rotate.cuh",
     "attention/rows.cuh",
     "attention/scores.cuh",
+    "attention/statistics/combine.cuh",
+    "attention/statistics/moments.cuh",
+    "attention/statistics/params.cuh",
+    "attention/statistics/walk.cuh",
     "attention/tile.cuh",
     "attention/walk.cuh",
     "loss/block.cuh",

@@ -2,7 +2,8 @@
 
 use farspan_core::attention::Rules;
 use farspan_core::{Dtype, Result};
-use farspan_cuda::attention::{Attention, Rotary, Sequences, attention, workspace_bytes};
+use farspan_cuda::attention::statistics::{self, Statistics, attention_statistics};
+use farspan_cuda::attention::{Attention, Large, Rotary, Sequences, attention, workspace_bytes};
 use farspan_cuda::device::MOST_BLOCKS;
 use farspan_cuda::{Device, FloatTensor, Limits, Tensor, Variant, Workspace};
 use std::cell::RefCell;
@@ -36,27 +37,36 @@ fn rotated(
     key_time: usize,
     rotary: Option<Rotary>,
 ) -> Result<Vec<(String, [u32; 3])>> {
-    let matrix = |time| FloatTensor { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, 128]) };
-    let problem = Attention {
-        query: matrix(query_time),
-        key: matrix(key_time),
-        value: matrix(key_time),
+    let query = matrix(heads, query_time, 128);
+    let problem = Attention { rotary, ..plain(query, matrix(heads, key_time, 128)) };
+    let device = Noted::default();
+    let workspace = Workspace { pointer: 256, bytes: workspace_bytes(&problem, &device.limits())? };
+    // SAFETY: the device touches no memory.
+    unsafe { attention(&device, &problem, query, None, workspace)? };
+    Ok(device.launches.into_inner())
+}
+
+fn matrix(heads: usize, time: usize, dim: usize) -> Large {
+    FloatTensor { dtype: Dtype::Bf16, tensor: Tensor::contiguous(256, [1, heads, time, dim]) }
+}
+
+/// A problem without hooks, in which keys stand for the values too.
+fn plain(query: Large, key: Large) -> Attention {
+    Attention {
+        query,
+        key,
+        value: key,
         block_table: None,
         sequences: Sequences::default(),
-        rules: Rules::plain(128),
+        rules: Rules::plain(query.tensor.shape[3]),
         query_scale: None,
         key_bias: None,
         distance_bias: None,
         sink: None,
         query_positions: None,
         key_positions: None,
-        rotary,
-    };
-    let device = Noted::default();
-    let workspace = Workspace { pointer: 256, bytes: workspace_bytes(&problem, &device.limits())? };
-    // SAFETY: the device touches no memory.
-    unsafe { attention(&device, &problem, matrix(query_time), None, workspace)? };
-    Ok(device.launches.into_inner())
+        rotary: None,
+    }
 }
 
 #[test]
@@ -110,4 +120,24 @@ fn keys_that_few_rows_read_turn_in_their_tiles() {
     for elsewhere in [rope(64, true), rope(12, false)] {
         assert_eq!(blocks(1, elsewhere), of(1) + of(512), "pairs within a piece, pairs in parts of pieces");
     }
+}
+
+#[test]
+fn statistics_weigh_the_keys_of_wide_heads_once() {
+    let (heads, time, wide) = (8, 4096, 256);
+    let problem = plain(matrix(heads, time, wide), matrix(heads, time, wide));
+    let device = Noted::default();
+    let blocks = time.div_ceil(64) * heads;
+    let rows = Tensor::contiguous(256, [1, heads, time]);
+    let places = Statistics { lse: rows, entropy: rows, largest: rows, first: rows, sink: rows, distance: rows };
+    let bytes = statistics::workspace_bytes(&problem, &device.limits()).unwrap();
+    // SAFETY: the device touches no memory.
+    unsafe { attention_statistics(&device, &problem, &places, Workspace { pointer: 256, bytes }).unwrap() };
+    let output = matrix(heads, time, wide);
+    let workspace = Workspace { pointer: 256, bytes: workspace_bytes(&problem, &device.limits()).unwrap() };
+    // SAFETY: as above.
+    unsafe { attention(&device, &problem, output, None, workspace).unwrap() };
+    let expected = [("attention_statistics_bf16_d256_w4", blocks), ("attention_bf16_d256_w4", 2 * blocks)];
+    let expected = expected.map(|(name, blocks)| (name.to_string(), [blocks as u32, 1, 1]));
+    assert_eq!(device.launches.into_inner(), expected, "sums of wide values have two blocks for each row");
 }

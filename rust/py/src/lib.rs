@@ -60,6 +60,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<cuda::device::Emulator>()?;
     module.add_function(wrap_pyfunction!(cuda::attention::cuda_attention, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::attention::cuda_attention_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda::attention::cuda_attention_statistics, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_sample, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_sample_on_host, module)?)?;
     module.add_function(wrap_pyfunction!(cuda::unembed::cuda_rank, module)?)?;

@@ -28,12 +28,34 @@ def readable(config: Config) -> bool:
     return bool(config.to_dict()["model_type"] != OWN_MODEL_TYPE)
 
 
-def write(model: Transformer, to: int, folder: Path) -> bool:
-    """The checkpoint in a folder. Gives whether transformers reads it; farspan does in any case."""
+CONVERTED = ("default", "linear", "yarn", "llama3")
+"""The rotations that llama.cpp's converter carries over from a `config.json`; it passes over dynamic NTK in silence."""
+
+
+def convertible(config: Config) -> bool:
+    """Whether llama.cpp computes the same from a converted checkpoint of this config, as far as positions go."""
+    if not readable(config):
+        return False
+    said = config.to_dict().get("rope_parameters") or {}
+    kinds = [part for part in said.values() if isinstance(part, dict)] or [said]
+    return all(kind.get("rope_type", "default") in CONVERTED for kind in kinds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """Who reads a checkpoint, beside farspan."""
+
+    transformers: bool
+    llama_cpp: bool
+    """after its own conversion"""
+
+
+def write(model: Transformer, to: int, folder: Path) -> Readers:
+    """The checkpoint in a folder. Gives who else reads it; farspan does in any case."""
     twin = copy.copy(model)
     twin.config = extended_config(model.config, to)
     twin.save_pretrained(folder)
-    return readable(twin.config)
+    return Readers(readable(twin.config), convertible(twin.config))
 
 
 def _as_bases(config: Config) -> Config:

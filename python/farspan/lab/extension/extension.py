@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
-from farspan.lab import schemes
+from farspan.lab import needle, schemes
+from farspan.lab.copying import Copied, find_copies
+from farspan.lab.extension import lora
 from farspan.lab.extension import methods as named
 from farspan.lab.extension.tuning import Tuning, memory, tuned
 from farspan.lab.measure import Progress, measure, reach_of, trained_length_of
 from farspan.lab.measurement import Measurement, Point
+from farspan.lab.needle import Found, find_needles
 from farspan.lab.schemes import Reach
 from farspan.model import Transformer
+from farspan.positions import Scheme
+from farspan.tokenizer import Tokenizer
 from farspan.training import Result
 
 HELD_OUT = 4
@@ -74,11 +79,25 @@ class Extension:
             "above_own_at_trained_length": further, "above_error": further_error,
         }  # fmt: skip
 
+    @property
+    def retrieval(self) -> dict[str, dict[str, float]]:
+        """What a loss does not show, at the length to reach: of each name the share of needles that are found, over all
+        depths, and the share of tokens that are copied. Empty where that was not asked, or has no room."""
+        needles: dict[str, list[float]] = {}
+        for found in self.measurement.needles:
+            if found.length == self.to:
+                needles.setdefault(found.scheme, []).append(found.accuracy)
+        copied = {found.scheme: found.accuracy for found in self.measurement.copies if found.length == self.to}
+        return {
+            "needles_found": {name: math.fsum(shares) / len(shares) for name, shares in needles.items()},
+            "copied": copied,
+        }  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         found = self.measurement.to_dict()
         return {
             "to": self.to, "ranking": self.ranking, "recommended": self.recommended, "evidence": self.evidence,
-            "trainings": self.trainings,
+            "retrieval": self.retrieval, "trainings": self.trainings,
         } | found  # fmt: skip
 
 
@@ -92,53 +111,115 @@ def lengths_up_to(trained: int, to: int) -> tuple[int, ...]:
 
 def extend(
     model: Transformer, tokens: Any, to: int, methods: Sequence[str] | None = None, tuning: Tuning | None = None, *,
-    train_tokens: Any = None, trained_length: int | None = None, progress: Progress | None = None,
-    say: Say = lambda text: None, keep: Callable[[Extension], object] = lambda found: None, **described: Any,
+    train_tokens: Any = None, trained_length: int | None = None, tokenizer: Tokenizer | None = None, needles: int = 2,
+    copies: int = 4, progress: Progress | None = None, say: Say = lambda text: None,
+    keep: Callable[[Extension], object] = lambda found: None, **described: Any,
 ) -> Extension:  # fmt: skip
     """Measures how a model reads texts of `to` tokens under each method, and what each costs at short lengths.
 
-    `tokens`: the text, `[n]` ids. `methods`: position schemes by name, and `pose` and `drope`, which train; None: all.
-    With `tuning` those that train do: linear, yarn, pose and drope. They learn from `train_tokens`; without these the
-    text is split, and its last quarter, or more where that is too short, is measured. All methods are scored on the
-    same tokens. `described`: `model_name`, `text_name`, `first_tokens` and so on, as in `farspan.measure`.
+    `tokens`: the text, `[n]` ids. `methods`: position schemes by name, and `pose`, `drope` and `lora`, which train;
+    None: all but `lora`. With `tuning` those that train do: linear, yarn, pose, drope and lora. They learn from
+    `train_tokens`; without these the text is split, and its last quarter, or more where that is too short, is measured.
+    All methods are scored on the same tokens. `described`: `model_name`, `text_name`, `first_tokens` and so on, as in
+    `farspan.measure`.
+
+    With a `tokenizer` so many `needles` are hidden at each depth of each length, and asked for. So many `copies` of
+    pieces of the text are asked for at each length.
 
     `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins,
     `keep(extension)` what is found by then: before the trainings, and after each of them.
 
     ArgumentError: a text that is too short, a length that is none, a method that is unknown or needs training.
+    BackendError: `lora` without the package peft.
     """
     plain, training = named.split(methods, trains=tuning is not None)
+    if "lora" in training:
+        lora.require_peft()
     trained = trained_length_of(model.config) if trained_length is None else trained_length
     if isinstance(to, bool) or not isinstance(to, int) or to <= trained:
         raise ArgumentError(message("to", f"a length beyond the trained {trained} tokens", to))
+    for name, count in (("needles", needles), ("copies", copies)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ArgumentError(message(name, "an integer of at least 0", repr(count)))
     text = torch.as_tensor(tokens)
     learnt, measured = _divided(text, train_tokens, to, trained, trains=bool(training))
     lengths = lengths_up_to(trained, to)
     common = {"trained_length": trained, "progress": progress, **described}
+    asking = _Retrieval(measured, lengths, trained, tokenizer, needles, copies, described, progress)
     whole = measure(model, measured, lengths, ("own", *plain), **common)
     reach = reach_of(model.config, to, trained)
     models = {name: _under(model, name, reach) for name in whole.schemes}
     trainings: dict[str, dict[str, Any]] = {}
+    keep(Extension(whole, to, trainings, models))
+    asked = schemes.make(whole.schemes, reach)
+    found_needles, found_copies = asking(model, asked)
+    whole = dataclasses.replace(whole, needles=found_needles, copies=found_copies)
     keep(Extension(whole, to, trainings, models))
     for method in training:
         assert tuning is not None
         name = f"{method}, {tuning.steps} steps"
         by = named.trained_by(method, reach)
         context = to if by.whole_reach else trained
-        parameters = sum(weight.numel() for weight in model.parameters())
-        needed = memory(model.config, parameters, context, tuning)
+        needed = memory(model, by, context, tuning)
         say(f"{name}: context {context}, about {needed / 2**30:.2f} GiB of memory beside the model")
         learner, result = tuned(model, learnt, by, context, tuning, progress)
         found = measure(learner, measured, lengths, {name: None}, **common)
+        found_needles, found_copies = asking(learner, {name: None})
         models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
-        whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
+        whole = dataclasses.replace(
+            whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points),
+            needles=(*whole.needles, *found_needles), copies=(*whole.copies, *_alike(found_copies, whole.copies)),
+        )  # fmt: skip
         keep(Extension(whole, to, trainings, models))
+    notes = [*whole.notes, *asking.notes]
     if training:
-        note = f"the trained models learnt from {len(learnt)} other tokens" + " of the same text" * (
-            train_tokens is None
+        same = " of the same text" * (train_tokens is None)
+        notes.append(f"the trained models learnt from {len(learnt)} other tokens{same}")
+    return Extension(dataclasses.replace(whole, notes=tuple(notes)), to, trainings, models)
+
+
+class _Retrieval:
+    """What is asked of every method beside its loss: the same needles and pieces for all."""
+
+    def __init__(
+        self, text: Tensor, lengths: Sequence[int], trained: int, tokenizer: Tokenizer | None, needles: int,
+        copies: int, described: Mapping[str, Any], progress: Progress | None,
+    ) -> None:  # fmt: skip
+        self._text, self._trained, self._tokenizer, self._progress = text, trained, tokenizer, progress
+        self._needles, self._copies, self._lengths = needles, copies, lengths
+        self._first = tuple(described.get("first_tokens", ()))
+        self._hidden_at: list[int] = []
+        if tokenizer is not None and needles:
+            self._hidden_at = [n for n in lengths if needle.has_room(tokenizer, text, n, self._first)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out."""
+        without = sorted(set(self._lengths) - set(self._hidden_at))
+        if self._tokenizer is None or not self._needles or not without:
+            return []
+        return [f"no room for a needle and its question in {', '.join(map(str, without))} tokens"]
+
+    def __call__(
+        self, model: Transformer, schemes: Mapping[str, Scheme | None]
+    ) -> tuple[tuple[Found, ...], tuple[Copied, ...]]:
+        common: dict[str, Any] = {"first_tokens": self._first, "progress": self._progress}
+        found: tuple[Found, ...] = ()
+        if self._hidden_at:
+            assert self._tokenizer is not None
+            found = find_needles(
+                model, self._tokenizer, self._text, self._hidden_at, schemes, count=self._needles, **common
+            )
+        if not self._copies:
+            return found, ()
+        return found, find_copies(
+            model, self._text, self._lengths, schemes, trained_length=self._trained, count=self._copies, **common
         )
-        whole = dataclasses.replace(whole, notes=(*whole.notes, note))
-    return Extension(whole, to, trainings, models)
+
+
+def _alike(found: Sequence[Copied], before: Sequence[Copied]) -> list[Copied]:
+    """With the guesses of the model as it is, not of the one that has learnt."""
+    return [dataclasses.replace(copied, guessed=before[0].guessed) for copied in found]
 
 
 def _under(model: Transformer, name: str, reach: Reach) -> Transformer:

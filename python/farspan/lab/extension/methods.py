@@ -25,11 +25,15 @@ class Trained:
     """those of the model that it gives"""
     whole_reach: bool
     """whether it reads texts of the length to reach, or only of the trained one"""
+    adapters: bool = False
+    """whether adapters, norms and embeddings learn, or everything"""
 
 
-TUNED = ("linear", "yarn", "pose", "drope")
-"""The methods that train, and what is done where `--steps` is given and no method named."""
-ONLY_TUNED = ("pose", "drope")
+DEFAULT_TUNED = ("linear", "yarn", "pose", "drope")
+"""What trains where `--steps` is given and no method named."""
+TUNED = (*DEFAULT_TUNED, "lora")
+"""The methods that train."""
+ONLY_TUNED = ("pose", "drope", "lora")
 """Those that are nothing without training."""
 
 
@@ -48,7 +52,7 @@ def split(names: Iterable[str] | None, *, trains: bool) -> tuple[tuple[str, ...]
     none."""
     check(names or ())
     if names is None:
-        return ZERO_SHOT, TUNED if trains else ()
+        return ZERO_SHOT, DEFAULT_TUNED if trains else ()
     settled = tuple(dict.fromkeys(_settled(name) for name in names))
     lone = [name for name in settled if name in ONLY_TUNED]
     if lone and not trains:
@@ -68,6 +72,7 @@ def trained_by(method: str, reach: Reach) -> Trained:
         "yarn": Trained(yarn, yarn, whole_reach=True),
         "pose": Trained(SkippedPositions(reach.longest, inner=yarn), yarn, whole_reach=False),
         "drope": Trained(no_positions, no_positions, whole_reach=False),
+        "lora": Trained(yarn, yarn, whole_reach=True, adapters=True),
     }[method]
 
 

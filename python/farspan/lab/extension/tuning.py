@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from farspan.lab.extension import lora
 from farspan.lab.extension.methods import Trained
 from farspan.model import Config, Transformer
+from farspan.model.operations import HALVES
 from farspan.training import Recipe, Result, fit
 
-BYTES_OF_STATE = 16
-"""of a parameter: itself, its gradient and two moments, in float32"""
+BYTES_OF_LEARNING = 12
+"""of a number that learns: its gradient and two moments, in float32"""
+BYTES_OF_MASTER = 6
+"""of a number that learns in half precision: beside these a float32 master, and a gradient in half precision"""
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,33 @@ def tuned(
     """A copy of the model that has learnt to read the text with other positions. `context`: the longest piece of the
     text that it reads at once."""
     learner = copy.deepcopy(model).with_positions(method.during)
+    merge = lora.adapt(learner) if method.adapters else None
     result = fit(learner, [text.numpy()], tuning.recipe(context), progress=progress)
+    if merge is not None:
+        merge()
     return learner.with_positions(method.after), result
 
 
-def memory(config: Config, parameters: int, context: int, tuning: Tuning) -> int:
-    """Bytes that a training takes at most beside the model that is there: weights, gradients and moments, what enters
-    each layer, and all that one layer and the loss keep. Scores and logits are never there."""
+def memory(model: Transformer, method: Trained, context: int, tuning: Tuning) -> int:
+    """Bytes that a training takes at most beside the model that is there: a copy of its weights, gradients and moments
+    of what learns, what enters each layer, and all that one layer and the loss keep. Scores and logits are never
+    there."""
+    weights = list(model.parameters())
+    size = max(weight.element_size() for weight in weights)
+    learning = lora.learning(model) if method.adapters else sum(weight.numel() for weight in weights)
+    half = any(weight.dtype in HALVES for weight in weights)
+    state = size * sum(weight.numel() for weight in weights)
+    state += learning * (BYTES_OF_LEARNING + (BYTES_OF_MASTER if half else 0) + (4 if method.adapters else 0))
     recipe = tuning.recipe(context)
-    tokens = recipe.batch * recipe.context
+    return state + 4 * recipe.batch * recipe.context * _per_token(model.config, method)
+
+
+def _per_token(config: Config, method: Trained) -> int:
+    """How many numbers a training keeps of each token: what enters each layer, and what is inside one."""
     heads = (config.num_attention_heads + 2 * config.kv_heads) * config.dim_per_head
-    inside = 6 * config.hidden_size + 4 * heads + 6 * config.intermediate_size
-    streams = (config.num_hidden_layers + 4) * config.hidden_size
-    return BYTES_OF_STATE * parameters + 4 * tokens * (streams + inside)
+    experts = (config.moe_intermediate_size or 0) * config.num_experts_per_tok
+    inside = 6 * config.hidden_size + 4 * heads + 6 * max(config.intermediate_size, experts)
+    if method.adapters:
+        # What each projection gave, what its adapter adds and their sum, and the gradients of these.
+        inside += 6 * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
+    return (config.num_hidden_layers + 4) * config.hidden_size + inside

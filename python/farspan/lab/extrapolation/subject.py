@@ -13,7 +13,8 @@ from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.tasks.layout import Sequences
 from farspan.lab.tasks.task import Ids
 from farspan.model import Config, Transformer
-from farspan.positions import RandomPositions
+from farspan.positions import RandomPositions, Scheme
+from farspan.positions.scheme import Refining
 from farspan.unembed import greedy
 
 MLP_FACTOR = 4
@@ -33,6 +34,15 @@ def config_of(trial: Trial) -> Config:
         causal=settings.reading == "causal",
         positions=(trial.make_scheme(),),
     )
+
+
+def drawn_from(scheme: Scheme, seed: int) -> Scheme:
+    """The scheme with random positions of another seed, wherever in it they are."""
+    if isinstance(scheme, RandomPositions):
+        return dataclasses.replace(scheme, seed=seed)
+    if isinstance(scheme, Refining):
+        return dataclasses.replace(scheme, inner=drawn_from(scheme.inner, seed))  # type: ignore[call-arg]
+    return scheme
 
 
 class Subject:
@@ -55,8 +65,8 @@ class Subject:
         """`[count, m]`: the likeliest token for each output. Other inputs have other draws of random positions."""
         model = self.model.eval()
         (scheme,) = set(model.config.positions)
-        if isinstance(scheme, RandomPositions):
-            model = model.with_positions(dataclasses.replace(scheme, seed=draw))
+        if scheme.draws:
+            model = model.with_positions(drawn_from(scheme, draw))
         hidden = sequences.outputs(model(torch.from_numpy(sequences.tokens), positions=self._places(sequences)))
         return greedy(hidden.contiguous(), model.unembedding, **model.logit_settings).token.cpu()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from farspan import _strict_json
@@ -57,12 +58,26 @@ def needle_table(measurement: Measurement) -> str:
     cells: dict[str, dict[int, list[float]]] = {}
     for found in measurement.needles:
         cells.setdefault(found.scheme, {}).setdefault(found.length, []).append(found.accuracy)
-    columns = sorted({found.length for found in measurement.needles})
-    wide = max(16, *(len(name) + 2 for name in cells))
-    lines = [f"{'needles found, %':<{wide}}" + "".join(f"{length:>8}" for length in columns)]
-    for name, by_length in cells.items():
-        shares = (100 * sum(by_length[length]) / len(by_length[length]) for length in columns)
-        lines.append(f"{name:<{wide}}" + "".join(f"{share:8.0f}" for share in shares))
+    shares = {name: {n: sum(those) / len(those) for n, those in row.items()} for name, row in cells.items()}
+    return _percent("needles found, %", shares)
+
+
+def copy_table(measurement: Measurement) -> str:
+    """The share of tokens that are repeated in columns: a row for each scheme, a column for each length."""
+    shares: dict[str, dict[int, float]] = {}
+    for found in measurement.copies:
+        shares.setdefault(found.scheme, {})[found.length] = found.accuracy
+    guessed = 100 * measurement.copies[0].guessed
+    lines = _percent("copied, %", shares)
+    return f"{lines}\n{guessed:.0f} % are right where the model as it is reads the piece for the first time"
+
+
+def _percent(title: str, shares: Mapping[str, Mapping[int, float]]) -> str:
+    columns = sorted({length for row in shares.values() for length in row})
+    wide = max(16, *(len(name) + 2 for name in shares))
+    lines = [f"{title:<{wide}}" + "".join(f"{length:>8}" for length in columns)]
+    for name, row in shares.items():
+        lines.append(f"{name:<{wide}}" + "".join(f"{100 * row[length]:8.0f}" for length in columns))
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ READABLE = (
     "TQ1_0", "TQ2_0", "MXFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
 """The kinds that hold weights."""
-AT_ONCE = 2**20
-"""How many numbers are widened at a time: memory at load is the model's, and little more."""
+AT_ONCE = 2**18
+"""How many numbers are widened at a time: memory at load is the model's, and little more, and stays in the caches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,9 @@ class GgufTensor:
         step = max(1, AT_ONCE // (each * self.shape[-1]))
         for first in range(0, len(view), step):
             part = view[first : first + step]
-            part.copy_(self._part(self.data[first * each : (first + len(part)) * each], less).reshape(part.shape))
+            stored = self.data[first * each : (first + len(part)) * each]
+            row = stored.reshape(1, -1)  # one: the library takes a few rows at a time
+            part.copy_(self._part(row, less).reshape(part.shape))
 
     def _part(self, data: np.ndarray, less: float) -> Tensor:
         numbers = self._widened(data)

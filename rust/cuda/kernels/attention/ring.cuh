@@ -15,13 +15,9 @@ template <typename T> struct Source {
     bool keys_paged, values_paged;
 };
 
-// Blocks that share the columns of the values, where sums of all columns would not fit a thread's registers. Each of
-// them weighs the keys anew.
-template <int DIM> DEVICE constexpr int parts() { return DIM > 128 ? 2 : 1; }
-
-template <typename T, int DIM, int WARPS, bool HOOKS> struct Ring {
+// VALUE_PANELS: those of the values that the block is for.
+template <typename T, int DIM, int WARPS, bool HOOKS, int VALUE_PANELS> struct Ring {
     using Shape = Panels<T, DIM>;
-    static constexpr int VALUE_PANELS = Shape::COUNT / parts<DIM>();
     static constexpr int SLOT = CHUNK * Shape::WIDTH;
     // A lone warp has nobody else to bridge the time with: it asks further ahead, as far as there is room.
     static constexpr int SLOTS = WARPS == 1 && Shape::COUNT < 4 ? 4 : 2;
@@ -132,7 +128,7 @@ private:
         if (chunk < last) {
             char* to = shared_memory() + slot * SLOT;
             int keys = Shape::COUNT * (HOOKS && source.far_key != nullptr ? 2 : 1);
-            bool value = tile >= keys; // one copy of the code serves both
+            bool value = VALUE_PANELS > 0 && tile >= keys; // one copy of the code serves both
             const T* key = HOOKS && tile >= Shape::COUNT ? source.far_key : source.key;
             bool paged = value ? source.values_paged : source.keys_paged;
             load(to, value ? source.value : key, paged, value ? spacing_of(p.value) : spacing_of(p.key),

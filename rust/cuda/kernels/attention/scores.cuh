@@ -108,9 +108,18 @@ DEVICE void hide_unseen(const RowView (&views)[2], int chunk, Scores& scores)
     }
 }
 
+// The sum over the four lanes that share a row.
+DEVICE float summed(float x)
+{
+    x += shuffle_xor(x, 1);
+    x += shuffle_xor(x, 2);
+    return x;
+}
+
 // Scores become weights relative to the chunk's maximum, in place. Sums are those of the unrounded weights, in a fixed
-// order: a lane's own, then those of its neighbours, then those of the other pair.
-DEVICE State weigh(Scores& scores, int half)
+// order: a lane's own, then those of its neighbours, then those of the other pair. `each` is told how far below the
+// maximum a score is, its weight, and the place of its key in the chunk.
+template <typename Each> DEVICE State weigh(Scores& scores, int half, Each each)
 {
     State state{-INFINITE, 0.0f};
     UNROLL
@@ -123,11 +132,17 @@ DEVICE State weigh(Scores& scores, int half)
     for (int tile = 0; tile < KEY_TILES; ++tile) {
         UNROLL
         for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            scores[tile][i] = ex2(scores[tile][i] - reference);
+            float below = scores[tile][i] - reference;
+            scores[tile][i] = ex2(below);
             state.sum += scores[tile][i];
+            each(below, scores[tile][i], 8 * tile + lane() % 4 * 2 + i % 2);
         }
     }
-    state.sum += shuffle_xor(state.sum, 1);
-    state.sum += shuffle_xor(state.sum, 2);
+    state.sum = summed(state.sum);
     return state;
+}
+
+DEVICE State weigh(Scores& scores, int half)
+{
+    return weigh(scores, half, [](float, float, int) {});
 }

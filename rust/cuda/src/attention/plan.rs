@@ -32,8 +32,8 @@ pub struct Workload {
     pub dtype: Dtype,
     /// Last axis of query and key.
     pub head_dim: usize,
-    /// Last axis of value.
-    pub value_dim: usize,
+    /// Numbers that a row sums up beside its weights: columns of the values, or moments of the weights.
+    pub sums: usize,
     /// Heads of query and output.
     pub query_heads: usize,
     /// Query heads that share a key head.
@@ -82,19 +82,19 @@ impl Workload {
 
     /// Memory for the partial results of all rows.
     pub fn partial_bytes(&self) -> usize {
-        self.chunks().saturating_mul(self.rows()).saturating_mul(4 * (self.value_dim + 2))
+        self.chunks().saturating_mul(self.rows()).saturating_mul(4 * (self.sums + 2))
     }
 
     /// What partial results of a chunk's rows, written and read, are of its keys and values, in thousandths.
     fn extra_of_parts(&self) -> usize {
         let rows = (self.query_time * self.group).clamp(1, WARP_ROWS);
-        let partial = 2 * rows * 4 * (self.value_dim + 2);
-        1000 * partial / (CHUNK * (self.head_dim + self.value_dim) * self.dtype.size())
+        let partial = 2 * rows * 4 * (self.sums + 2);
+        1000 * partial / (CHUNK * (self.head_dim + self.sums) * self.dtype.size())
     }
 
     /// The cut on a device.
     pub fn plan(&self, limits: &Limits) -> Plan {
-        let widest = self.head_dim.max(self.value_dim);
+        let widest = self.head_dim.max(self.sums);
         let width = WIDTHS.into_iter().find(|width| *width >= widest).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
         let shared_bytes = |warps| shared_bytes(self.dtype, width, warps, self.far);
         let fits = |warps| shared_bytes(warps) <= limits.shared_bytes_per_block as usize;
@@ -107,7 +107,7 @@ impl Workload {
             Some(sequences) => (self.query_time * self.group).div_ceil(rows) + sequences,
         };
         let shared_bytes = shared_bytes(warps);
-        let parts = self.value_dim.div_ceil(MOST_COLUMNS);
+        let parts = self.sums.div_ceil(MOST_COLUMNS);
         let blocks = (tiles * parts * self.query_heads / self.group).max(1);
         let wave = limits.multiprocessors as usize * resident_blocks(limits, warps as usize, shared_bytes);
         let may_split = self.partial_bytes() <= MOST_PARTIAL_BYTES;
@@ -170,7 +170,7 @@ mod tests {
         Workload {
             dtype: Dtype::Bf16,
             head_dim: 128,
-            value_dim: 128,
+            sums: 128,
             query_heads: 32,
             group: 4,
             batch,
@@ -188,15 +188,15 @@ mod tests {
                 for (batch, ragged) in [(1, None), (64, None), (1, Some(5))] {
                     for (query_time, key_time) in [(1, 1), (1, 1 << 20), (5, 0), (4096, 4096), (200_000, 200_000)] {
                         for (far, limits) in [(false, H200), (true, H200), (false, SMALL), (true, SMALL)] {
-                            let (head_dim, value_dim) = dims;
-                            let sizes = Workload { dtype, head_dim, value_dim, ragged, far, ..dense(batch, 1, 1) };
+                            let (head_dim, sums) = dims;
+                            let sizes = Workload { dtype, head_dim, sums, ragged, far, ..dense(batch, 1, 1) };
                             let work = Workload { query_time, key_time, ..sizes };
                             let plan = work.plan(&limits);
                             let rows = plan.tiles * plan.warps as usize * WARP_ROWS;
-                            assert!(plan.width >= head_dim.max(value_dim));
+                            assert!(plan.width >= head_dim.max(sums));
                             assert!(plan.shared_bytes <= limits.shared_bytes_per_block as usize, "{work:?} {plan:?}");
                             assert!(rows >= batch * query_time * work.group);
-                            assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= value_dim);
+                            assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= sums);
                             assert!(plan.splits * plan.chunks_per_block >= work.chunks());
                             assert!(plan.splits == 1 || work.partial_bytes() <= MOST_PARTIAL_BYTES);
                             assert!(plan.splits <= MOST_SPLITS);

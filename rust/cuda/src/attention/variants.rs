@@ -56,12 +56,16 @@ pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool) -> usize 
     slots * CHUNK * panel + warps as usize * WARP_ROWS * (queries + scratch)
 }
 
-/// Of a lane's two rows: near and far scores of a chunk of 64 keys where there are hooks; and, for infinite values
-/// only, a panel's columns, and the weights where they are packed.
+/// Of a lane's two rows: near and far scores of a chunk of 64 keys where there are hooks.
+pub fn hooks_stack_bytes(hooks: bool) -> u32 {
+    if hooks { 256 } else { 0 }
+}
+
+/// The same; and, for infinite values only, a panel's columns, and the weights where they are packed.
 fn walk_stack_bytes(dtype: Dtype, width: usize, hooks: bool) -> u32 {
     let panel = width.min(256 / dtype.size()) as u32;
     let packed = if dtype == Dtype::F32 { 0 } else { 64 };
-    2 * panel + packed + if hooks { 256 } else { 0 }
+    2 * panel + packed + hooks_stack_bytes(hooks)
 }
 
 /// Merges the partial results of rows whose chunks were shared out.

@@ -1,14 +1,16 @@
-//! `_core.cuda_attention` and its backward pass: attention over memory of a device.
+//! `_core.cuda_attention`, its backward pass and its statistics: attention over memory of a device.
 
 use super::device::{Array, Memory, broadcast, tensor};
 use crate::arrays::named_dtype;
 use crate::attention::backward::{Above, Gradients};
 use crate::attention::hooks::Hooks;
 use crate::attention::problem::{Given, Inputs};
+use crate::attention::statistics::Statistics;
 use crate::failure::{Outcome, guarded};
 use crate::layout::Layout;
 use farspan_core::{Dtype, Error, Result};
 use farspan_cuda::attention::gradient::{self, Backward, Gradients as Wanted};
+use farspan_cuda::attention::statistics::{self, Statistics as Places};
 use farspan_cuda::attention::{Large, NumberType, Numbers, Offsets, Sequences, Tensors, attention, workspace_bytes};
 use farspan_cuda::{Memory as _, Tensor};
 use pyo3::prelude::*;
@@ -47,12 +49,50 @@ pub(crate) fn cuda_attention(
         let bytes = workspace_bytes(&problem, &place.device().limits())?;
         let workspace = memory.workspace(bytes)?;
         let output = matrix("output", dtype, output, of_query)?;
-        let lse = match of_query {
-            Layout::Ragged => ragged_lse(tensor("lse", lse)?),
-            _ => tensor("lse", lse)?,
-        };
+        let lse = per_row("lse", lse, of_query)?;
         // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
         unsafe { attention(place.device(), &problem, output, Some(lse), workspace)? };
+        Ok(())
+    })
+}
+
+/// Writes the statistics `[batch, heads, time]`, with offsets `[heads, total]`.
+#[pyfunction]
+#[pyo3(signature = (memory, dtype, statistics, query, key, hooks, /))]
+pub(crate) fn cuda_attention_statistics(
+    memory: &Bound<'_, PyAny>,
+    dtype: &str,
+    statistics: Statistics<Array>,
+    query: Array,
+    key: Array,
+    hooks: Hooks<Typed>,
+) -> Outcome {
+    guarded(|| {
+        let dtype = named_dtype("query", dtype)?;
+        let (of_query, of_keys) = hooks.layouts()?;
+        let (query, key) = (matrix("query", dtype, query, of_query)?, matrix("key", dtype, key, of_keys)?);
+        let block_table = some_whole("block_table", &hooks.block_table)?;
+        // Nobody looks at values: the keys stand in for them.
+        let inputs = Inputs::<Tensors>::new([query, key, key], block_table, &hooks)?;
+        if inputs.has_no_rows() {
+            return Ok(());
+        }
+        let problem = inputs.problem(sequences(&hooks)?, &hooks)?;
+        let places = Places {
+            lse: per_row("lse", statistics.lse, of_query)?,
+            entropy: per_row("entropy", statistics.entropy, of_query)?,
+            largest: per_row("largest", statistics.largest, of_query)?,
+            first: per_row("first", statistics.first, of_query)?,
+            sink: per_row("sink", statistics.sink, of_query)?,
+            distance: per_row("distance", statistics.distance, of_query)?,
+        };
+
+        let memory = Memory::new(memory);
+        let place = memory.place()?;
+        let bytes = statistics::workspace_bytes(&problem, &place.device().limits())?;
+        let workspace = memory.workspace(bytes)?;
+        // SAFETY: Python's arrays have the extents that it said, on this device, and live until the work is done.
+        unsafe { statistics::attention_statistics(place.device(), &problem, &places, workspace)? };
         Ok(())
     })
 }
@@ -187,6 +227,13 @@ fn matrix(argument: &'static str, dtype: Dtype, array: Array, layout: Layout) ->
     Ok(Large { dtype, tensor })
 }
 
-fn ragged_lse(Tensor { pointer, shape: [heads, total], strides: [head, time] }: Tensor<2>) -> Tensor<3> {
-    Tensor { pointer, shape: [1, heads, total], strides: [0, head, time] }
+/// A number for each row, in the axes of the backend: a ragged `[heads, total]` is a batch of one.
+fn per_row(argument: &'static str, array: Array, layout: Layout) -> Result<Tensor<3>> {
+    match layout {
+        Layout::Ragged => {
+            let Tensor { pointer, shape: [heads, total], strides: [head, time] } = tensor(argument, array)?;
+            Ok(Tensor { pointer, shape: [1, heads, total], strides: [0, head, time] })
+        }
+        Layout::Dense | Layout::Pages => tensor(argument, array),
+    }
 }

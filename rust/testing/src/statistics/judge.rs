@@ -2,15 +2,19 @@
 
 use super::Statistics;
 use crate::attention::Case;
+use crate::attention::judge::{float32_score, tensor_core_score};
 use crate::oracle::statistics::statistics;
 
 /// Holds statistics to the rounding of float32 arithmetic.
 pub fn float32(case: &Case, found: &Statistics<f32>) {
     let truth = statistics(&case.oracle);
-    let largest = truth.lse.iter().filter(|x| x.is_finite()).fold(0.0f64, |top, x| top.max(x.abs()));
-    let spread = case.oracle.query.iter().chain(&case.oracle.key).fold(0.0f32, |top, x| top.max(x.abs()));
-    let score = 2e-6 * (1.0 + largest + f64::from(spread).powi(2) * case.oracle.shape.head_dim as f64 / 8.0);
-    within(case, found, &truth, score);
+    within(case, found, &truth, float32_score(case, &truth.lse));
+}
+
+/// Holds statistics to the roundings of tensor cores: of turned queries and keys to their type, else to float32.
+pub fn tensor_cores(case: &Case, found: &Statistics<f32>) {
+    let truth = statistics(&case.oracle);
+    within(case, found, &truth, tensor_core_score(case, &truth.lse));
 }
 
 /// Holds statistics to an error of the scores: it enters the exponent of each share, which a statistic multiplies with

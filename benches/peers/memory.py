@@ -1,0 +1,94 @@
+"""How much memory a program takes, measured in a process of its own.
+
+Run as a script, this file is that process: it makes something and says by how much it has grown since its imports.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is made: `maker` of the suite `suite`, called with `arguments`, gives parameters and what else it made.
+
+    Before that the same function makes it once of `warm`, so that imports do not count. `goal` is the most that the
+    growth may be, as a share of the weights. With `peak` the maker gives parameters and a call, and what is measured is
+    the most that the call needs beside what was there before it.
+    """
+
+    operation: str
+    case: str
+    suite: str
+    maker: str
+    arguments: tuple[str | int, ...]
+    warm: tuple[str | int, ...]
+    goal: float | None = None
+    peak: bool = False
+
+
+def weigh(memory: Memory) -> dict:
+    """One row of a results file."""
+    call = [memory.suite, memory.maker, *(json.dumps(x) for x in (memory.arguments, memory.warm, memory.peak))]
+    told = subprocess.run([sys.executable, __file__, *call], stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = json.loads(told.splitlines()[-1])
+    return {
+        "operation": memory.operation,
+        "case": memory.case,
+        "weights_mib": found["weights"] / MIB,
+        "grown_mib": found["grown"] / MIB,
+        "imports_mib": found["before"] / MIB,
+        "ratio": found["grown"] / found["weights"],
+        "goal": memory.goal,
+    }
+
+
+def resident() -> int:
+    """Bytes of this process in memory, what it shares with others counted by its share."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("Pss:"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """The largest memory so far is that of now (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most bytes that this process has had in memory since `forget_peak`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> None:
+    make = getattr(import_module(suite), maker)
+    made = make(*json.loads(warm))
+    if json.loads(of_call):
+        made[1]()
+    del made
+    gc.collect()
+    before = resident()
+    made = make(*json.loads(arguments))
+    gc.collect()
+    grown = resident() - before
+    if json.loads(of_call):
+        forget_peak()
+        loaded = peak()
+        made[1]()
+        grown = peak() - loaded
+    weights = sum(weight.numel() * weight.element_size() for weight in made[0])
+    print(json.dumps({"weights": weights, "before": before, "grown": grown}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,93 @@
+"""Copying: whether a model repeats a piece of text that it has read before, however far back that is.
+
+Half of what it reads is a piece of the text, and the other half the same piece again. Tokens of the second half are
+there to be looked up, at a distance of half the length. At every length and under every scheme the very same tokens
+are asked for: those that end a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from farspan.model import Transformer
+from farspan.positions import Scheme
+from farspan.unembed import score
+
+TARGETS = 64
+"""Tokens asked for at the end of each piece, or as many as the shortest has."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How well a scheme repeats pieces that fill half of a length."""
+
+    scheme: str
+    length: int
+    accuracy: float
+    """the share of the tokens asked for that are the likeliest ones"""
+    guessed: float
+    """the same share where the model as it is reads the piece for the first time, within its trained length"""
+    nats_per_token: float
+    count: int
+    """how many tokens were asked for"""
+
+
+def has_room(length: int, first_tokens: Sequence[int] = ()) -> bool:
+    """Whether a text of this length holds a piece twice."""
+    return _piece(length, first_tokens) >= 2
+
+
+def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ()) -> Tensor:
+    """`[length + 1]` ids, the last one only predicted: the piece that ends at `end` twice, and before it
+    `first_tokens`, and a token of the text where the length is even."""
+    piece = text[end - _piece(length, first_tokens) : end].long()
+    start = torch.tensor(first_tokens, dtype=torch.int64)
+    left = length + 1 - len(start) - 2 * len(piece)
+    return torch.cat([start, piece[-1:].expand(left), piece, piece])
+
+
+@torch.no_grad()
+def find_copies(
+    model: Transformer, text: Tensor, lengths: Sequence[int], schemes: Mapping[str, Scheme | None], *,
+    trained_length: int, count: int = 4, first_tokens: Sequence[int] = (),
+    progress: Callable[[int, int, str], object] | None = None,
+) -> tuple[Copied, ...]:  # fmt: skip
+    """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
+    being the model's own. Lengths without room for two pieces are left out."""
+    lengths = [length for length in lengths if has_room(length, first_tokens)]
+    if not lengths:
+        return ()
+    pieces = [_piece(length, first_tokens) for length in lengths]
+    targets = min(TARGETS, min(pieces))
+    ends = torch.linspace(max(pieces), len(text), count).long().tolist()
+    home = max([p for p in pieces if p + len(first_tokens) <= trained_length], default=min(pieces))
+    start = torch.tensor(first_tokens, dtype=torch.int64)
+    alone = torch.stack([torch.cat([start, text[end - home : end].long()]) for end in ends])
+    guessed, _ = _asked(model, alone, min(targets, home - 1))
+    found: list[Copied] = []
+    total = len(schemes) * len(lengths)
+    for name, scheme in schemes.items():
+        switched = model if scheme is None else model.with_positions(scheme)
+        for length in lengths:
+            if progress:
+                progress(len(found), total, f"copies: {name} at {length}")
+            parts = [_asked(switched, twice(text, end, length, first_tokens)[None], targets) for end in ends]
+            right, nats = (sum(numbers) / len(ends) for numbers in zip(*parts, strict=True))
+            found.append(Copied(name, length, right, guessed, nats, targets * len(ends)))
+    return tuple(found)
+
+
+def _piece(length: int, first_tokens: Sequence[int]) -> int:
+    return (length + 1 - len(first_tokens)) // 2
+
+
+def _asked(model: Transformer, ids: Tensor, targets: int) -> tuple[float, float]:
+    """The share of the last `targets` ids that are the likeliest ones, and their loss."""
+    hidden = model(ids[:, :-1])[:, -targets:].reshape(-1, model.config.hidden_size)
+    wanted = ids[:, -targets:].reshape(-1).to(hidden.device)
+    scored = score(hidden, model.unembedding, wanted, **model.logit_settings)
+    return float((scored.rank == 0).double().mean()), -float(scored.logprob.double().mean())

@@ -1,0 +1,112 @@
+"""What decides the outcome of an extrapolation on language."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from farspan._errors import ArgumentError, message
+from farspan.lab import custom, schemes
+from farspan.lab.extension import methods
+from farspan.model.kinds import POSITIVE, Kind, count, list_of
+
+DROPPED = "drope"
+"""The model that is trained with RoPE, and without positions over the last steps."""
+DROPPED_SHARE = 8
+"""One of so many steps has no positions."""
+MANY = 2**31
+
+KINDS: dict[str, Kind] = {
+    "train_length": count(MANY),
+    "test_lengths": list_of(count(MANY)),
+    "steps": count(MANY),
+    "tuning_steps": count(MANY),
+    "seeds": count(10_000),
+    "examples": count(MANY),
+    "learning_rate": POSITIVE,
+    "batch": count(MANY),
+    "layers": count(1000),
+    "width": count(2**20),
+    "heads": count(2**16),
+    "needles": count(MANY, least=0),
+    "copies": count(MANY, least=0),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Byte models with each of `schemes`, `seeds` of each, trained from scratch on windows of `train_length` bytes and
+    measured at each of `test_lengths`, on the same bytes of a text that none has seen.
+
+    A scheme `drope` is RoPE whose last eighth of the steps has no positions (DroPE, arXiv 2512.12167). `zero_shot` are
+    schemes put on the RoPE model as they are, `tuned` methods of `farspan.lab.extension` that go on from it for
+    `tuning_steps`, each on the rest of the same text.
+
+    `examples`: windows that a loss is a mean over. `needles` and `copies`: as in `farspan.lab.extension.extend`.
+
+    ArgumentError: a value that cannot be.
+    """
+
+    schemes: tuple[str, ...]
+    zero_shot: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
+    tuning_steps: int = 1000
+    train_length: int = 256
+    test_lengths: tuple[int, ...] = (256, 512, 1024, 2048)
+    steps: int = 6000
+    seeds: int = 1
+    examples: int = 32
+    learning_rate: float = 3e-3
+    batch: int = 16
+    layers: int = 6
+    width: int = 128
+    heads: int = 4
+    needles: int = 4
+    copies: int = 8
+
+    def __post_init__(self) -> None:
+        for name, kind in KINDS.items():
+            value = kind.check(name, getattr(self, name))
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        object.__setattr__(self, "test_lengths", tuple(sorted({self.train_length, *self.test_lengths})))
+        for name in ("schemes", "zero_shot", "tuned"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        if not self.schemes:
+            raise ArgumentError(message("schemes", "at least one", "none"))
+        if self.test_lengths[0] < 2:
+            raise ArgumentError(message("test_lengths", "numbers of at least 2", self.test_lengths[0]))
+        if self.width % self.heads:
+            raise ArgumentError(message("width", f"a multiple of heads, {self.heads}", self.width))
+        for name in self.schemes:
+            if name != DROPPED:
+                schemes.check([name])
+            if not custom.is_reference(name) and name != DROPPED and schemes.find(name) is schemes.OWN:
+                raise ArgumentError(message("schemes", "schemes that a new model can have", repr(name)))
+        methods.split(self.zero_shot, trains=False)
+        wrong = [name for name in self.tuned if name not in methods.TUNED]
+        if wrong:
+            raise ArgumentError(message("tuned", f"methods among {', '.join(methods.TUNED)}", wrong[0]))
+        if (self.zero_shot or self.tuned) and "rope" not in self.schemes:
+            raise ArgumentError(message("schemes", "rope among them, which others are put on", ", ".join(self.schemes)))
+
+    @property
+    def longest(self) -> int:
+        return self.test_lengths[-1]
+
+    @property
+    def dropped_steps(self) -> int:
+        return max(1, self.steps // DROPPED_SHARE)
+
+    def facts(self, name: str, seed: int) -> Mapping[str, Any]:
+        """What the result of a model depends on, as JSON has it. How many seeds and which others there are is no
+        part."""
+        others = ("schemes", "zero_shot", "tuned", "seeds")
+        own = {key: value for key, value in self.to_dict().items() if key not in others}
+        return {"name": name, "seed": seed, **own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """With JSON types."""
+        plain = dataclasses.asdict(self).items()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain}

@@ -1,0 +1,43 @@
+//! The kernels of attention's statistics. The emulator's build script reads this file too.
+
+use crate::attention::{WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
+use crate::device::Variant;
+use farspan_core::Dtype;
+
+/// Rows that a block of `attention_statistics_combine` merges, a warp for each: `STATISTICS_ROWS` of the kernel.
+pub const COMBINE_ROWS: u32 = 4;
+
+/// Walks the keys of 16 rows a warp, as attention does. `hooks`: scores know more than a scale and a mask.
+pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
+    let (name, cpp) = type_names(dtype);
+    let hooks = hooks || dtype == Dtype::F32;
+    let threads = 32 * warps;
+    let name = format!("attention_statistics_{name}_d{width}_w{warps}{}", if hooks { "_hooks" } else { "" });
+    let body = format!("attention_statistics<{cpp}, {width}, {warps}, {hooks}>");
+    let line = format!("FARSPAN_KERNEL_OF({name}, StatisticsParams, {threads}, {body})");
+    let header = "attention/statistics/walk.cuh";
+    let shared_bytes = shared_bytes(dtype, width, warps, false) as u32;
+    Variant { name, header, line, threads, stack_bytes: hooks_stack_bytes(hooks), shared_bytes }
+}
+
+/// Merges the partial results of rows whose chunks were shared out.
+pub fn combine() -> Variant {
+    let (name, threads) = ("attention_statistics_combine".to_string(), 32 * COMBINE_ROWS);
+    let line = format!("FARSPAN_KERNEL_OF({name}, StatisticsParams, {threads}, combine_statistics)");
+    let header = "attention/statistics/combine.cuh";
+    Variant { name, header, line, threads, stack_bytes: 0, shared_bytes: 0 }
+}
+
+/// Every kernel of the statistics.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = vec![combine()];
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for width in WIDTHS {
+            for warps in WARPS {
+                variants.extend([false, true].map(|hooks| walk(dtype, width, warps, hooks)));
+                variants.dedup();
+            }
+        }
+    }
+    variants
+}

@@ -1,0 +1,146 @@
+"""Extrapolation on language: its settings, how it goes on after a stop, what it finds, and the figures beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import farspan
+from farspan import ArgumentError, Error, Transformer
+from farspan.lab import language
+from farspan.lab.embedded import data
+from farspan.lab.language import Language, Settings, published_table, run, table, work
+from farspan.lab.language.result import Model
+from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
+from farspan.lab.subject import byte_texts
+
+TINY = Settings(
+    schemes=("rope", "drope"), zero_shot=("ntk",), tuned=("pose",), tuning_steps=1, train_length=8,
+    test_lengths=(16, 128), steps=9, examples=2, batch=2, layers=1, width=16, heads=2, needles=1, copies=1,
+)  # fmt: skip
+TEXT = torch.tensor(list(b"def add(first, second):\n    return first + second\n" * 40))
+LEARNT, HELD_OUT = TEXT[:1500], TEXT[1500:]
+NAMES = ["rope", "drope", "ntk", "pose, tuned"]
+
+
+def changed(**settings: Any) -> Settings:
+    return dataclasses.replace(TINY, **settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"schemes": ("rope", "nonsense")}, "nonsense"),
+        ({"schemes": ("own",)}, "own"),
+        ({"schemes": ()}, "schemes"),
+        ({"schemes": ("alibi",)}, "rope among them"),
+        ({"zero_shot": ("pose",)}, "--steps"),
+        ({"tuned": ("rerope",)}, "tuned: expected methods among"),
+        ({"train_length": 0}, "train_length"),
+        ({"needles": -1}, "needles"),
+        ({"width": 18, "heads": 4}, "width"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ArgumentError, match=named):
+        changed(**wrong)
+
+
+@pytest.mark.parametrize("name", LANGUAGE_RECIPES)
+def test_recipes_are_settings_that_can_be(name: str) -> None:
+    recipe = LANGUAGE_RECIPES[name]
+    settings = Settings(**recipe.common)
+    names = {*settings.schemes, *settings.zero_shot, *(f"{method}, tuned" for method in settings.tuned)}
+    assert {*recipe.growth, *recipe.needles} <= names
+    factors = {length / settings.train_length for length in settings.test_lengths}
+    assert {factor for figures in recipe.growth.values() for factor in figures} <= factors
+    assert not recipe.needles or 2 in factors
+
+
+def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    fit = work.fit
+
+    def watched(model: Transformer, documents: Any, recipe: Any, folder: Path, **more: Any) -> Any:
+        trained.append(f"{folder.name}: {recipe.steps}")
+        return fit(model, documents, recipe, folder, **more)
+
+    monkeypatch.setattr(work, "fit", watched)
+    first = run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
+    assert trained[:3] == ["rope-seed0: 9", "drope-seed0: 8", "drope-without-seed0: 1"]
+    assert first.names == NAMES
+    assert [model.nats.keys() for model in first.models] == [{8, 16, 128}] * 4
+    assert [model.found(8) for model in first.models] == [None] * 4, "no room"
+    assert all(model.found(128) is not None and model.copied(16) is not None for model in first.models)
+
+    rope = Transformer.from_pretrained(tmp_path / "a" / "runs" / "rope-seed0")
+    truth = farspan.measure(rope, HELD_OUT, [8, 16, 128], ["own", "ntk"], windows=2, trained_length=8)
+    found = {(model.name, n): nats for model in first.models for n, nats in model.nats.items()}
+    for point in truth.points:
+        name = "rope" if point.scheme == "own" else "ntk"
+        assert found[name, point.length] == pytest.approx(point.nats_per_token, abs=1e-5)
+    bare = Transformer.from_pretrained(tmp_path / "a" / "runs" / "drope-without-seed0")
+    assert bare.config.positions[0].to_dict()["scheme"] == "LogN"
+
+    with pytest.raises(Error, match="resume"):
+        run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
+    (tmp_path / "a" / "runs" / "ntk-seed0.json").unlink()
+    trained.clear()
+    again = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", resume=True)
+    assert again.to_dict() == first.to_dict()
+    assert trained == ["rope-seed0: 9"], "which is over, and only read"
+    with pytest.raises(Error, match="batch: expected 2"):
+        run(changed(batch=3), LEARNT, HELD_OUT, tmp_path / "a", resume=True)
+    paths = language.write(first, tmp_path / "a")
+    assert json.loads(paths[0].read_text())["points"] == first.rows()
+    assert len(paths[1].read_text().splitlines()) == 1 + 4 * 3
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def made_up() -> Language:
+    models = [
+        Model(name, seed, {8: nats, 16: nats + grown, 128: nats + 1.0}, {8: 0.1, 16: 0.1, 128: 0.1},
+              ({"length": 16, "accuracy": 0.25}, {"length": 16, "accuracy": 0.75}), ())
+        for name, nats, grown in (("rope", math.log(2), math.log(3)), ("alibi", 2 * math.log(2), math.log(0.5)))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return Language(changed(schemes=("rope", "alibi"), zero_shot=(), tuned=()), "a machine", "a text", 9, tuple(models))
+
+
+def test_figures_of_a_paper_stand_beside_ours() -> None:
+    recipe = LanguageRecipe("what", {}, "somebody", {"rope": {1: 10.0, 2: 50.0}}, {"alibi": 12.5})
+    lines = published_table(made_up(), recipe).splitlines()
+    assert lines[1].split() == ["rope", "3.00", "5.00"], "times the perplexity at the trained length"
+    assert lines[3].split() == ["alibi", "50.0", "12.5"]
+    assert lines[4] == "paper: somebody"
+    assert table(made_up()).splitlines()[1].split() == ["rope", "1.000", "2.585", "2.443"]
+    assert table(made_up()).splitlines()[4].split() == ["rope", "-", "50", "-"]
+
+
+def test_without_files_the_text_is_that_of_the_embedded_model() -> None:
+    learnt, held_out, name = byte_texts([], 2048)
+    assert name == "Python's standard library"
+    assert bytes(held_out.tolist()) == data.held_out_text()
+    content = bytes(learnt.tolist())
+    assert content.startswith(b"\0")
+    assert content.count(b"\0") == len(data.training_documents()), "one byte between two files"
+
+
+def test_texts_of_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(bytes(range(100)) * 10)
+    learnt, held_out, name = byte_texts([file], 20)
+    assert name == "text.txt"
+    assert bytes(torch.cat([learnt, held_out]).tolist()) == b"\0" + file.read_bytes()
+    assert len(held_out) == 100, "a tenth"
+    assert len(byte_texts([file], 300)[1]) == 301, "or what the longest window needs"
+    with pytest.raises(ArgumentError, match="at least 1202 bytes"):
+        byte_texts([file], 600)
