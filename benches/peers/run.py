@@ -21,7 +21,19 @@ from memory import Memory, weigh
 from timing import Effort, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = ("attention", "linear", "backward", "unembed", "loss", "settings", "generate", "train", "lens", "real")
+SUITES = (
+    "attention",
+    "linear",
+    "backward",
+    "unembed",
+    "loss",
+    "settings",
+    "generate",
+    "train",
+    "lens",
+    "real",
+    "llama",
+)
 QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_seconds=0.4)
 
 
