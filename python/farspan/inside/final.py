@@ -48,8 +48,9 @@ class FinalDistributions:
             last = self._last.expand(hidden.shape).contiguous()
             found: Tensor = divergence(hidden, self._weight, last, **self._settings)
             return found
-        apart = row_sums((hidden - self._last) * self._expected)
-        return (lse - self.said.lse - apart).clamp_(min=0)
+        apart = hidden - self._last
+        apart *= self._expected
+        return (lse - self.said.lse - row_sums(apart)).clamp_(min=0)
 
 
 def row_sums(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from farspan.model.passes import steady_tokens
 
 HELD_BYTES = 2**23
 """What the states of a part should take, of all layers that are read together."""
-LEAST_TOKENS, MOST_TOKENS = 128, 512
+LEAST_TOKENS, MOST_TOKENS = 64, 512
 """A shorter part would read all weights of the model for too few tokens. A longer one saves no time, and what is inside
 of a layer takes more than its states."""
 

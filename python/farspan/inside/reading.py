@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from farspan.tokenizer import Tokenizer
 from farspan.unembed import score
 from farspan.unembed import top as likeliest
 
-ROWS = 1024
+ROWS = 512
 """States that are asked together what they say, of several layers where there are few of each."""
 
 
@@ -156,6 +157,7 @@ class _Reader:
         self._targets, self._time = targets.reshape(-1), targets.shape[1]
         self._weight, self._settings = model.unembedding.detach(), model.logit_settings
         self._listed = top if top <= MAX_TOP else 0
+        self._held: Tensor | None = None
         shape = (len(read), targets.numel())
         with targets.device:
             self.fields = {name: torch.empty(shape, dtype=torch.float32) for name in ("entropy", "kl", "logprob")}
@@ -169,24 +171,33 @@ class _Reader:
         inside = tuple(places[at] - part.tokens.start for at in columns)
         sequences = torch.arange(part.sequences.start, part.sequences.stop)[:, None]
         to = (sequences * self._time + torch.tensor(columns, dtype=torch.int64)).flatten().to(self._targets.device)
-        early: dict[int, Tensor] = {}
+        depths = [depth for depth in sorted(self._read) if depth < self._model.config.num_hidden_layers]
+        space = self._space(len(depths) if part.held else 1, len(to))
 
         def keep(depth: int, stream: Tensor) -> None:
-            if inside and depth in self._read and depth < self._model.config.num_hidden_layers:
-                early[depth] = self._normalised(depth, _rows(stream, inside))
+            if inside and depth in depths:
+                space[depths.index(depth)] = self._normalised(depth, _rows(stream, inside))
 
         last = _rows(self._model(ids, part.cache, tap=keep if part.held else None), inside)
         finals = [(to[chunk], self._read_last(last[chunk], to[chunk])) for chunk in _chunks(len(to))]
         if part.held:
-            self._read_early(early, finals)
+            self._read_early(depths, space, finals)
             return
 
         def read(depth: int, stream: Tensor) -> None:
-            keep(depth, stream)
-            self._read_early(early, finals)
-            early.clear()
+            if inside and depth in depths:
+                space[0] = self._normalised(depth, _rows(stream, inside))
+                self._read_early([depth], space, finals)
 
         self._model(ids, tap=read)
+
+    def _space(self, layers: int, rows: int) -> Tensor:
+        """`[layers, rows, dim]` for normalised states. Parts use the same memory: small pieces that outlive what was
+        allocated between them would keep the allocator from giving that out again."""
+        shape = (layers, rows, self._model.config.hidden_size)
+        if self._held is None or self._held.numel() < math.prod(shape):
+            self._held = torch.empty(math.prod(shape), dtype=self._model.dtype, device=self._model.device)
+        return self._held[: math.prod(shape)].view(shape)
 
     def _normalised(self, depth: int, rows: Tensor) -> Tensor:
         moved = rows if self._translators is None else self._translators.translate(depth, rows)
@@ -201,14 +212,15 @@ class _Reader:
             self._write([depth], to, last[None], Score(*(None if x is None else x[None] for x in final.said)), 0.0)
         return final
 
-    def _read_early(self, early: dict[int, Tensor], finals: list[tuple[Tensor, FinalDistributions]]) -> None:
-        """The states of layers before the last, by depth. Few rows of each are asked with those of other layers."""
-        start, depths = 0, list(early)
+    def _read_early(self, depths: list[int], states: Tensor, finals: list[tuple[Tensor, FinalDistributions]]) -> None:
+        """The states `[layers, rows, dim]` of layers before the last. Few rows of each are asked with those of other
+        layers."""
+        start = 0
         for to, final in finals:
             stop, together = start + len(to), max(1, ROWS // len(to))
             for first in range(0, len(depths), together):
                 some = depths[first : first + together]
-                hidden = torch.stack([early[depth][start:stop] for depth in some])
+                hidden = states[first : first + len(some), start:stop].contiguous()
                 targets = self._targets[to].clamp(min=0).expand(hidden.shape[:-1])
                 said = score(hidden, self._weight, targets, top=self._listed, **self._settings)
                 self._write(some, to, hidden, said, final.divergence(hidden, said.lse))
