@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from support.models import ids, small_model
 
 import farspan
 from farspan import Translators
+from farspan.inside import training
 
 TOKENS = ids(1, 200)[0]
 
@@ -46,6 +48,49 @@ def test_the_seed_alone_decides() -> None:
     assert torch.equal(found[0].weight, found[1].weight)
     assert torch.equal(found[0].bias, found[1].bias)
     assert not torch.equal(found[0].weight, found[2].weight)
+
+
+def test_a_training_that_was_stopped_goes_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "KEPT_EVERY", 3)
+    whole, file = trained(small_model()), tmp_path / "lens.safetensors"
+
+    def stop(done: int, steps: int, said: str) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(small_model(), checkpoint=file, progress=stop)
+    told: list[int] = []
+    for expected in ([7, 8, 9, 10, 11, 12], []):  # from what was kept last, and from the end
+        told.clear()
+        again = trained(small_model(), checkpoint=file, progress=lambda done, *_: told.append(done))
+        assert told == expected
+        assert torch.equal(again.weight, whole.weight)
+        assert torch.equal(again.bias, whole.bias)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    model, file = small_model(), tmp_path / "lens.safetensors"
+    found = trained(model, steps=2, checkpoint=file)
+    for changes, name in (({"seed": 1}, "seed"), ({"steps": 3}, "steps"), ({"batch": 5}, "batch")):
+        with pytest.raises(farspan.Error, match=rf"^{name}: expected .*as .* was begun with"):
+            trained(model, **{"steps": 2, "checkpoint": file, **changes})
+    with pytest.raises(farspan.Error, match="^tokens: "):
+        farspan.train_lens(model, TOKENS.flip(0), steps=2, context=16, batch=4, checkpoint=file)
+    other = small_model()
+    with torch.no_grad():
+        other.unembedding[0, 0] += 1
+    with pytest.raises(farspan.Error, match=r"^model: "):
+        trained(other, steps=2, checkpoint=file)
+    found.save(file)
+    with pytest.raises(farspan.CheckpointError, match="a training that train_lens keeps"):
+        trained(model, steps=2, checkpoint=file)
+    file.write_bytes(b"half a file")
+    with pytest.raises(farspan.CheckpointError, match="a sound safetensors file"):
+        trained(model, steps=2, checkpoint=file)
 
 
 def test_no_steps_give_the_logit_lens() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,15 @@ from torch import Tensor
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan.inside.reading import require_model
 from farspan.inside.translators import Translators, translated
+from farspan.inside.unfinished import Unfinished, digest, digest_of_model
 from farspan.loss import divergence
 from farspan.model import Transformer
 from farspan.model.arguments import check_ids, count, integer
 from farspan.model.decoder import as_ids
 
 LEARNING_RATE = 3e-3
+KEPT_EVERY = 20
+"""Steps between two versions of a checkpoint."""
 
 Progress = Callable[[int, int, str], object]
 """What is told of a training after each step: the steps done, the steps in all, and the loss in words."""
@@ -31,6 +36,7 @@ def train_lens(
     context: int,
     batch: int,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Translators:
     """The tuned lens: a translator for each layer but the last, trained by Adam to minimise
@@ -47,6 +53,8 @@ def train_lens(
         context: tokens in a window.
         batch: windows in a step.
         seed: of the choice of windows.
+        checkpoint: a file that keeps the training, written as a whole every 20 steps and at the end. Where it
+            is there, the training goes on from it, and ends with the bits of one that nobody stopped.
         progress: is told `(steps done, steps in all, the mean divergence in words)` after each step.
 
     Returns:
@@ -55,6 +63,8 @@ def train_lens(
     Raises:
         ArgumentError, DtypeError: a text shorter than the context, ids outside the vocabulary, or numbers that cannot
             be.
+        Error: `checkpoint` is that of other arguments, another text or another model.
+        CheckpointError: it is damaged, or something else.
 
     Source: Belrose et al. 2023.
     """
@@ -66,14 +76,22 @@ def train_lens(
     if len(ids) < context:
         raise ArgumentError(message("tokens", f"at least {context} ids, one context", len(ids)))
     try:
-        generator = np.random.default_rng(integer(seed) % 2**64)
+        number = integer(seed) % 2**64
     except TypeError:
         raise DtypeError(message("seed", "an integer", repr(seed))) from None
-    learner = _Learner(model, steps)
+    learner, kept, done = _Learner(model), None, 0
+    if checkpoint is not None:
+        facts = {"steps": steps, "context": context, "batch": batch, "seed": number}
+        kept = Unfinished(Path(checkpoint), facts | {"tokens": digest(ids), "model": digest_of_model(model)})
+        done = kept.read_into(learner.state)
+    generator = np.random.default_rng(number)
     for step in range(steps):
         starts = torch.from_numpy(generator.integers(0, len(ids) - context + 1, batch))
-        windows = ids[starts[:, None] + torch.arange(context)]
-        loss = learner.take_step(windows)
+        if step < done:
+            continue
+        loss = learner.take_step(ids[starts[:, None] + torch.arange(context)], LEARNING_RATE * (1 - step / steps))
+        if kept is not None and (step + 1 == steps or (step + 1) % KEPT_EVERY == 0):
+            kept.write(step + 1, learner.state)
         if progress is not None:
             progress(step + 1, steps, f"KL {loss:.3f}")
     return Translators(learner.weight, learner.bias)
@@ -82,15 +100,20 @@ def train_lens(
 class _Learner:
     """Translators on their way, and Adam's moments."""
 
-    def __init__(self, model: Transformer, steps: int) -> None:
+    def __init__(self, model: Transformer) -> None:
         depth, width = model.config.num_hidden_layers, model.config.hidden_size
         self._model = model
         self.weight = torch.zeros(depth, width, width, dtype=torch.float32, device=model.device)
         self.bias = torch.zeros(depth, width, dtype=torch.float32, device=model.device)
-        self._adam = torch.optim.Adam([self.weight, self.bias], lr=LEARNING_RATE)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adam, lambda step: 1 - step / max(1, steps))
+        self._adam = torch.optim.Adam([self.weight, self.bias])
+        self.state = {"weight": self.weight, "bias": self.bias}
+        """All that a step changes, by name."""
+        for name, parameter in tuple(self.state.items()):
+            moments = {part: torch.zeros_like(parameter) for part in ("exp_avg", "exp_avg_sq")}
+            own = self._adam.state[parameter] = {"step": torch.tensor(0.0), **moments}
+            self.state |= {f"{name}.{part}": tensor for part, tensor in own.items()}
 
-    def take_step(self, windows: Tensor) -> float:
+    def take_step(self, windows: Tensor, rate: float) -> float:
         """The mean divergence over all layers before the step. As in `lens`, the model reads the windows twice, so that
         the states of one layer are there at a time."""
         self.weight.grad, self.bias.grad = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
@@ -98,8 +121,9 @@ class _Learner:
         with torch.no_grad():
             last = self._model(windows).flatten(0, 1)
             self._model(windows, tap=lambda depth, stream: losses.extend(self._learn(depth, stream, last)))
+        for group in self._adam.param_groups:
+            group["lr"] = rate
         self._adam.step()
-        self._schedule.step()
         return sum(losses) / max(1, len(losses))
 
     def _learn(self, depth: int, stream: Tensor, last: Tensor) -> list[float]:
