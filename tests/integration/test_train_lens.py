@@ -78,7 +78,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     for changes, name in (({"seed": 1}, "seed"), ({"steps": 3}, "steps"), ({"batch": 5}, "batch")):
         with pytest.raises(farspan.Error, match=rf"^{name}: expected .*as .* was begun with"):
             trained(model, **{"steps": 2, "checkpoint": file, **changes})
-    with pytest.raises(farspan.Error, match="^tokens: "):
+    with pytest.raises(farspan.Error, match=r"^tokens: "):
         farspan.train_lens(model, TOKENS.flip(0), steps=2, context=16, batch=4, checkpoint=file)
     other = small_model()
     with torch.no_grad():

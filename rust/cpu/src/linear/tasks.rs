@@ -27,7 +27,7 @@ pub(super) fn check_out(out: &MatrixMut, shape: [usize; 2], like: &Matrix) -> Re
     Ok(())
 }
 
-/// Has each task compute its pieces of the output: those of a block of rows and of a range of `width` columns. Tasks are
+/// Has each task compute its pieces of the output: those of a block of rows and of a range of `width` columns. They are
 /// counted from the first block's first range on.
 pub(super) fn share(
     mut out: MatrixMut,
