@@ -26,6 +26,10 @@ REAL_MODEL = "smollm2"
 """Files of tests that name it load hundreds of megabytes, and run in a process of their own: a process reports the
 largest memory of the one that started it as its own, and other tests measure processes that they start."""
 
+SIDE_BY_SIDE = ("--numprocesses=auto", "--dist=loadfile")
+"""One process for each core; the tests of a file share what they set up. The acceptance suite does without: it measures
+the memory of processes."""
+
 BACKENDS = ("portable", "avx2", "avx512", "emulated", "cuda", "reference")
 OTHER = "any"
 BACKEND_IN_NAME = re.compile(r"(?<![a-z0-9])(" + "|".join(BACKENDS) + r")(?![a-z0-9])")
@@ -132,7 +136,7 @@ def test_steps() -> list[Step]:
     pytest = [sys.executable, "-m", "pytest", "-q"]
     steps = [
         Step("Rust tests", ["cargo", "test", "--no-fail-fast"], counted_by="cargo", environment=compiler()),
-        Step("Python tests", [*pytest, "tests"], counted_by="pytest"),
+        Step("Python tests", [*pytest, *SIDE_BY_SIDE, "tests"], counted_by="pytest"),
     ]
     if ACCEPTANCE.is_dir():
         command = [*pytest, "-p", "no:cacheprovider"]
