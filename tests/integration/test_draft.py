@@ -177,6 +177,17 @@ def test_streamer_hears_the_tokens_in_order_and_may_stop(model: Transformer) -> 
     assert [len(c.tokens) for c in out] == [10, 3, 10, 10]
 
 
+MOVING = [P.RandomPositions(200), P.LogN(16, inner=P.RandomPositions(200)), P.DynamicNTK(4, 16)]
+
+
+@pytest.mark.parametrize("scheme", MOVING, ids=str)
+def test_no_draft_is_read_where_positions_move_as_the_text_grows(scheme: P.Scheme, model: Transformer) -> None:
+    moving = model.with_positions(scheme)
+    options: dict[str, Any] = {"max_new_tokens": 18, "temperature": 0.9, "seed": 5}
+    plain = moving.generate(PROMPTS, **options)
+    assert same(moving.generate(PROMPTS, draft="prompt-lookup", draft_length=3, **options), plain)
+
+
 def test_reference_backend_drafts_too(model: Transformer) -> None:
     slow = small_model("reference", tie_word_embeddings=True)
     plain = model.generate(PROMPTS[:2], max_new_tokens=6, temperature=0.9, seed=2, top_k=9)

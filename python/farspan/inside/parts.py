@@ -62,6 +62,4 @@ def _has_the_same_bits_alone(model: Transformer) -> bool:
 
 def _has_the_same_bits_in_pieces(model: Transformer, first: int, time: int) -> bool:
     """Whether no token depends on those behind it, be it that frequencies or random positions depend on the length."""
-    config = model.config
-    draws = any(kind.scheme.draws for kind in config.attention_kinds)
-    return config.causal and not draws and steady_tokens(config, first, time - first) == time - first
+    return model.config.causal and steady_tokens(model.config, first, time - first) == time - first

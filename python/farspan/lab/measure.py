@@ -296,11 +296,11 @@ def _notes(
         dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]
         if dynamic:
             yield (
-                f"{', '.join(dynamic)}: every position was read with the frequencies for the whole window of "
+                f"{', '.join(dynamic)}: every token was read with frequencies or positions for the whole window of "
                 f"{lengths[-1]} tokens, which it does not have in a shorter text; by length shows that"
             )
 
 
 def _is_dynamic(scheme: Scheme, lengths: Sequence[int]) -> bool:
-    """Whether its frequencies differ between sequences of these lengths."""
+    """Whether its frequencies or positions differ between sequences of these lengths."""
     return len({scheme.switch(length) for length in lengths}) > 1

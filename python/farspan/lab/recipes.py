@@ -114,6 +114,10 @@ def _sharp(**size: Any) -> Recipe:
 
 CPU_LENGTHS = (40, 64, 100, 200, 400)
 GPU_LENGTHS = (40, 50, 64, 80, 100, 150, 200, 300, 400, 500)
+RUOSS_GPU: Mapping[str, Any] = {
+    "steps": 100_000, "batch": 128, "learning_rates": (1e-4, 3e-4, 5e-4), "examples": 512, "test_lengths": GPU_LENGTHS,
+}  # fmt: skip
+"""the size of the paper, in a twentieth of its steps"""
 ITEMS = (16, 64, 256, 1024, 4096)
 
 RECIPES: dict[str, Recipe] = {
@@ -125,9 +129,7 @@ RECIPES: dict[str, Recipe] = {
         RUOSS_TABLE,
     ),
     "e1": _e1(steps=10_000, test_lengths=CPU_LENGTHS),
-    "e1-gpu": _e1(
-        steps=100_000, batch=128, seeds=10, learning_rates=(1e-4, 3e-4, 5e-4), examples=512, test_lengths=GPU_LENGTHS
-    ),
+    "e1-gpu": _e1(**RUOSS_GPU, seeds=10),
     "e2": _e2(steps=5000, test_lengths=ITEMS),
     "e2-gpu": _e2(steps=50_000, batch=128, seeds=10, examples=512, test_lengths=(*ITEMS, 16384)),
     "e3": _e3(steps=5000, layers=4, width=128),
@@ -137,25 +139,9 @@ RECIPES: dict[str, Recipe] = {
         steps=50_000, width=1024, batch=1000, seeds=4, learning_rates=(1e-4,), test_lengths=(30, 50, 100, 150, 200)
     ),
     "reverse": _beyond("reverse_string", steps=10_000, test_lengths=CPU_LENGTHS),
-    "reverse-gpu": _beyond(
-        "reverse_string",
-        steps=100_000,
-        batch=128,
-        seeds=5,
-        learning_rates=(1e-4, 3e-4, 5e-4),
-        examples=512,
-        test_lengths=GPU_LENGTHS,
-    ),
+    "reverse-gpu": _beyond("reverse_string", **RUOSS_GPU, seeds=5),
     "stack": _beyond("stack_manipulation", steps=10_000, test_lengths=CPU_LENGTHS),
-    "stack-gpu": _beyond(
-        "stack_manipulation",
-        steps=100_000,
-        batch=128,
-        seeds=5,
-        learning_rates=(1e-4, 3e-4, 5e-4),
-        examples=512,
-        test_lengths=GPU_LENGTHS,
-    ),
+    "stack-gpu": _beyond("stack_manipulation", **RUOSS_GPU, seeds=5),
     "max": _sharp(steps=5000),
     "max-gpu": _sharp(steps=50_000, batch=128, seeds=10, examples=512),
 }

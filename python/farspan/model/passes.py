@@ -154,10 +154,10 @@ def bucket(length: int, capacity: int) -> int:
 
 def steady_tokens(config: Config, length: int, most: int) -> int:
     """How many of `most` further tokens of a sequence can be read in one pass and get the bits of single steps: all,
-    unless a position scheme turns by other frequencies as the sequence grows."""
+    unless a position scheme turns by other frequencies, or draws other positions, as the sequence grows."""
     for scheme in {kind.scheme for kind in config.attention_kinds}:
         switch = scheme.switch(length)
-        while scheme.switch(length + most) != switch:  # frequencies never change back as a sequence grows
+        while scheme.switch(length + most) != switch:  # no scheme changes back as a sequence grows
             most -= 1
     return most
 

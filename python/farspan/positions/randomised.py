@@ -36,6 +36,9 @@ class RandomPositions(Refining):
     def draws(self) -> bool:
         return True
 
+    def switch(self, length: int) -> int:
+        return length
+
     def fixed_hooks(self, span: Span) -> Hooks:
         if span.longest > self.limit:
             raise ArgumentError(message("limit", f"at least the {span.longest} tokens of a sequence", self.limit))

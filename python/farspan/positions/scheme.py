@@ -144,7 +144,7 @@ class Scheme(abc.ABC):
         return 0
 
     def switch(self, length: int) -> int:
-        """Sequences of lengths with equal switches share their frequencies: 0 where the length does not matter."""
+        """Sequences of lengths with equal switches share frequencies and positions: 0 where length does not matter."""
         del length
         return 0
 
