@@ -296,7 +296,7 @@ def _notes(
         dynamic = [name for name, those in used.items() if any(_is_dynamic(scheme, lengths) for scheme in those)]
         if dynamic:
             yield (
-                f"{', '.join(dynamic)}: every token was read with frequencies or positions for the whole window of "
+                f"{', '.join(dynamic)}: every position was read with frequencies or places for the whole window of "
                 f"{lengths[-1]} tokens, which it does not have in a shorter text; by length shows that"
             )
 
