@@ -57,26 +57,12 @@ def memory_table(rows: list[dict]) -> list[str]:
     """A row per case: by how much a process grew, beside the size of the weights."""
     lines = ["| memory | case | weights MiB | grown by MiB | share |", "|---|---|---:|---:|---:|"]
     for row in rows:
-        sizes = f"{row['weights_mib']:.0f} | {row['grown_mib']:.0f} | {row['ratio']:.2f}"
-        lines.append(f"| {row['operation']} | {row['case']} | {sizes} |")
+        grown = "does not fit | " if row["grown_mib"] is None else f"{row['grown_mib']:.0f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['operation']} | {row['case']} | {row['weights_mib']:.0f} | {grown} |")
     return lines
 
 
-def peak_table(rows: list[dict]) -> list[str]:
-    """A row per case: mebibytes that one operation adds to its process at its peak, and the ratio."""
-
-    def told(side: dict) -> str:
-        return "does not fit" if side["peak_mib"] is None else f"{side['peak_mib']:.0f}"
-
-    lines = ["| peak memory | case | against | farspan MiB | other MiB | ratio |", "|---|---|---|---:|---:|---:|"]
-    for row in rows:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
-        ours, other = told(row["farspan"]), told(row["peer"])
-        lines.append(f"| {row['operation']} | {row['case']} | {row['peer']['name']} | {ours} | {other} | {ratio} |")
-    return lines
-
-
-TABLES = {"results": table, "memory": memory_table, "peaks": peak_table}
+TABLES = {"results": table, "memory": memory_table}
 """By what a report has rows of."""
 
 

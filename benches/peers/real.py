@@ -30,9 +30,9 @@ LOAD_GOAL, MEMORY_GOAL, INSIDE_GOAL = 0.5, 1.1, 1.0
 PROMPT = "The lighthouse at the end of the peninsula had been dark for eleven years when the new keeper arrived."
 
 
-def missing() -> str | None:
-    """What keeps this suite from running here, in words."""
-    absent = [name for name in NEEDED if find_spec(name) is None]
+def missing(needed: tuple[str, ...] = NEEDED) -> str | None:
+    """What keeps a suite from running here, in words."""
+    absent = [name for name in needed if find_spec(name) is None]
     return f"{', '.join(absent)} not installed" if absent else None
 
 

@@ -30,6 +30,7 @@ SUITES = (
     "settings",
     "generate",
     "train",
+    "peak",
     "lens",
     "real",
     "llama",
@@ -97,10 +98,8 @@ def line(row: dict) -> str:
 
 def memory_line(row: dict) -> str:
     goal = f" (goal at most {row['goal']:.2f})" if row["goal"] else ""
-    return (
-        f"{row['operation']:<20} {row['case']:<42} weights {row['weights_mib']:8.0f} MiB   grown by"
-        f" {row['grown_mib']:8.0f} MiB   {row['ratio']:.2f}{goal}"
-    )
+    grown = "does not fit" if row["grown_mib"] is None else f"{row['grown_mib']:8.0f} MiB   {row['ratio']:.2f}{goal}"
+    return f"{row['operation']:<20} {row['case']:<42} weights {row['weights_mib']:8.0f} MiB   grown by {grown}"
 
 
 if __name__ == "__main__":

@@ -22,13 +22,8 @@ from farspan._errors import BackendError, message
 
 def at_work() -> bool:
     """Whether tensors may be those of a transform, whose memory nobody may read."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or in_forward_mode()
-
-
-def in_forward_mode() -> bool:
-    """Whether tensors may carry tangents."""
-    level: int = forward_ad._current_level
-    return level >= 0
+    in_forward_mode: bool = forward_ad._current_level >= 0
+    return torch._C._functorch.peek_interpreter_stack() is not None or in_forward_mode
 
 
 def refuse_tangents(operation: Operation, names: Sequence[str], arguments: Sequence[Any]) -> None:

@@ -69,10 +69,10 @@ class _Parser(argparse.ArgumentParser):
     """Takes `--prompt=--` for the text `--`. Before Python 3.13 argparse drops it, and gives an empty list."""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+        if action.option_strings and arg_strings == ["--"]:
             value = self._get_value(action, arg_strings[0])
             self._check_value(action, value)
-            return value
+            return value if action.nargs is None else [value]
         return super()._get_values(action, arg_strings)
 
 

@@ -58,6 +58,8 @@ def test_two_hyphens_are_a_text(run: Run) -> None:
     code, out, err = run("generate", "--prompt=--", "--stop=--", "--max-new-tokens", 3)
     assert (code, err) == (0, "")
     assert out.startswith("--")
+    code, _, err = run("measure", "--data=--")
+    assert (code, "--:" in err) == (1, True), err
     code, _, err = run("generate", "--seed=--")
     assert code == 2
     assert "--seed: expected an integer" in err

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.models import ids, small_model
+from support.peak import PEAK
 from torch import Tensor
 
 import farspan
@@ -30,6 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 WHOLE: dict[str, dict[str, Any]] = {
     "dynamic": {"positions": (P.DynamicNTK(2, ORIGINAL),) * 3},
     "switching": {"positions": (P.LongRoPE([1.0] * 6, [2.0] * 6, ORIGINAL, 60),) * 3},
+    "switching in the first part": {"positions": (P.LongRoPE([1.0] * 6, [2.0] * 6, 9, 60),) * 3},
     "random": {"positions": (P.RandomPositions(200),) * 3},
     "encoder": {"causal": False},
     "reference": {"backend": "reference"},
@@ -116,14 +118,11 @@ def test_a_text_beyond_the_learned_places_is_refused_before_it_is_read(monkeypat
     assert not seen
 
 
-MEMORY = """
-import resource, sys
+MEMORY = f"""
+import sys
 import torch
 import farspan
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
+{PEAK}
 layers, vocab, time = map(int, sys.argv[1:])
 shape = farspan.Config(
     vocab_size=vocab, hidden_size=128, intermediate_size=256, num_hidden_layers=layers, num_attention_heads=4,

@@ -80,9 +80,11 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
             trained(model, **{"steps": 2, "checkpoint": file, **changes})
     with pytest.raises(farspan.Error, match=r"^tokens: "):
         farspan.train_lens(model, TOKENS.flip(0), steps=2, context=16, batch=4, checkpoint=file)
+    with pytest.raises(farspan.Error, match=r"^config: "):
+        trained(model.with_positions(farspan.positions.ALiBi()), steps=2, checkpoint=file)
     other = small_model()
     with torch.no_grad():
-        other.unembedding[0, 0] += 1
+        other.unembedding[-1, -1] += 1
     with pytest.raises(farspan.Error, match=r"^model: "):
         trained(other, steps=2, checkpoint=file)
     found.save(file)

@@ -6,15 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from support.peak import PEAK
 
 PROGRAM = """
-import resource, sys
 import numpy as np
 import farspan
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
+{peak}
 def ones(*shape):
     return np.ones(shape, np.float32)
 
@@ -90,6 +87,6 @@ CASES |= {
 @pytest.mark.parametrize("name", CASES)
 def test_peak_memory(name: str) -> None:
     small, inputs, large = CASES[name]
-    program = PROGRAM.format(small=small, inputs=inputs, large=large)
+    program = PROGRAM.format(peak=PEAK, small=small, inputs=inputs, large=large)
     grown = int(subprocess.check_output([sys.executable, "-c", program], text=True))
     assert grown < OUTPUT, f"{name} took {grown / MEBIBYTE:.0f} MiB beside its inputs"

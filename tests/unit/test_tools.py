@@ -113,29 +113,6 @@ REPORT = {
 }
 
 
-PEAKS = REPORT | {
-    "command": "python benches/peers/peak.py",
-    "results": [],
-    "peaks": [
-        {
-            "operation": "training step",
-            "case": f"batch 1 x {length}",
-            "farspan": {"peak_mib": 80.4},
-            "peer": {"name": "torch", "peak_mib": other},
-            "ratio": other and 4.0,
-        }
-        for length, other in ((4096, 321.6), (32768, None))
-    ],
-}
-
-
-def test_table_holds_peaks() -> None:
-    text = section([REPORT, PEAKS])
-    assert "| sample | bf16 B 8 | torch | 10 (12.5) | 55 (60) | 5.50x |" in text
-    assert "| training step | batch 1 x 4096 | torch | 80 | 322 | 4.00x |" in text
-    assert "| training step | batch 1 x 32768 | torch | 80 | does not fit |  |" in text
-
-
 def test_table_holds_machine_command_and_figures() -> None:
     text = section([REPORT])
     assert "**Model X** (avx2), 2 threads" in text
@@ -143,7 +120,10 @@ def test_table_holds_machine_command_and_figures() -> None:
     assert "| sample | bf16 B 8 | torch | 10 (12.5) | 55 (60) | 5.50x |" in text
     assert "| memory |" not in text
     row = {"operation": "load", "case": "f32", "weights_mib": 513.2, "grown_mib": 540.4, "ratio": 1.053, "goal": 1.1}
-    assert "| load | f32 | 513 | 540 | 1.05 |" in section([REPORT | {"memory": [row]}])
+    large = row | {"case": "f64", "grown_mib": None, "ratio": None}
+    text = section([REPORT | {"memory": [row, large]}])
+    assert "| load | f32 | 513 | 540 | 1.05 |" in text
+    assert "| load | f64 | 513 | does not fit |  |" in text
 
 
 def test_only_the_marked_section_is_replaced() -> None:

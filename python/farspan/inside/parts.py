@@ -44,13 +44,16 @@ def parts_of(model: Transformer, batch: int, time: int, layers: int) -> Iterator
         for start in range(0, batch, together):
             yield Part(slice(start, min(start + together, batch)), slice(0, time), None, True)
     else:
+        pieces = -(-time // room)
+        ends = [time * piece // pieces for piece in range(pieces + 1)]
+        in_pieces = _has_the_same_bits_in_pieces(model, ends[1], time)
+        cache = model.new_cache(1, time) if in_pieces else None
         for sequence in range(batch):
             alone = slice(sequence, sequence + 1)
-            if not _has_the_same_bits_in_pieces(model, room, time):
+            if cache is None:
                 yield Part(alone, slice(0, time), None, False)
                 continue
-            cache, pieces = model.new_cache(1, time), -(-time // room)
-            ends = [time * piece // pieces for piece in range(pieces + 1)]
+            cache.truncate([0])
             for start, end in itertools.pairwise(ends):
                 yield Part(alone, slice(start, end), cache, True)
 

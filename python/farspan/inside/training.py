@@ -81,7 +81,7 @@ def train_lens(
         raise DtypeError(message("seed", "an integer", repr(seed))) from None
     learner, kept, done = _Learner(model), None, 0
     if checkpoint is not None:
-        facts = {"steps": steps, "context": context, "batch": batch, "seed": number}
+        facts = {"steps": steps, "context": context, "batch": batch, "seed": number, "config": model.config.to_dict()}
         kept = Unfinished(Path(checkpoint), facts | {"tokens": digest(ids), "model": digest_of_model(model)})
         done = kept.read_into(learner.state)
     generator = np.random.default_rng(number)

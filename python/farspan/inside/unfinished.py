@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from farspan._errors import CheckpointError, Error, message
-from farspan._files import replaced
+from farspan._files import remove_unfinished, replaced
 from farspan.model import Transformer, safetensors
 
 FACTS, STEP = "facts", "step"
-SAMPLED = 64
-"""Numbers of a parameter that tell it from another one's."""
 
 
 class Unfinished:
@@ -25,6 +23,8 @@ class Unfinished:
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._path, self._facts = path, json.loads(json.dumps(facts))
+        path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written to is told before the training
+        remove_unfinished(path)
 
     def write(self, step: int, state: Mapping[str, Tensor]) -> None:
         """What there is after so many steps; it replaces an older file as a whole."""
@@ -42,7 +42,10 @@ class Unfinished:
         if stored.keys() != state.keys() or not {FACTS, STEP} <= notes.keys():
             given = ", ".join(sorted(stored)[:4]) or "nothing"
             raise CheckpointError(message(str(self._path), "a training that train_lens keeps", given))
-        before = json.loads(notes[FACTS])
+        try:
+            before, done = json.loads(notes[FACTS]), int(notes[STEP])
+        except ValueError as error:
+            raise CheckpointError(message(str(self._path), "a training that train_lens keeps", error)) from None
         for name, value in self._facts.items():
             if before.get(name) != value:
                 told = f"{before.get(name)!r}, as {self._path} was begun with"
@@ -52,7 +55,7 @@ class Unfinished:
         with torch.no_grad():
             for name, tensor in state.items():
                 stored[name].copy_into(tensor)
-        return int(notes[STEP])
+        return done
 
 
 def digest(ids: Tensor) -> str:
@@ -61,9 +64,9 @@ def digest(ids: Tensor) -> str:
 
 
 def digest_of_model(model: Transformer) -> str:
-    """Of some numbers of every parameter."""
+    """Of every parameter."""
     seen = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        some = parameter.detach().reshape(-1)[:SAMPLED].double().cpu()
-        seen.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode() + some.numpy().tobytes())
+        seen.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
+        seen.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
     return seen.hexdigest()
