@@ -36,8 +36,9 @@ def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys:
     command = ["extrapolate", "e3", "--schemes", "rope,nope", *TINY, "--out", str(tmp_path)]
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [task["task"] for task in document["tasks"]] == ["copy", "sort_integers"]
+    assert [task["run"] for task in document["tasks"]] == ["copy", "sort_integers"]
     for task in document["tasks"]:
+        assert task.pop("run") == task["task"]
         assert task == json.loads((tmp_path / task["task"] / "extrapolate.json").read_text())
         assert task["settings"]["steps"] == 1, "options count more than the recipe"
         assert task["settings"]["reading"] == "causal"
@@ -53,6 +54,7 @@ def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.
     kept = [x for i, x in enumerate(tiny) if x not in sizes and (i == 0 or tiny[i - 1] not in sizes)]
     assert main(["extrapolate", "max", *kept, "--schemes", "nope-ssmax", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
+    assert [task["run"] for task in document["tasks"]] == [f"max_retrieval-{x}" for x in ("slots", "causal", "deep")]
     assert [task["settings"]["layers"] for task in document["tasks"]] == [1, 1, 3]
     names = {path.parent.name for path in tmp_path.glob("*/extrapolate.json")}
     assert names == {"max_retrieval-slots", "max_retrieval-causal", "max_retrieval-deep"}
@@ -68,8 +70,9 @@ def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr().out
+    names = ["rope", "nope", "drope", *(f"{name}, zero-shot" for name in ("linear", "ntk", "yarn"))]
     document = json.loads((tmp_path / "out" / "extrapolate.json").read_text())
-    assert [point["scheme"] for point in document["points"][::2]] == ["rope", "nope", "drope", "linear", "ntk", "yarn"]
+    assert [point["scheme"] for point in document["points"][::2]] == names
     assert "needles at 2x, %" in said
     assert "31.0" in said
     assert main([*command, "--resume", "--json"]) == 0

@@ -18,7 +18,7 @@ from farspan.lab.embedded import data
 from farspan.lab.language import Language, Settings, published_table, run, table, work
 from farspan.lab.language.result import Model
 from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
-from farspan.lab.subject import byte_texts
+from farspan.lab.subject import byte_texts, open_model
 
 TINY = Settings(
     schemes=("rope", "drope"), zero_shot=("ntk",), tuned=("pose",), tuning_steps=1, train_length=8,
@@ -26,7 +26,7 @@ TINY = Settings(
 )  # fmt: skip
 TEXT = torch.tensor(list(b"def add(first, second):\n    return first + second\n" * 40))
 LEARNT, HELD_OUT = TEXT[:1500], TEXT[1500:]
-NAMES = ["rope", "drope", "ntk", "pose, tuned"]
+NAMES = ["rope", "drope", "ntk, zero-shot", "pose, tuned"]
 
 
 def changed(**settings: Any) -> Settings:
@@ -37,10 +37,12 @@ def changed(**settings: Any) -> Settings:
     ("wrong", "named"),
     [
         ({"schemes": ("rope", "nonsense")}, "nonsense"),
-        ({"schemes": ("own",)}, "own"),
-        ({"schemes": ()}, "schemes"),
+        ({"schemes": ("own",)}, "^schemes: expected schemes that a new model can have"),
+        ({"schemes": ()}, "^schemes: expected at least one"),
         ({"schemes": ("alibi",)}, "rope among them"),
-        ({"zero_shot": ("pose",)}, "--steps"),
+        ({"zero_shot": ("pose",)}, "^zero_shot: expected schemes that need no training"),
+        ({"steps": 1}, "^steps: expected at least 2 with drope"),
+        ({"train_length": 1}, "^train_length: "),
         ({"tuned": ("rerope",)}, "tuned: expected methods among"),
         ({"train_length": 0}, "train_length"),
         ({"needles": -1}, "needles"),
@@ -56,7 +58,8 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], named: str) -> None:
 def test_recipes_are_settings_that_can_be(name: str) -> None:
     recipe = LANGUAGE_RECIPES[name]
     settings = Settings(**recipe.common)
-    names = {*settings.schemes, *settings.zero_shot, *(f"{method}, tuned" for method in settings.tuned)}
+    names = {*settings.schemes, *(f"{name}, zero-shot" for name in settings.zero_shot)}
+    names |= {f"{method}, tuned" for method in settings.tuned}
     assert {*recipe.growth, *recipe.needles} <= names
     factors = {length / settings.train_length for length in settings.test_lengths}
     assert {factor for figures in recipe.growth.values() for factor in figures} <= factors
@@ -85,24 +88,37 @@ def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
     truth = farspan.measure(rope, HELD_OUT, [8, 16, 128], ["own", "ntk"], windows=2, trained_length=8)
     found = {(model.name, n): nats for model in first.models for n, nats in model.nats.items()}
     for point in truth.points:
-        name = "rope" if point.scheme == "own" else "ntk"
+        name = "rope" if point.scheme == "own" else "ntk, zero-shot"
         assert found[name, point.length] == pytest.approx(point.nats_per_token, abs=1e-5)
     bare = Transformer.from_pretrained(tmp_path / "a" / "runs" / "drope-without-seed0")
     assert bare.config.positions[0].to_dict()["scheme"] == "LogN"
 
     with pytest.raises(Error, match="resume"):
         run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
-    (tmp_path / "a" / "runs" / "ntk-seed0.json").unlink()
+    (tmp_path / "a" / "runs" / "ntk__zero-shot-seed0.json").unlink()
     trained.clear()
     again = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", resume=True)
     assert again.to_dict() == first.to_dict()
     assert trained == ["rope-seed0: 9"], "which is over, and only read"
     with pytest.raises(Error, match="batch: expected 2"):
         run(changed(batch=3), LEARNT, HELD_OUT, tmp_path / "a", resume=True)
+    with pytest.raises(Error, match=r"^texts: expected"):
+        run(TINY, LEARNT, HELD_OUT.flip(0), tmp_path / "a", resume=True)
+    checkpoint, tokenizer = open_model(tmp_path / "a" / "runs" / "rope-seed0")
+    assert tokenizer.encode("def") == list(b"def")
+    assert checkpoint.config.max_position_embeddings == 8
     paths = language.write(first, tmp_path / "a")
     assert json.loads(paths[0].read_text())["points"] == first.rows()
     assert len(paths[1].read_text().splitlines()) == 1 + 4 * 3
     assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scheme_that_is_trained_and_put_on_another_model_is_two_models(tmp_path: Path) -> None:
+    both = changed(schemes=("RoPE", "yarn"), zero_shot=("yarn",), tuned=(), needles=0, copies=0)
+    found = run(both, LEARNT, HELD_OUT, tmp_path)
+    assert found.names == ["rope", "yarn", "yarn, zero-shot"]
+    _, trained, put_on = found.models
+    assert trained.nats != put_on.nats
 
 
 def made_up() -> Language:

@@ -65,22 +65,23 @@ def run(options: argparse.Namespace) -> None:
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
-    place = options.model or FOLDER
-    if place.exists() and options.out.exists() and options.out.samefile(place):
-        raise ArgumentError(message("out", "another folder than the model's", options.out))
+    if "lora" in methods.split(options.methods, trains=options.steps is not None)[1]:
+        lora.require_peft()
     opened = None if options.model is None else open_model(options.model)
+    place = FOLDER if opened is None else opened[0].place
+    if options.out.exists() and options.out.samefile(place):
+        raise ArgumentError(message("out", "another folder than the model's", options.out))
     tokenizer = ByteTokenizer() if opened is None else opened[1]
     text = load_text(options.data, tokenizer)
     window_ends(len(text.tokens), options.to, windows=1, targets=1)
     learnt = load_text(options.train_data, tokenizer).tokens if options.train_data else None
     loaded = load_model(options.model, options.device, opened)
-    if "lora" in methods.split(options.methods, trains=options.steps is not None)[1]:
-        lora.require_peft()
     tuning = None
     if options.steps:
         tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     so_far: list[Extension] = []
+    partial = options.out / "extend-partial.json"
     try:
         with progress_on_stderr("extending") as progress:
             found = extend(
@@ -92,8 +93,8 @@ def run(options: argparse.Namespace) -> None:
             )  # fmt: skip
     except BaseException:  # by Ctrl-C, or at a length that does not fit into memory
         if so_far:
-            _write(options.out / "extend-partial.json", so_far[-1].to_dict())
-            print(f"farspan: what was found so far: {options.out / 'extend-partial.json'}", file=sys.stderr)
+            _write(partial, so_far[-1].to_dict())
+            print(f"farspan: what was found so far: {partial}", file=sys.stderr)
         raise
     readers = checkpoint.write(found.model, options.to, options.out)
     copy_tokenizer(place, options.out)
@@ -106,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
     }  # fmt: skip
     document = {**found.to_dict(), "checkpoint": written}
     _write(options.out / "extend.json", document)
+    partial.unlink(missing_ok=True)
     if options.json:
         print_json(document)
         return
@@ -152,7 +154,7 @@ def _print(found: Extension, out: Path, readers: Readers) -> None:
         if shares and (most := max(shares, key=lambda name: shares[name])) != best and shares[most] > shares[best]:
             shown = f"{100 * shares[best]:.0f} %, and {100 * shares[most]:.0f} % by {most}"
             print(f"  {what.replace('_', ' ')} at {found.to} tokens: {shown}")
-    print(f"written: {out} with extend.json and extend.png. {_read_by(readers)}")
+    print(f"written: {out} with extend.json and pictures. {_read_by(readers)}")
 
 
 def _read_by(readers: Readers) -> str:

@@ -76,17 +76,18 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or Path("out") / f"extrapolate-{options.task}"
     documents = []
     for name, settings in asked.items():
-        documents.append(_extrapolate(settings, out if len(asked) == 1 else out / name, recipe, options))
+        found = _extrapolate(name, settings, out if len(asked) == 1 else out / name, recipe, options)
+        documents.append(found if len(asked) == 1 else {"run": name, **found})
     if options.json:
         print_json(documents[0] if len(asked) == 1 else {"recipe": options.task, "tasks": documents})
 
 
-def _extrapolate(settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace) -> Any:
+def _extrapolate(name: str, settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace) -> Any:
     """One task to its files; gives what is in `extrapolate.json`."""
     from farspan.lab.extrapolation import extrapolate, report, table
 
     try:
-        with progress_on_stderr(f"{settings.task}", unit="step") as progress:
+        with progress_on_stderr(name, unit="step") as progress:
             found = extrapolate(
                 settings, out, resume=options.resume, workers=options.workers, device=options.device, progress=progress
             )
@@ -97,7 +98,7 @@ def _extrapolate(settings: Settings, out: Path, recipe: Recipe | None, options: 
     if not options.json:
         print(table(found, recipe.published.get(settings.task) if recipe else None))
         seeds = f"median of {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
-        print(f"{settings.task}, {seeds}; chance {100 * found.chance:.1f}; trained up to {settings.train_length}")
+        print(f"{name}, {seeds}; chance {100 * found.chance:.1f}; trained up to {settings.train_length}")
         if recipe:
             print(f"paper: {recipe.source}")
         print("written: " + ", ".join(map(str, paths)))

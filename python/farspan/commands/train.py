@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +153,6 @@ def _write_tokenizer(options: argparse.Namespace) -> None:
 
         copy_tokenizer(options.model, options.out)
         return
-    from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
+    from farspan.lab.embedded.byte_tokenizer import write_byte_tokenizer
 
-    document = json.dumps(byte_tokenizer_json(end=END), indent=0)
-    (options.out / "tokenizer.json").write_text(document + "\n", encoding="utf-8")
+    write_byte_tokenizer(options.out, end=END)

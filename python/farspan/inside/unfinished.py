@@ -68,5 +68,5 @@ def digest_of_model(model: Transformer) -> str:
     seen = hashlib.sha256()
     for name, parameter in model.named_parameters():
         seen.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
-        seen.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        seen.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()

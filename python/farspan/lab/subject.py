@@ -96,7 +96,7 @@ def load_text(files: Sequence[Path], tokenizer: Tokenizer) -> Text:
     return _of_text(_names(files), files, tokenizer)
 
 
-HELD_OUT = 10
+HELD_OUT_SHARE = 10
 """One of so many parts of a text of bytes is measured, where the others are learnt."""
 
 
@@ -104,11 +104,10 @@ def byte_texts(files: Sequence[Path], longest: int) -> tuple[Tensor, Tensor, str
     """The bytes to learn from, those to measure on, and what they are called: of the files, or what the embedded model
     learnt and never saw. ArgumentError: the files hold too little for windows of `longest` bytes."""
     if not files:
-        joined = b"".join(document[:-1] for document in data.training_documents())  # the next one begins with that byte
-        learnt, kept = (_of_bytes("", content).tokens for content in (joined, data.held_out_text()))
+        learnt, kept = (_of_bytes("", content).tokens for content in (data.training_text(), data.held_out_text()))
         return learnt, kept, "Python's standard library"
     text = load_text(files, ByteTokenizer())
-    held_out = max(len(text.tokens) // HELD_OUT, longest + 1)
+    held_out = max(len(text.tokens) // HELD_OUT_SHARE, longest + 1)
     if len(text.tokens) < 2 * held_out:
         expected = f"files of at least {2 * held_out} bytes together"
         raise ArgumentError(message("data", expected, len(text.tokens)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 END = "<|end|>"
@@ -23,6 +25,12 @@ def byte_tokenizer_json(end: int | None = None) -> dict[str, Any]:
         "decoder": byte_level,
         "model": model | {"vocab": {name: byte for byte, name in enumerate(_stand_ins())}, "merges": []},
     }
+
+
+def write_byte_tokenizer(folder: Path, end: int | None = None) -> None:
+    """`tokenizer.json` into a model's folder, so that commands read it as a model of text."""
+    document = json.dumps(byte_tokenizer_json(end), indent=0)
+    (folder / "tokenizer.json").write_text(document + "\n", encoding="utf-8")
 
 
 def _end_token(index: int) -> dict[str, Any]:

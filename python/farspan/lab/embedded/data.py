@@ -59,6 +59,11 @@ def read_text(files: Iterable[Path]) -> bytes:
     return b"".join(FILE_START + _content(path) for path in files)
 
 
+def training_text() -> bytes:
+    """The training files one behind the other, each behind the byte 0."""
+    return read_text(_required(training_files()))
+
+
 def training_documents() -> list[bytes]:
     """The training files, each with the byte 0 at both ends."""
     return [FILE_START + _content(path) + FILE_START for path in _required(training_files())]

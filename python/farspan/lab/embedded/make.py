@@ -18,7 +18,7 @@ import torch
 
 import farspan
 from farspan.lab.embedded import card, data
-from farspan.lab.embedded.byte_tokenizer import byte_tokenizer_json
+from farspan.lab.embedded.byte_tokenizer import write_byte_tokenizer
 from farspan.model import Config, Transformer, checkpoint
 from farspan.training import Recipe, Result, fit
 
@@ -94,7 +94,7 @@ def _facts(
 def _write(model: Transformer, out: Path, facts: card.Facts) -> None:
     """Weights in float16, config, tokenizer and card."""
     checkpoint.save(copy.deepcopy(model).to(torch.float16), out)
-    (out / "tokenizer.json").write_text(json.dumps(byte_tokenizer_json(), indent=0) + "\n")
+    write_byte_tokenizer(out)
     (out / "CARD.md").write_text(card.text(facts, CONFIG))
 
 

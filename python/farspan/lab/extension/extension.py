@@ -164,11 +164,13 @@ def extend(
         say(f"{name}: context {context}, about {needed / 2**30:.2f} GiB of memory beside the model")
         learner, result = tuned(model, learnt, by, context, tuning, progress)
         found = measure(learner, measured, lengths, {name: None}, **common)
-        found_needles, found_copies = asking(learner, {name: None})
         models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
+        whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
+        keep(Extension(whole, to, trainings, models))
+        found_needles, found_copies = asking(learner, {name: None})
         whole = dataclasses.replace(
-            whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points),
-            needles=(*whole.needles, *found_needles), copies=(*whole.copies, *_alike(found_copies, whole.copies)),
+            whole, needles=(*whole.needles, *found_needles),
+            copies=(*whole.copies, *_alike(found_copies, whole.copies)),
         )  # fmt: skip
         keep(Extension(whole, to, trainings, models))
     notes = [*whole.notes, *asking.notes]

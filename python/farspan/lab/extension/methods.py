@@ -40,7 +40,7 @@ ONLY_TUNED = ("pose", "drope", "lora")
 def check(names: Iterable[str]) -> None:
     """ArgumentError: an unknown name, or one that says nothing of a longer text."""
     for name in names:
-        if _settled(name) in ONLY_TUNED:
+        if settled(name) in ONLY_TUNED:
             continue
         schemes.check([name])
         if not custom.is_reference(name) and schemes.find(name).name == "own":
@@ -53,12 +53,12 @@ def split(names: Iterable[str] | None, *, trains: bool) -> tuple[tuple[str, ...]
     check(names or ())
     if names is None:
         return ZERO_SHOT, DEFAULT_TUNED if trains else ()
-    settled = tuple(dict.fromkeys(_settled(name) for name in names))
-    lone = [name for name in settled if name in ONLY_TUNED]
+    chosen = tuple(dict.fromkeys(map(settled, names)))
+    lone = [name for name in chosen if name in ONLY_TUNED]
     if lone and not trains:
         raise ArgumentError(message("methods", "a number of --steps for methods that train", ", ".join(lone)))
-    plain = tuple(name for name in settled if name not in ONLY_TUNED)
-    return plain, tuple(name for name in settled if name in TUNED) if trains else ()
+    plain = tuple(name for name in chosen if name not in ONLY_TUNED)
+    return plain, tuple(name for name in chosen if name in TUNED) if trains else ()
 
 
 def trained_by(method: str, reach: Reach) -> Trained:
@@ -76,7 +76,7 @@ def trained_by(method: str, reach: Reach) -> Trained:
     }[method]
 
 
-def _settled(name: str) -> str:
+def settled(name: str) -> str:
     plain = name.strip().lower().replace("_", "-")
     if custom.is_reference(name):
         return name

@@ -8,7 +8,7 @@ import numpy as np
 
 from farspan._errors import ArgumentError, message
 from farspan.positions.frequencies import PLAIN
-from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_number, require_scheme
+from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_by_positions, require_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,7 @@ class SkippedPositions(Refining):
 
     def __post_init__(self) -> None:
         require_number("limit", self.limit, at_least=1, integer=True)
-        require_scheme("inner", self.inner)
-        if not self.inner.by_positions:
-            raise ArgumentError(message("inner", "a scheme that goes by positions", repr(self.inner)))
+        require_by_positions("inner", self.inner)
 
     @property
     def draws(self) -> bool:

@@ -19,8 +19,8 @@ DROPPED_SHARE = 8
 MANY = 2**31
 
 KINDS: dict[str, Kind] = {
-    "train_length": count(MANY),
-    "test_lengths": list_of(count(MANY)),
+    "train_length": count(MANY, least=2),
+    "test_lengths": list_of(count(MANY, least=2)),
     "steps": count(MANY),
     "tuning_steps": count(MANY),
     "seeds": count(10_000),
@@ -72,11 +72,11 @@ class Settings:
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         object.__setattr__(self, "test_lengths", tuple(sorted({self.train_length, *self.test_lengths})))
         for name in ("schemes", "zero_shot", "tuned"):
-            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+            object.__setattr__(self, name, tuple(dict.fromkeys(map(methods.settled, getattr(self, name)))))
         if not self.schemes:
             raise ArgumentError(message("schemes", "at least one", "none"))
-        if self.test_lengths[0] < 2:
-            raise ArgumentError(message("test_lengths", "numbers of at least 2", self.test_lengths[0]))
+        if DROPPED in self.schemes and self.steps < 2:
+            raise ArgumentError(message("steps", f"at least 2 with {DROPPED}", self.steps))
         if self.width % self.heads:
             raise ArgumentError(message("width", f"a multiple of heads, {self.heads}", self.width))
         for name in self.schemes:
@@ -84,7 +84,10 @@ class Settings:
                 schemes.check([name])
             if not custom.is_reference(name) and name != DROPPED and schemes.find(name) is schemes.OWN:
                 raise ArgumentError(message("schemes", "schemes that a new model can have", repr(name)))
-        methods.split(self.zero_shot, trains=False)
+        alone = [name for name in self.zero_shot if name in methods.ONLY_TUNED]
+        if alone:
+            raise ArgumentError(message("zero_shot", "schemes that need no training", ", ".join(alone)))
+        methods.check(self.zero_shot)
         wrong = [name for name in self.tuned if name not in methods.TUNED]
         if wrong:
             raise ArgumentError(message("tuned", f"methods among {', '.join(methods.TUNED)}", wrong[0]))

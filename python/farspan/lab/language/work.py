@@ -15,6 +15,7 @@ from farspan import _strict_json
 from farspan._errors import ArgumentError, Error, message
 from farspan._files import read_json, replaced
 from farspan.lab.copying import find_copies
+from farspan.lab.embedded.byte_tokenizer import write_byte_tokenizer
 from farspan.lab.extension import Tuning, methods
 from farspan.lab.extension.tuning import tuned
 from farspan.lab.language.result import Language, Model
@@ -24,10 +25,11 @@ from farspan.lab.measure import Progress, measure
 from farspan.lab.needle import find_needles, has_room
 from farspan.lab.schemes import Reach, make
 from farspan.model import Config, Transformer
-from farspan.positions import LogN, NoPE, Scheme
+from farspan.positions import Scheme
 from farspan.positions.frequencies import DEFAULT_BASE
 from farspan.tokenizer import ByteTokenizer
 from farspan.training import Recipe, fit
+from farspan.training.packing import Corpus
 
 BYTES = 256
 
@@ -64,6 +66,7 @@ class _Work:
     ) -> None:
         self.settings, self.text, self.measured, self.runs = settings, text, measured, runs
         self.device, self.progress = device, progress
+        self.digest = Corpus([text.numpy(), measured.numpy()], BYTES).digest
         self.reach = Reach(settings.train_length, settings.longest, DEFAULT_BASE)
 
     def all_of(self, seed: int) -> list[Model]:
@@ -73,7 +76,8 @@ class _Work:
             if (model := self._kept(name, seed)) is None:
                 model = self._measured(name, seed, self._trained(name, seed))
             found.append(model)
-        zero_shot = make(settings.zero_shot, self.reach)
+        made = make(settings.zero_shot, self.reach)
+        zero_shot = {f"{name}, zero-shot": scheme for name, scheme in made.items()}
         tuned_names = {f"{method}, tuned": method for method in settings.tuned}
         left = [name for name in (*zero_shot, *tuned_names) if self._kept(name, seed) is None]
         if left:
@@ -101,7 +105,7 @@ class _Work:
             self._fit(model, self._folder(name, seed), settings.steps, seed, "cosine")
             return model
         self._fit(model, self._folder(name, seed), settings.steps - settings.dropped_steps, seed, "plateau")
-        bare = model.with_positions(LogN(max(2, settings.train_length), inner=NoPE()))
+        bare = model.with_positions(methods.trained_by(DROPPED, self.reach).during)
         self._fit(bare, self._folder(f"{name}-without", seed), settings.dropped_steps, seed + 1, "cosine")
         return bare
 
@@ -112,6 +116,7 @@ class _Work:
             schedule=schedule, decay=0.0, seed=seed,
         )  # fmt: skip
         fit(model, [self.text.numpy()], recipe, folder, resume=True, progress=self._told(folder.name))
+        write_byte_tokenizer(folder)
 
     def _tuned(self, base: Transformer, method: str, seed: int) -> Transformer:
         settings = self.settings
@@ -165,7 +170,7 @@ class _Work:
         return Model.of(name, seed, found)
 
     def _facts(self, name: str, seed: int) -> Mapping[str, Any]:
-        return {**self.settings.facts(name, seed), "learnt": len(self.text), "held_out": len(self.measured)}
+        return {**self.settings.facts(name, seed), "texts": self.digest}
 
     def _file(self, name: str, seed: int) -> Path:
         return self.runs / f"{_written(name)}-seed{seed}.json"
