@@ -29,7 +29,8 @@ from farspan.model import Transformer
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE, KEPT = ROOT / "docs" / "inside-tasks.png", ROOT / "out" / "inside"
 LENGTH, LAYERS, WIDTH, HEADS, RATE = 10, 3, 64, 4, 2e-3
-STEPS = {"reverse_string": 2000, "sort_integers": 1500}
+REVERSE = "reverse_string"
+STEPS = {REVERSE: 2000, "sort_integers": 1500}
 EXAMPLES, EXAM_SEED = 256, 2**50
 """Inputs that are looked at: of a seed that no training draws from."""
 
@@ -61,7 +62,7 @@ def trial_of(task: str, steps: int) -> Trial:
 
 def trained(trial: Trial) -> Transformer:
     """The model of a trial, from `KEPT` if it is there."""
-    folder = KEPT / f"{trial.settings.task}-{trial.settings.steps}"
+    folder = KEPT / f"{trial.settings.task}-{trial.settings.steps}-{WIDTH}x{LAYERS}-{RATE}"
     if (folder / "model.safetensors").exists():
         return Transformer.from_pretrained(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def look_inside(trial: Trial, model: Transformer) -> Seen:
         name: getattr(statistics, name)[..., read.prompt :].mean((1, 3)).numpy()
         for name in ("entropy", "distance", "first")
     }
-    on_answer = torch.from_numpy(answers(read))[None, :, None]
+    on_answer = torch.from_numpy(answers(trial.settings.task, read))[None, :, None]
     of_outputs["answer"] = (weights[..., read.prompt :, :] * on_answer).sum(-1).mean((1, 3)).numpy()
     names = [*tasks.get(trial.settings.task).symbols, "|"]
     return Seen(
@@ -112,15 +113,14 @@ def weights_of(model: Transformer, ids: torch.Tensor) -> torch.Tensor:
     return torch.stack(found)
 
 
-def answers(read: Sequences) -> np.ndarray:
+def answers(task: str, read: Sequences) -> np.ndarray:
     """`[count, outputs, keys]`: which input tokens stand for the output. To reverse, it is the one in the mirrored
     place; to sort, every one that is equal."""
     count, outputs = len(read.tokens), read.tokens.shape[1] - read.prompt
     inputs, wanted = read.tokens[:, : read.prompt], read.targets[:, read.prompt :]
     mirrored = np.broadcast_to(np.eye(outputs, read.prompt)[:, ::-1], (count, outputs, read.prompt))
     equal = inputs[:, None, :] == wanted[:, :, None]
-    two_symbols = inputs.max() < 2
-    marked = mirrored if two_symbols else equal.astype(float)
+    marked = mirrored if task == REVERSE else equal.astype(float)
     return np.concatenate([marked, np.zeros((count, outputs, outputs))], 2)
 
 

@@ -83,7 +83,8 @@ def chosen(reports: list[dict]) -> list[dict]:
     for report in reports:
         rows = {(row["operation"], row["case"], row["peer"]["name"]): row for row in report["results"]}
         if not report["isa"] and rows.keys() >= set(README_ROWS):
-            candidates.append(report | {"results": [rows[wanted] for wanted in README_ROWS], "memory": []})
+            shown = {"results": [rows[wanted] for wanted in README_ROWS]}
+            candidates.append(report | {kind: shown.get(kind, []) for kind in TABLES})
     return [max(candidates, key=lambda report: report["date"])]
 
 

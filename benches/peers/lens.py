@@ -19,7 +19,8 @@ from timing import Case
 
 TOP = 5
 LENS_GOAL, TORCH_GOAL, STATISTICS_GOAL = 1 / 1.2, 3.0, 1 / 0.7
-EMBEDDED, QWEN, SHALLOW = "embedded model", "Qwen2.5-0.5B's shape, random", "the same, 4 layers, a quarter of V"
+EMBEDDED, QWEN = "embedded model", "Qwen2.5-0.5B's shape, random"
+SHALLOW = "Qwen2.5-0.5B's width, random, 4 layers, a quarter of V"
 SHAPES = {QWEN: (24, 151_936), SHALLOW: (4, 151_936 // 4)}
 
 

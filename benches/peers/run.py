@@ -41,7 +41,8 @@ QUICK, FULL = Effort(rounds=3, block_seconds=0.1), Effort(rounds=5, block_second
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     effort = parser.add_mutually_exclusive_group(required=True)
-    effort.add_argument("--quick", action="store_true", help="few cases, short rounds, nothing written")
+    what = "few cases, short rounds, nothing written unless --out says where"
+    effort.add_argument("--quick", action="store_true", help=what)
     effort.add_argument("--full", action="store_true", help="every case")
     parser.add_argument("--suite", choices=SUITES, action="append", help="only this one (may be given again)")
     parser.add_argument("--isa", choices=sorted(HELD_TO), help="hold both sides to this instruction set")

@@ -125,6 +125,19 @@ def test_the_picture_of_the_schemes_is_drawn_and_shows_each(tmp_path: Path) -> N
     assert (seen == distance.clip(max=128)).all()
 
 
+def test_the_picture_of_two_tasks_is_drawn_from_what_heads_look_at(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with it")
+    import inside_picture as picture
+
+    trials = [picture.trial_of(task, 1) for task in picture.STEPS]
+    seen = [picture.look_inside(trial, picture.Subject(trial).model) for trial in trials]
+    for one in seen:
+        assert one.right.shape == (picture.LAYERS + 1,)
+        np.testing.assert_allclose(one.maps.sum(-1), 1, atol=1e-5)
+        assert (one.heads["answer"] > 0.005).all(), "weights of a model that has not learnt are everywhere"
+    picture.draw(seen, tmp_path / "inside.png")
+
+
 def test_the_picture_of_visibility_is_drawn_from_attention(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the picture is drawn with it")
     import visibility_picture as picture

@@ -88,8 +88,8 @@ def test_the_slider_and_the_key_m_change_what_colours_mean(page: Browser) -> Non
     page.press("Right")
     names.append(page.text("#name"))
     assert [name.split(",")[0] for name in names] == [
-        "KL of the final distribution to the layer's", "entropy", "surprise of the next token",
-        "rank of the next token",
+        "KL of the final distribution to the layer's", "entropy", "surprise of the target",
+        "rank of the target",
     ]  # fmt: skip
     assert colours[0] != colours[1]
 

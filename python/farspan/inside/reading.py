@@ -92,8 +92,8 @@ def lens(
 
     The model reads a long text in parts, and each part is read while the states of its layers are there. So beside the
     text's keys and values the memory does not grow with its length. A model that sees what is to come, one whose
-    frequencies depend on the length, or one with hooks or adapters reads a long text as a whole, and twice: for the
-    final distributions, and for its layers in turn.
+    frequencies or positions depend on the length, one of the reference backend, or one with hooks or adapters reads a
+    long text as a whole, and twice: for the final distributions, and for its layers in turn.
 
     Args:
         model: a `farspan.Transformer`.
