@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -36,9 +35,15 @@ class Browser:
             if found := re.search(r"started successfully on port (\d+)", line):
                 self._at = f"http://127.0.0.1:{found[1]}/session"
                 break
+        else:
+            raise RuntimeError("chromedriver did not start")
         options = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},{height}"]}
         wanted = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        self._at += "/" + self._send("", {"capabilities": wanted})["sessionId"]
+        try:
+            self._at += "/" + self._send("", {"capabilities": wanted})["sessionId"]
+        except BaseException:
+            self._driver.kill()
+            raise
 
     def close(self) -> None:
         request = urllib.request.Request(self._at, method="DELETE")
@@ -79,12 +84,6 @@ class Browser:
         """The user's choice of "dark" or "light"."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._send("/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}})
-
-    def picture(self, path: Path) -> None:
-        """What the window shows, as PNG."""
-        request = urllib.request.Request(self._at + "/screenshot")
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            path.write_bytes(base64.b64decode(json.load(answer)["value"]))
 
     def _act(self, source: dict[str, Any]) -> None:
         self._send("/actions", {"actions": [source]})

@@ -21,6 +21,7 @@ import torch
 from farspan import _core
 from farspan._backend import cpu, gpu
 from farspan._backend.memory import GpuMemory
+from support.kernels import ON_GPU
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libfarspan_cuda_emulator.so"
@@ -149,9 +150,5 @@ def emulated_kernels() -> Iterator[None]:
         operation = getattr(gpu, name)
         return lambda *arguments: operation(HostMemory(emulator()), *arguments)
 
-    names = (
-        "attention", "attention_statistics", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy",
-        "divergence", "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
-    )  # fmt: skip
-    with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in names}):
+    with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in ON_GPU}):
         yield

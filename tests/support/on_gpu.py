@@ -14,6 +14,7 @@ import torch
 from farspan._backend import cpu, gpu
 from farspan._backend.memory import GpuMemory
 from farspan._backend.settings import Settings
+from support.kernels import ON_GPU
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,9 +76,5 @@ def gpu_kernels() -> Iterator[None]:
 
         return call
 
-    names = (
-        "attention", "attention_statistics", "greedy", "sample", "ranks", "score", "top", "linear_cross_entropy",
-        "divergence", "attention_backward", "linear_cross_entropy_gradient", "score_gradient", "divergence_gradient",
-    )  # fmt: skip
-    with mock.patch.multiple(cpu, **{name: there(name) for name in names}):
+    with mock.patch.multiple(cpu, **{name: there(name) for name in ON_GPU}):
         yield

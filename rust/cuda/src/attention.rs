@@ -13,9 +13,9 @@ pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
-pub(crate) use variants::{CHUNK, WARP_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
+pub(crate) use variants::{CHUNK, COMBINE_ROWS, WARP_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
 
-use crate::device::{Device, Limits, Params};
+use crate::device::{Device, Limits, Params, Variant};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::attention::Shape;
 use farspan_core::{Error, Result};
@@ -24,7 +24,7 @@ use params::{
     ProblemParams, ResultParams, RotateParams, SequencesAt,
 };
 use plan::{Plan, Workload};
-use variants::{COMBINE_ROWS, PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, rotate, walk};
+use variants::{PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, rotate, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
 pub fn workspace_bytes(problem: &Attention, limits: &Limits) -> Result<usize> {
@@ -48,25 +48,12 @@ pub unsafe fn attention(
     let shape = problem::check(problem)?;
     problem::check_results(problem, &shape, &output, lse.as_ref())?;
     let call = Call::new(problem, shape, &device.limits());
-    let layout = call.layout(workspace.pointer);
-    workspace.check(layout.bytes, ALIGNMENT)?;
-    if call.work.rows() == 0 {
-        return Ok(());
-    }
-    let grid = call.grid()?;
-    // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-    unsafe { call.prepare(device, &layout)? };
+    let Some(layout) = call.place(workspace)? else { return Ok(()) };
     let params = call.params(&layout, &output, lse.as_ref());
-    let Plan { width, warps, splits, shared_bytes, .. } = call.plan;
-    let kernel = walk(problem.query.dtype, width, warps, call.has_hooks());
-    // SAFETY: as above.
-    unsafe { device.launch(&kernel, grid, shared_bytes as u32, params.bytes())? };
-    if splits > 1 {
-        let grid = [call.work.rows().div_ceil(COMBINE_ROWS as usize) as u32, 1, 1];
-        // SAFETY: as above; the launch before has written the partial results of all chunks that a row sees.
-        unsafe { device.launch(&combine(problem.query.dtype, width), grid, 0, params.bytes())? };
-    }
-    Ok(())
+    let (dtype, Plan { width, warps, .. }) = (problem.query.dtype, call.plan);
+    let kernel = walk(dtype, width, warps, call.has_hooks());
+    // SAFETY: the caller's pointers, and those into the workspace.
+    unsafe { call.launch(device, &layout, &params, &kernel, || combine(dtype, width)) }
 }
 
 /// The blocks of a kernel that goes over all queries, then over all keys, each given as the entries of a batch and the
@@ -101,7 +88,8 @@ struct Call<'a> {
 struct Layout {
     queries: PreparedAt,
     keys: PreparedAt,
-    partial_values: u64,
+    /// Of each row and chunk its values, or its moments.
+    partial_sums: u64,
     partial_states: u64,
     bytes: usize,
 }
@@ -126,6 +114,39 @@ impl<'a> Call<'a> {
             far: border(problem).is_some(),
         };
         Call { problem, shape, work, plan: work.plan(limits) }
+    }
+
+    /// Where things lie in a workspace that is as large as they need; None: there is no row to compute.
+    fn place(&self, workspace: Workspace) -> Result<Option<Layout>> {
+        let layout = self.layout(workspace.pointer);
+        workspace.check(layout.bytes, ALIGNMENT)?;
+        Ok((self.work.rows() > 0).then_some(layout))
+    }
+
+    /// Starts a walk behind what it reads and, where chunks were shared out, what merges its partial results.
+    ///
+    /// # Safety
+    /// As [`attention`]; `params` are those of both kernels, and point into a workspace that passed [`Call::place`].
+    unsafe fn launch(
+        &self,
+        device: &dyn Device,
+        layout: &Layout,
+        params: &impl Params,
+        walk: &Variant,
+        combine: impl FnOnce() -> Variant,
+    ) -> Result<()> {
+        let grid = self.grid()?;
+        // SAFETY: the caller's.
+        unsafe {
+            self.prepare(device, layout)?;
+            device.launch(walk, grid, self.plan.shared_bytes as u32, params.bytes())?;
+        }
+        if self.plan.splits > 1 {
+            let grid = [self.work.rows().div_ceil(COMBINE_ROWS as usize) as u32, 1, 1];
+            // SAFETY: the caller's; the launch before has written the partial results of all chunks that a row sees.
+            unsafe { device.launch(&combine(), grid, 0, params.bytes())? };
+        }
+        Ok(())
     }
 
     /// Of the walk: the tiles of all key heads, one head after the other, by the chunks' splits.
@@ -155,9 +176,9 @@ impl<'a> Call<'a> {
         let [queries, keys] = self.prepared(&mut place, !self.turns_in_tiles());
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
-        let partial_values = place(split, results * self.work.sums * size_of::<f32>());
+        let partial_sums = place(split, results * self.work.sums * size_of::<f32>());
         let partial_states = place(split, results * size_of::<[f32; 2]>());
-        Layout { queries, keys, partial_values, partial_states, bytes }
+        Layout { queries, keys, partial_sums, partial_states, bytes }
     }
 
     /// Where what stands before attention begins lies, of queries and of keys, which turn before or not; `place` gives
@@ -318,7 +339,7 @@ impl<'a> Call<'a> {
             results: ResultParams {
                 output: matrix_at(output),
                 lse: table_at(lse),
-                partial_values: layout.partial_values,
+                partial_values: layout.partial_sums,
                 partial_states: layout.partial_states,
             },
         }

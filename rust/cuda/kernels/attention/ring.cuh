@@ -15,7 +15,7 @@ template <typename T> struct Source {
     bool keys_paged, values_paged;
 };
 
-// VALUE_PANELS: those of the values that the block is for.
+// VALUE_PANELS: those of the values that the block is for; 0: values are not read.
 template <typename T, int DIM, int WARPS, bool HOOKS, int VALUE_PANELS> struct Ring {
     using Shape = Panels<T, DIM>;
     static constexpr int SLOT = CHUNK * Shape::WIDTH;

@@ -177,7 +177,7 @@ impl<'a> Pass<'a> {
         let Gradients { query, key, query_scale, key_bias, distance_bias, sink, .. } = self.gradients;
         let rows = batch * query_heads * query_time;
         let [queries, keys] = self.forward.prepared(&mut place, true);
-        let forward = super::Layout { queries, keys, partial_values: 0, partial_states: 0, bytes: 0 };
+        let forward = super::Layout { queries, keys, partial_sums: 0, partial_states: 0, bytes: 0 };
         let known = place(true, rows * size_of::<[f32; 2]>());
         let turns = self.half() > 0;
         let mut sums_of = |needed: bool, [batch, heads, time]: [usize; 3]| {

@@ -8,13 +8,13 @@ mod variants;
 
 pub use variants::variants;
 
-use super::{ALIGNMENT, Attention, Call, Layout, problem, table_at};
-use crate::device::{Device, Limits, Params};
+use super::{Attention, Call, Layout, problem, table_at};
+use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
 use farspan_core::Result;
 use farspan_core::attention::{Shape, check_shape};
 use params::{ResultParams, StatisticsParams};
-use variants::{COMBINE_ROWS, combine, walk};
+use variants::{combine, walk};
 
 /// Numbers of a row's `Moments` in the kernels.
 const MOMENTS: usize = 3;
@@ -58,56 +58,42 @@ pub unsafe fn attention_statistics(
     let shape = problem::check(problem)?;
     statistics.check(&shape)?;
     let call = Call::summing(MOMENTS, problem, shape, &device.limits());
-    let layout = call.layout(workspace.pointer);
-    workspace.check(layout.bytes, ALIGNMENT)?;
-    if call.work.rows() == 0 {
-        return Ok(());
-    }
-    let grid = call.grid()?;
-    // SAFETY: the caller's pointers, and those into the workspace, which is as large as the layout says.
-    unsafe { call.prepare(device, &layout)? };
+    let Some(layout) = call.place(workspace)? else { return Ok(()) };
     let params = StatisticsParams {
         problem: call.turned_params(&layout),
         plan: call.plan_params(&layout),
         results: statistics.params(&layout),
     };
     let kernel = walk(problem.query.dtype, call.plan.width, call.plan.warps, call.has_hooks());
-    // SAFETY: as above.
-    unsafe { device.launch(&kernel, grid, call.plan.shared_bytes as u32, params.bytes())? };
-    if call.plan.splits > 1 {
-        let grid = [call.work.rows().div_ceil(COMBINE_ROWS as usize) as u32, 1, 1];
-        // SAFETY: as above; the launch before has written the partial results of all chunks that a row sees.
-        unsafe { device.launch(&combine(), grid, 0, params.bytes())? };
-    }
-    Ok(())
+    // SAFETY: the caller's pointers, and those into the workspace.
+    unsafe { call.launch(device, &layout, &params, &kernel, combine) }
 }
 
 impl Statistics {
-    fn check(&self, shape: &Shape) -> Result<()> {
+    /// In the order of the kernels.
+    fn named(&self) -> [(&'static str, &Tensor<3>); 6] {
         let Statistics { lse, entropy, largest, first, sink, distance } = self;
-        for (argument, tensor) in [
+        [
             ("lse", lse),
             ("entropy", entropy),
             ("largest", largest),
             ("first", first),
             ("sink", sink),
             ("distance", distance),
-        ] {
+        ]
+    }
+
+    fn check(&self, shape: &Shape) -> Result<()> {
+        for (argument, tensor) in self.named() {
             check_shape(argument, &[shape.batch, shape.query_heads, shape.query_time], &tensor.shape)?;
         }
         Ok(())
     }
 
     fn params(&self, layout: &Layout) -> ResultParams {
-        let at = |tensor| table_at(Some(tensor));
         ResultParams {
-            lse: at(&self.lse),
-            entropy: at(&self.entropy),
-            largest: at(&self.largest),
-            first: at(&self.first),
-            sink: at(&self.sink),
-            distance: at(&self.distance),
-            partial_moments: layout.partial_values,
+            rows: self.named().map(|(_, tensor)| table_at(Some(tensor))),
+            partial_moments: layout.partial_sums,
             partial_states: layout.partial_states,
         }
     }

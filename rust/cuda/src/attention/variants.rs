@@ -47,7 +47,7 @@ pub fn panel_bytes(dtype: Dtype, width: usize) -> usize {
 }
 
 /// Shared memory of a block that walks: the ring of tiles, the queries, at their far positions too where a border asks
-/// for it, and the scratch of each warp. `Ring` and `Attention` of the kernels.
+/// for it, and the scratch of each warp. `Ring` and `RowBlock` of the kernels.
 pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool) -> usize {
     let (row, panel) = (width * dtype.size(), panel_bytes(dtype, width));
     let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
@@ -61,7 +61,7 @@ pub fn hooks_stack_bytes(hooks: bool) -> u32 {
     if hooks { 256 } else { 0 }
 }
 
-/// The same; and, for infinite values only, a panel's columns, and the weights where they are packed.
+/// [`hooks_stack_bytes`]; and, for infinite values only, a panel's columns, and the weights where they are packed.
 fn walk_stack_bytes(dtype: Dtype, width: usize, hooks: bool) -> u32 {
     let panel = width.min(256 / dtype.size()) as u32;
     let packed = if dtype == Dtype::F32 { 0 } else { 64 };

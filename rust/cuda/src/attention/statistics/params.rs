@@ -7,12 +7,8 @@ use crate::device::Params;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct ResultParams {
-    pub lse: ArrayAt,
-    pub entropy: ArrayAt,
-    pub largest: ArrayAt,
-    pub first: ArrayAt,
-    pub sink: ArrayAt,
-    pub distance: ArrayAt,
+    /// In the order of `Statistics::named`.
+    pub rows: [ArrayAt; 6],
     pub partial_moments: u64,
     pub partial_states: u64,
 }

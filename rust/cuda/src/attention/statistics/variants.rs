@@ -1,11 +1,8 @@
 //! The kernels of attention's statistics. The emulator's build script reads this file too.
 
-use crate::attention::{WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
+use crate::attention::{COMBINE_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
 use crate::device::Variant;
 use farspan_core::Dtype;
-
-/// Rows that a block of `attention_statistics_combine` merges, a warp for each: `STATISTICS_ROWS` of the kernel.
-pub const COMBINE_ROWS: u32 = 4;
 
 /// Walks the keys of 16 rows a warp, as attention does. `hooks`: scores know more than a scale and a mask.
 pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
