@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from farspan.commands.measure import _with_note_on_bos
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
 from farspan.lab.extension.checkpoint import Readers
+from farspan.lab.language_recipes import DROPPED_NEEDLES
 from farspan.lab.subject import Text
 
 TINY = [
@@ -73,8 +76,9 @@ def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[s
     names = ["rope", "nope", "drope", *(f"{name}, zero-shot" for name in ("linear", "ntk", "yarn"))]
     document = json.loads((tmp_path / "out" / "extrapolate.json").read_text())
     assert [point["scheme"] for point in document["points"][::2]] == names
-    assert "needles at 2x, %" in said
-    assert "31.0" in said
+    rows = [re.split(r"\s{2,}", line) for line in _below("needles at 2x, %", said)]
+    assert {len(row) for row in rows} == {3}, "a name, our figure, the paper's"
+    assert {row[0]: float(row[-1]) for row in rows} == DROPPED_NEEDLES
     assert main([*command, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == document
 
@@ -186,6 +190,14 @@ def test_needles_without_room_are_told_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+def test_copies_without_room_are_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", "--lengths", "2,512", "--copies", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "lengths: expected at least 3 tokens, for a piece that stands twice, given 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("def add(first, second):\n    return first + second\n" * 14)
@@ -209,6 +221,13 @@ def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
     )  # fmt: skip
     assert _with_note_on_bos("auto", text) is text
     assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
+
+
+def _below(title: str, said: str) -> list[str]:
+    """The rows of the table with this title."""
+    lines = said.splitlines()
+    rows = lines[next(i for i, line in enumerate(lines) if line.startswith(title)) + 1 :]
+    return list(itertools.takewhile(lambda line: ": " not in line, rows))
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:

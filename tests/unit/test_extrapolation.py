@@ -18,7 +18,7 @@ from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolat
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
-from farspan.lab.extrapolation.subject import Subject, drawn_from
+from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.recipes import RECIPES, Recipe
 
 SMALL = Settings(
@@ -311,13 +311,13 @@ def test_other_inputs_of_a_test_have_other_random_positions(name: str) -> None:
     settings = changed(schemes=(name,), seeds=1, reading="slots")
     (one,) = settings.trials()
     subject = Subject(one)
-    seeds = [_seed_in(drawn_from(one.make_scheme(), seed)) for seed in (3, 8)]
+    seeds = [_seed_in(one.make_scheme().redrawn(seed)) for seed in (3, 8)]
     assert seeds == [3, 8]
     with torch.no_grad():
         for parameter in subject.model.parameters():
             parameter.mul_(3.0)  # so that positions matter
     given = batch_of(one, 2)
-    hidden = [subject.model.with_positions(drawn_from(one.make_scheme(), seed)).eval()(torch.from_numpy(given.tokens))
+    hidden = [subject.model.with_positions(one.make_scheme().redrawn(seed)).eval()(torch.from_numpy(given.tokens))
               for seed in (3, 8, 3)]  # fmt: skip
     assert torch.equal(hidden[0], hidden[2])
     assert not torch.allclose(hidden[0], hidden[1], atol=1e-4)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farspan import _strict_json
 from farspan._errors import ArgumentError, message
+from farspan._files import write_json
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
             )  # fmt: skip
     except BaseException:  # by Ctrl-C, or at a length that does not fit into memory
         if so_far:
-            _write(partial, so_far[-1].to_dict())
+            write_json(partial, so_far[-1].to_dict())
             print(f"farspan: what was found so far: {partial}", file=sys.stderr)
         raise
     readers = checkpoint.write(found.model, options.to, options.out)
@@ -106,16 +106,12 @@ def run(options: argparse.Namespace) -> None:
         "llama_cpp_reads_it": readers.llama_cpp,
     }  # fmt: skip
     document = {**found.to_dict(), "checkpoint": written}
-    _write(options.out / "extend.json", document)
+    write_json(options.out / "extend.json", document)
     partial.unlink(missing_ok=True)
     if options.json:
         print_json(document)
         return
     _print(found, options.out, readers)
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(_strict_json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from farspan import _strict_json
 from farspan._errors import ArgumentError, Error, message
 from farspan._files import read_json, replaced
-from farspan.lab.copying import find_copies
 from farspan.lab.embedded.byte_tokenizer import write_byte_tokenizer
 from farspan.lab.extension import Tuning, methods
 from farspan.lab.extension.tuning import tuned
@@ -22,7 +21,7 @@ from farspan.lab.language.result import Language, Model
 from farspan.lab.language.settings import DROPPED, Settings
 from farspan.lab.machine import processor_name
 from farspan.lab.measure import Progress, measure
-from farspan.lab.needle import find_needles, has_room
+from farspan.lab.retrieval import Retrieval
 from farspan.lab.schemes import Reach, make
 from farspan.model import Config, Transformer
 from farspan.positions import Scheme
@@ -130,27 +129,20 @@ class _Work:
 
     def _measured(self, name: str, seed: int, model: Transformer, scheme: Scheme | None = None) -> Model:
         settings, asked = self.settings, {name: scheme}
-        lengths, tokenizer = settings.test_lengths, ByteTokenizer()
         found = measure(
-            model, self.measured, lengths, asked, windows=settings.examples, trained_length=settings.train_length,
-            bytes_per_token=1.0, progress=self.progress,
+            model, self.measured, settings.test_lengths, asked, windows=settings.examples,
+            trained_length=settings.train_length, bytes_per_token=1.0, progress=self.progress,
         )  # fmt: skip
-        roomy = [length for length in lengths if has_room(tokenizer, self.measured, length)]
-        needles, copies = [], []
-        if settings.needles and roomy:
-            needles = list(find_needles(
-                model, tokenizer, self.measured, roomy, asked, count=settings.needles, progress=self.progress
-            ))  # fmt: skip
-        if settings.copies:
-            copies = list(find_copies(
-                model, self.measured, lengths, asked, trained_length=settings.train_length, count=settings.copies,
-                progress=self.progress,
-            ))  # fmt: skip
+        asking = Retrieval(
+            self.measured, settings.test_lengths, settings.train_length, ByteTokenizer(), settings.needles,
+            settings.copies,
+        )  # fmt: skip
+        found = asking.added_to(found, model, asked, self.progress)
         result = {
             "facts": self._facts(name, seed), "nats": {str(p.length): p.nats_per_token for p in found.points},
             "errors": {str(p.length): p.standard_error for p in found.points},
-            "needles": [dataclasses.asdict(needle) for needle in needles],
-            "copies": [dataclasses.asdict(copied) for copied in copies],
+            "needles": [dataclasses.asdict(needle) for needle in found.needles],
+            "copies": [dataclasses.asdict(copied) for copied in found.copies],
         }  # fmt: skip
         with replaced(self._file(name, seed)) as beside:
             beside.write_text(_strict_json.dumps(result, indent=1) + "\n", encoding="utf-8")
