@@ -49,6 +49,8 @@ def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "Kazemnejad" in said
     assert "sort_integers, one seed; chance 1.0; trained up to 4" in said
+    assert said.endswith(f"written: {tmp_path / 'extrapolate.png'}\n")
+    assert (tmp_path / "extrapolate.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolat
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
+from farspan.lab.extrapolation.report import overview
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.recipes import RECIPES, Recipe
 
@@ -257,6 +258,29 @@ def test_files(tmp_path: Path) -> None:
     assert "http" not in content, "one file that needs no network"
     assert "<td>RoPE</td><td>5.0 (0-10)</td><td>5.0 (0-10)</td>" in content
     assert table(found).splitlines()[1].split() == ["rope", "5.0", "5.0"]
+
+
+def test_a_result_comes_back_from_its_document() -> None:
+    settings = changed(learning_rates=(1e-4, 1e-3), seeds=3)
+    found = made_up(settings, lambda t: t.learning_rate)
+    again = Extrapolation.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again.to_dict() == found.to_dict()
+    assert again.points == found.points
+    assert again.medians() == {"rope": [0.1, 0.1], "alibi": [0.1, 0.1]}
+
+
+def test_an_overview_has_a_panel_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    draw_panel = overview.draw_panel
+    monkeypatch.setattr(overview, "draw_panel", lambda axes, *rest: (drawn.append(axes), draw_panel(axes, *rest)))
+    runs = {f"run {seeds}": made_up(changed(seeds=seeds), lambda t: 0.1) for seeds in range(1, 5)}
+    report.draw_overview(runs, tmp_path / "overview.png")
+    assert [axes.get_title(loc="left") for axes in drawn] == list(runs)
+    assert [len(axes.get_lines()) for axes in drawn] == [2 + 2, 2 * 3 + 2, 2 * 4 + 2, 2 * 5 + 2]
+    shown = [text.get_text() for text in drawn[0].figure.legends[0].get_texts()]
+    assert shown == ["RoPE", "ALiBi", "chance"]
+    width, height = struct.unpack(">II", (tmp_path / "overview.png").read_bytes()[16:24])
+    assert width > height > 800, "three of them side by side, and one below"
 
 
 def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
 from farspan.lab.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
-    from farspan.lab.extrapolation import Settings
+    from farspan.lab.extrapolation import Extrapolation, Settings
 
 SUMMARY = "Train models on short inputs of a task, and test them on long ones: JSON, CSV, picture and page."
 
@@ -74,16 +74,24 @@ def run(options: argparse.Namespace) -> None:
 
     report.require_matplotlib()
     out = options.out or Path("out") / f"extrapolate-{options.task}"
-    documents = []
+    found = {}
     for name, settings in asked.items():
-        found = _extrapolate(name, settings, out if len(asked) == 1 else out / name, recipe, options)
-        documents.append(found if len(asked) == 1 else {"run": name, **found})
+        found[name] = _extrapolate(name, settings, out if len(asked) == 1 else out / name, recipe, options)
+    several = len(found) > 1
+    if several:
+        report.draw_overview(found, out / "extrapolate.png")
     if options.json:
-        print_json(documents[0] if len(asked) == 1 else {"recipe": options.task, "tasks": documents})
+        documents = [one.to_dict() for one in found.values()]
+        named = [{"run": name, **document} for name, document in zip(found, documents, strict=True)]
+        print_json({"recipe": options.task, "tasks": named} if several else documents[0])
+    elif several:
+        print(f"written: {out / 'extrapolate.png'}")
 
 
-def _extrapolate(name: str, settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace) -> Any:
-    """One task to its files; gives what is in `extrapolate.json`."""
+def _extrapolate(
+    name: str, settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace
+) -> Extrapolation:
+    """One task to its files."""
     from farspan.lab.extrapolation import extrapolate, report, table
 
     try:
@@ -102,7 +110,7 @@ def _extrapolate(name: str, settings: Settings, out: Path, recipe: Recipe | None
         if recipe:
             print(f"paper: {recipe.source}")
         print("written: " + ", ".join(map(str, paths)))
-    return found.to_dict()
+    return found
 
 
 LANGUAGE_NAMES = (

@@ -113,6 +113,21 @@ class Extrapolation:
             "runs": runs,
         }
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Extrapolation:
+        """What `to_dict` gave. Of learning rates that no scheme is shown with there are no points in it."""
+        points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for point in document["points"]:
+            of = (point["scheme"], point["seed"], point["learning_rate"])
+            points.setdefault(of, []).append({name: point[name] for name in ("length", "accuracy", "exact")})
+        settings = Settings(**document["settings"])
+        runs = {(run["scheme"], run["seed"], run["learning_rate"]): run for run in document["runs"]}
+        results = {}
+        for trial in settings.trials():
+            of = (trial.scheme, trial.seed, trial.learning_rate)
+            results[trial] = {**runs[of], "points": points.get(of, [])}
+        return cls(settings, document["machine"], results)
+
 
 def table(found: Extrapolation, published: Mapping[str, float] | None = None) -> str:
     """Medians over seeds for a terminal, in percent: a row for each scheme, a column for each length. Where there are

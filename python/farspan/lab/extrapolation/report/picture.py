@@ -7,6 +7,7 @@ from typing import Any
 
 from farspan._pictures import GREY, figure, plain_axes
 from farspan.lab.extrapolation.result import Extrapolation
+from farspan.lab.extrapolation.settings import Settings
 from farspan.lab.schemes import Look, looks
 
 PANELS = {"accuracy": "outputs right", "exact": "inputs all right"}
@@ -20,7 +21,7 @@ def draw(found: Extrapolation, path: str | os.PathLike[str]) -> None:
         panels = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         styles = looks(settings.schemes)
         for axes, (value, label) in zip(panels, PANELS.items(), strict=True):
-            _draw_panel(axes, found, value, styles)
+            draw_panel(axes, found, value, styles)
             axes.set_ylabel(f"{label}, %")
         upper, lower = panels
         upper.axhline(100 * found.chance, color=GREY, linestyle=":", linewidth=1.2, label="chance", zorder=1)
@@ -33,14 +34,19 @@ def draw(found: Extrapolation, path: str | os.PathLike[str]) -> None:
         )  # fmt: skip
         upper.set_title(settings.task, loc="left", fontsize=12, fontweight="bold", pad=22)
         upper.text(0, 1.02, _subtitle(found), transform=upper.transAxes, fontsize=9, color=GREY)
-        lower.set_xscale("log", base=2)
-        lengths = sorted({*settings.test_lengths})
-        lower.set_xticks(lengths, labels=[str(length) for length in lengths])
-        lower.minorticks_off()
+        mark_lengths(lower, settings)
         lower.set_xlabel("length of the input, symbols")
 
 
-def _draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Look]) -> None:
+def mark_lengths(axes: Any, settings: Settings) -> None:
+    """Each tested length on a scale where doublings are even."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(settings.test_lengths, labels=list(map(str, settings.test_lengths)))
+    axes.minorticks_off()
+
+
+def draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Look]) -> None:
+    """Every seed and the median of each scheme, in percent; and where the trained lengths end."""
     settings = found.settings
     x = settings.test_lengths
     medians = found.medians(value)
