@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,6 +22,7 @@ pytest.importorskip("matplotlib")
 import torch
 
 from farspan.cli import main
+from farspan.commands import extrapolate
 from farspan.commands.extend import _read_by
 from farspan.commands.measure import _with_note_on_bos
 from farspan.embedded import FOLDER
@@ -35,10 +37,21 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_of_several_tasks_has_a_folder_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(
+        extrapolate, "progress_on_stderr", lambda *_, **__: contextlib.nullcontext(lambda *said: told.append(said))
+    )
     command = ["extrapolate", "e3", "--schemes", "rope,nope", *TINY, "--out", str(tmp_path)]
     assert main([*command, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert captured.err == "e3: 2 runs, 4 trainings of 1 step\n"
+    assert [done for done, _, said in told if ": loss" in said] == [1, 2, 3, 4], "of all runs"
+    assert {total for _, total, _ in told} == {4}
+    assert told[-1][2].startswith("sort_integers, nope, seed 0: ")
+    document = json.loads(captured.out)
     assert [task["run"] for task in document["tasks"]] == ["copy", "sort_integers"]
     for task in document["tasks"]:
         assert task.pop("run") == task["task"]
@@ -74,7 +87,8 @@ def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[s
         str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(command) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert progress == "e7: 3 trainings of 9 steps\n"
     names = ["rope", "nope", "drope", *(f"{name}, zero-shot" for name in ("linear", "ntk", "yarn"))]
     document = json.loads((tmp_path / "out" / "extrapolate.json").read_text())
     assert [point["scheme"] for point in document["points"][::2]] == names
@@ -106,6 +120,7 @@ def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytes
         (["extrapolate", "e5", "--reading", "slots"], "--reading"),
         (["extrapolate", "e5", "--learning-rates", "0.1,0.2"], "expected one"),
         (["extrapolate", "e6", "--schemes", "rope,nonsense"], "nonsense"),
+        (["extrapolate", "e6", "--schemes", "alibi"], "schemes: expected rope among them, which others are put on"),
         (["measure", "--apart"], "--data beside it"),
         (["measure", "--apart", "--data", "a/x.txt", "b/x.txt"], "files with different names, given a/x.txt, b/x.txt"),
     ],

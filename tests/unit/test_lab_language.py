@@ -77,7 +77,15 @@ def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
         return fit(model, documents, recipe, folder, **more)
 
     monkeypatch.setattr(work, "fit", watched)
-    first = run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int, next_step: str) -> None:
+        told.append((done, total))
+
+    first = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", progress=tell)
+    assert sorted(told) == told, "steps of all trainings, and measuring takes none"
+    assert {done for done, _ in told} == set(range(1, 20))
+    assert {total for _, total in told} == {2 * 9 + 1}
     assert trained[:3] == ["rope-seed0: 9", "drope-seed0: 8", "drope-without-seed0: 1"]
     assert first.names == NAMES
     assert [model.nats.keys() for model in first.models] == [{8, 16, 128}] * 4
@@ -97,7 +105,9 @@ def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
         run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
     (tmp_path / "a" / "runs" / "ntk__zero-shot-seed0.json").unlink()
     trained.clear()
-    again = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", resume=True)
+    told.clear()
+    again = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", resume=True, progress=tell)
+    assert set(told) == {(19, 19)}, "all steps were done before"
     assert again.to_dict() == first.to_dict()
     assert trained == ["rope-seed0: 9"], "which is over, and only read"
     with pytest.raises(Error, match="batch: expected 2"):

@@ -13,6 +13,7 @@ from farspan._errors import ArgumentError, Error, message
 from farspan.lab import custom, schemes, tasks
 from farspan.lab.extrapolation.coupling import COUPLED
 from farspan.lab.schemes import Reach
+from farspan.lab.trainings import Trainings
 from farspan.model.kinds import POSITIVE, Kind, count, list_of, one_of
 from farspan.positions import Scheme, Span
 from farspan.positions.frequencies import DEFAULT_BASE
@@ -106,6 +107,11 @@ class Settings:
             Trial(self, scheme, seed, rate)
             for seed, scheme, rate in itertools.product(seeds, self.schemes, self.learning_rates)
         )
+
+    @property
+    def trainings(self) -> Trainings:
+        """How many there are, by their steps."""
+        return Trainings({self.steps: len(self.trials())})
 
     def to_dict(self) -> dict[str, Any]:
         """With JSON types."""

@@ -10,6 +10,7 @@ from typing import Any
 from farspan._errors import ArgumentError, message
 from farspan.lab import custom, schemes
 from farspan.lab.extension import methods
+from farspan.lab.trainings import Trainings
 from farspan.model.kinds import POSITIVE, Kind, count, list_of
 
 DROPPED = "drope"
@@ -101,6 +102,12 @@ class Settings:
     @property
     def dropped_steps(self) -> int:
         return max(1, self.steps // DROPPED_SHARE)
+
+    @property
+    def trainings(self) -> Trainings:
+        """How many there are, by their steps."""
+        from_scratch, further = (self.seeds * len(names) for names in (self.schemes, self.tuned))
+        return Trainings({self.steps: from_scratch}) + Trainings({self.tuning_steps: further})
 
     def facts(self, name: str, seed: int) -> Mapping[str, Any]:
         """What the result of a model depends on, as JSON has it. How many seeds and which others there are is no

@@ -23,6 +23,7 @@ from farspan.lab.machine import processor_name
 from farspan.lab.measure import Progress, measure
 from farspan.lab.retrieval import Retrieval
 from farspan.lab.schemes import Reach, make
+from farspan.lab.trainings import all_steps
 from farspan.model import Config, Transformer
 from farspan.positions import Scheme
 from farspan.positions.frequencies import DEFAULT_BASE
@@ -31,6 +32,8 @@ from farspan.training import Recipe, fit
 from farspan.training.packing import Corpus
 
 BYTES = 256
+TUNED = ", tuned"
+"""ends the names of models that go on from another one"""
 
 
 def run(
@@ -40,8 +43,10 @@ def run(
     """Trains and measures every model of the settings. Each has a file of its own in `out/runs` as soon as it is
     measured, and trainings from scratch have checkpoints, so `resume` goes on where a run was stopped.
 
-    `train_ids`, `held_out`: bytes as ids `[n]`. Error: `out` holds results and `resume` is not given, or of other
-    settings. ArgumentError: a text that is too short.
+    `train_ids`, `held_out`: bytes as ids `[n]`. `progress(done, total, next_step)` hears how many steps of all
+    trainings are done.
+
+    Error: `out` holds results and `resume` is not given, or of other settings. ArgumentError: a text that is too short.
     """
     text, measured = torch.as_tensor(train_ids), torch.as_tensor(held_out)
     if len(measured) <= settings.longest:
@@ -67,6 +72,8 @@ class _Work:
         self.device, self.progress = device, progress
         self.digest = Corpus([text.numpy(), measured.numpy()], BYTES).digest
         self.reach = Reach(settings.train_length, settings.longest, DEFAULT_BASE)
+        self._steps: dict[tuple[str, int], int] = {}
+        """done, by the name and the seed of a model"""
 
     def all_of(self, seed: int) -> list[Model]:
         found: list[Model] = []
@@ -77,7 +84,7 @@ class _Work:
             found.append(model)
         made = make(settings.zero_shot, self.reach)
         zero_shot = {f"{name}, zero-shot": scheme for name, scheme in made.items()}
-        tuned_names = {f"{method}, tuned": method for method in settings.tuned}
+        tuned_names = {f"{method}{TUNED}": method for method in settings.tuned}
         left = [name for name in (*zero_shot, *tuned_names) if self._kept(name, seed) is None]
         if left:
             base = self._trained("rope", seed)
@@ -101,20 +108,22 @@ class _Work:
         torch.manual_seed(seed)
         model = Transformer(_config(settings, scheme), dtype="float32").to(self.device)
         if name != DROPPED:
-            self._fit(model, self._folder(name, seed), settings.steps, seed, "cosine")
+            self._fit(model, self._folder(name, seed), settings.steps, seed, "cosine", self._told(name, seed))
             return model
-        self._fit(model, self._folder(name, seed), settings.steps - settings.dropped_steps, seed, "plateau")
+        rotated = settings.steps - settings.dropped_steps
+        self._fit(model, self._folder(name, seed), rotated, seed, "plateau", self._told(name, seed))
         bare = model.with_positions(methods.trained_by(DROPPED, self.reach).during)
-        self._fit(bare, self._folder(f"{name}-without", seed), settings.dropped_steps, seed + 1, "cosine")
+        folder, told = self._folder(f"{name}-without", seed), self._told(name, seed, rotated)
+        self._fit(bare, folder, settings.dropped_steps, seed + 1, "cosine", told)
         return bare
 
-    def _fit(self, model: Transformer, folder: Path, steps: int, seed: int, schedule: str) -> None:
+    def _fit(self, model: Transformer, folder: Path, steps: int, seed: int, schedule: str, told: Progress) -> None:
         settings = self.settings
         recipe = Recipe(
             steps=steps, batch=settings.batch, context=settings.train_length, learning_rate=settings.learning_rate,
             schedule=schedule, decay=0.0, seed=seed,
         )  # fmt: skip
-        fit(model, [self.text.numpy()], recipe, folder, resume=True, progress=self._told(folder.name))
+        fit(model, [self.text.numpy()], recipe, folder, resume=True, progress=told)
         write_byte_tokenizer(folder)
 
     def _tuned(self, base: Transformer, method: str, seed: int) -> Transformer:
@@ -123,7 +132,7 @@ class _Work:
         context = settings.longest if by.whole_reach else settings.train_length
         tokens = max(settings.batch * settings.train_length, context)
         tuning = Tuning(settings.tuning_steps, tokens, settings.learning_rate / 10, seed)
-        return tuned(base, self.text, by, context, tuning, self._told(f"{method}, tuned"))[0]
+        return tuned(base, self.text, by, context, tuning, self._told(f"{method}{TUNED}", seed))[0]
 
     # ------------------------------------------------------------------------------------------------- measuring
 
@@ -131,13 +140,13 @@ class _Work:
         settings, asked = self.settings, {name: scheme}
         found = measure(
             model, self.measured, settings.test_lengths, asked, windows=settings.examples,
-            trained_length=settings.train_length, bytes_per_token=1.0, progress=self.progress,
+            trained_length=settings.train_length, bytes_per_token=1.0, progress=self._measuring,
         )  # fmt: skip
         asking = Retrieval(
             self.measured, settings.test_lengths, settings.train_length, ByteTokenizer(), settings.needles,
             settings.copies,
         )  # fmt: skip
-        found = asking.added_to(found, model, asked, self.progress)
+        found = asking.added_to(found, model, asked, self._measuring)
         result = {
             "facts": self._facts(name, seed), "nats": {str(p.length): p.nats_per_token for p in found.points},
             "errors": {str(p.length): p.standard_error for p in found.points},
@@ -159,6 +168,7 @@ class _Work:
         for key, value in self._facts(name, seed).items():
             if found["facts"].get(key) != value:
                 raise Error(message(key, f"{found['facts'].get(key)!r}, as {path} was made with", repr(value)))
+        self._steps[name, seed] = self._steps_of(name)
         return Model.of(name, seed, found)
 
     def _facts(self, name: str, seed: int) -> Mapping[str, Any]:
@@ -170,9 +180,34 @@ class _Work:
     def _folder(self, name: str, seed: int) -> Path:
         return self.runs / f"{_written(name)}-seed{seed}"
 
-    def _told(self, what: str) -> Any:
-        progress = self.progress
-        return None if progress is None else lambda done, total, said: progress(done, total, f"{what}: {said}")
+    # -------------------------------------------------------------------------------------------------- progress
+
+    def _steps_of(self, name: str) -> int:
+        """How many steps a model is trained, beyond those of one that it is made from."""
+        settings = self.settings
+        if name in settings.schemes:
+            return settings.steps
+        return settings.tuning_steps if name.endswith(TUNED) else 0
+
+    def _told(self, name: str, seed: int, before: int = 0) -> Progress:
+        """What a training calls, which goes on from so many steps."""
+
+        def tell(done: int, total: int, next_step: str) -> None:
+            del total  # of this part
+            self._steps[name, seed] = before + done
+            self._tell(f"{name}, seed {seed}: {next_step}")
+
+        return tell
+
+    def _measuring(self, done: int, total: int, next_step: str) -> None:
+        """What measurements call, which take no steps."""
+        del done, total
+        self._tell(next_step)
+
+    def _tell(self, said: str) -> None:
+        """How many steps of all trainings are done, and what comes now."""
+        if self.progress is not None:
+            self.progress(sum(self._steps.values()), all_steps(self.settings.trainings), said)
 
 
 def _written(name: str) -> str:
