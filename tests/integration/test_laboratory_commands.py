@@ -72,10 +72,12 @@ def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.
     kept = [x for i, x in enumerate(tiny) if x not in sizes and (i == 0 or tiny[i - 1] not in sizes)]
     assert main(["extrapolate", "max", *kept, "--schemes", "nope-ssmax", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [task["run"] for task in document["tasks"]] == [f"max_retrieval-{x}" for x in ("slots", "causal", "deep")]
+    assert [task["run"] for task in document["tasks"]] == [
+        f"fine_max_retrieval-{x}" for x in ("slots", "causal", "deep")
+    ]
     assert [task["settings"]["layers"] for task in document["tasks"]] == [1, 1, 3]
     names = {path.parent.name for path in tmp_path.glob("*/extrapolate.json")}
-    assert names == {"max_retrieval-slots", "max_retrieval-causal", "max_retrieval-deep"}
+    assert names == {f"fine_max_retrieval-{x}" for x in ("slots", "causal", "deep")}
 
 
 def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,9 @@ from farspan.positions.frequencies import DEFAULT_BASE
 MANY = 2**31
 READINGS = ("slots", "causal")
 
-DECODED = frozenset(("addition", "sort_integers", "copy", "max_retrieval", "induction", "needle", "flip_flop"))
+DECODED = frozenset((
+    "addition", "sort_integers", "copy", "max_retrieval", "fine_max_retrieval", "induction", "needle", "flip_flop",
+))  # fmt: skip
 """Tasks of papers with decoders. The others are of papers with encoders, and read so unless settings say otherwise."""
 
 SCHEMES = ("none", "rope", "alibi", "random-rope", "random-relative")
