@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from farspan._errors import ArgumentError, Error, message
+from farspan._errors import ArgumentError, message
 from farspan.lab import custom, schemes, tasks
 from farspan.lab.extrapolation.coupling import COUPLED
+from farspan.lab.runs import written
 from farspan.lab.schemes import Reach
 from farspan.lab.trainings import Trainings
 from farspan.model.kinds import POSITIVE, Kind, count, list_of, one_of
@@ -133,9 +133,8 @@ class Trial:
     @property
     def name(self) -> str:
         """For files. The names of all trials of an extrapolation differ."""
-        letters = (letter if letter.isalnum() or letter in "-." else "_" for letter in self.scheme)
         place = self.settings.schemes.index(self.scheme)
-        scheme = "".join(letters) + (f"-{place}" if custom.is_reference(self.scheme) else "")
+        scheme = written(self.scheme) + (f"-{place}" if custom.is_reference(self.scheme) else "")
         return f"{scheme}-seed{self.seed}-rate{self.learning_rate:g}"
 
     @property
@@ -144,12 +143,6 @@ class Trial:
         others = ("schemes", "seeds", "learning_rates")
         own = {name: value for name, value in self.settings.to_dict().items() if name not in others}
         return own | {"scheme": self.scheme, "seed": self.seed, "learning_rate": self.learning_rate}
-
-    def require_same(self, facts: Mapping[str, Any], path: Path) -> None:
-        """Error: what lies at `path` was made with other facts."""
-        for name, value in self.facts.items():
-            if facts.get(name) != value:
-                raise Error(message(name, f"{facts.get(name)!r}, as {path} was made with", repr(value)))
 
     def tokens(self, length: int) -> int:
         """How many tokens a sequence has whose input is so long."""

@@ -14,6 +14,7 @@ from farspan._files import write_json, write_text
 from farspan._pictures import figure, plain_axes
 from farspan.lab.language.settings import Settings
 from farspan.lab.language_recipes import LanguageRecipe
+from farspan.lab.runs import RESULT
 from farspan.lab.schemes import looks
 from farspan.lab.tables import as_csv, in_columns, number, percent
 
@@ -142,7 +143,8 @@ def published_table(found: Language, recipe: LanguageRecipe) -> str:
 
 def write(found: Language, folder: str | os.PathLike[str]) -> list[Path]:
     """`extrapolate.json`, `.csv` and `.png`. BackendError: matplotlib is not installed."""
-    json_file, csv_file, picture = (Path(folder) / f"extrapolate.{kind}" for kind in ("json", "csv", "png"))
+    json_file = Path(folder) / RESULT
+    csv_file, picture = (json_file.with_suffix(ending) for ending in (".csv", ".png"))
     draw(found, picture)
     write_text(csv_file, as_csv(found.rows()))
     write_json(json_file, found.to_dict())

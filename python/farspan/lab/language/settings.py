@@ -36,6 +36,16 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def zero_shot(scheme: str) -> str:
+    """The name of the RoPE model with a scheme put on it."""
+    return f"{scheme}, zero-shot"
+
+
+def tuned(method: str) -> str:
+    """The name of the RoPE model that a method has trained further."""
+    return f"{method}, tuned"
+
+
 @dataclass(frozen=True)
 class Settings:
     """Byte models with each of `schemes`, `seeds` of each, trained from scratch on windows of `train_length` bytes and
@@ -104,10 +114,18 @@ class Settings:
         return max(1, self.steps // DROPPED_SHARE)
 
     @property
+    def models(self) -> dict[str, int]:
+        """The names of all models of a seed, and how many steps each is trained, beyond those of one that it is made
+        from."""
+        return {
+            **dict.fromkeys(self.schemes, self.steps), **dict.fromkeys(map(zero_shot, self.zero_shot), 0),
+            **dict.fromkeys(map(tuned, self.tuned), self.tuning_steps),
+        }  # fmt: skip
+
+    @property
     def trainings(self) -> Trainings:
         """How many there are, by their steps."""
-        from_scratch, further = (self.seeds * len(names) for names in (self.schemes, self.tuned))
-        return Trainings({self.steps: from_scratch}) + Trainings({self.tuning_steps: further})
+        return Trainings(steps for steps in self.models.values() for _ in range(self.seeds) if steps)
 
     def facts(self, name: str, seed: int) -> Mapping[str, Any]:
         """What the result of a model depends on, as JSON has it. How many seeds and which others there are is no
