@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,6 +200,32 @@ def test_what_extend_found_before_it_was_stopped_stays(tmp_path: Path, monkeypat
     found = json.loads((out / "extend-partial.json").read_text())
     assert {point["scheme"] for point in found["points"]} == {"own", "yarn"}
     assert not (out / "extend.json").exists()
+
+
+def test_what_extend_found_before_it_was_killed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of what was found is there as soon as it is found, and goes when the next command begins."""
+    text, out = tmp_path / "text.txt", tmp_path / "longer"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    partial = out / "extend-partial.json"
+    seen: list[list[str]] = []
+    extended = extension.extend
+
+    def watched(*given: Any, keep: Any, **more: Any) -> Any:
+        assert not partial.exists()
+
+        def look(so_far: Any) -> None:
+            keep(so_far)
+            seen.append(sorted({point["scheme"] for point in json.loads(partial.read_text())["points"]}))
+
+        return extended(*given, keep=look, **more)
+
+    monkeypatch.setattr("farspan.lab.extension.extend", watched)
+    command = ["extend", "--to", "320", "--data", str(text), "--methods", "yarn", "--copies", "0", "--out", str(out)]
+    out.mkdir()
+    partial.write_text("of an earlier command")
+    assert main(command) == 0
+    assert seen[:2] == [["own"], ["own", "yarn"]]
+    assert not partial.exists()
 
 
 def test_needles_without_room_are_told_before_anything_is_measured(
