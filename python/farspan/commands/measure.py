@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> None:
         given = ", ".join(map(str, options.data)) or "none"
         options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
     from farspan.lab import copying, needle, report
-    from farspan.lab.measure import window_ends
     from farspan.lab.subject import load_model, load_text, open_model
+    from farspan.lab.windows import window_ends
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
@@ -130,7 +130,8 @@ def measure_to_files(
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
     is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
     from farspan.lab import report
-    from farspan.lab.measure import chosen_schemes, measure
+    from farspan.lab.measure import measure
+    from farspan.lab.reach import chosen_schemes
     from farspan.lab.retrieval import Retrieval
 
     out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from farspan._files import write_json, write_text
 from farspan._pictures import figure, plain_axes
+from farspan.lab.curves import by_length, draw_curve, draw_seeds, mark_trained
 from farspan.lab.language.settings import Settings
 from farspan.lab.language_recipes import LanguageRecipe
 from farspan.lab.runs import RESULT
@@ -159,14 +160,11 @@ def draw(found: Language, path: str | os.PathLike[str]) -> None:
         axes: Any = drawn.subplots()
         for name, look in looks(found.names).items():
             seeds = [model for model in found.models if model.name == name]
-            for model in seeds if len(seeds) > 1 else ():
-                axes.plot(x, [_bits(model.nats[n]) for n in x], color=look.colour, linewidth=0.7, alpha=0.7)
+            draw_seeds(axes, x, [[model.nats[n] / math.log(2) for n in x] for model in seeds], look)
             medians = [_bits(found.median(name, Model.loss, n)) for n in x]
-            axes.plot(x, medians, color=look.colour, marker=look.marker, linewidth=1.8, label=look.label)
-        axes.axvline(settings.train_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.2)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(x, labels=[str(length) for length in x])
-        axes.minorticks_off()
+            draw_curve(axes, x, medians, look)
+        mark_trained(axes, settings.train_length)
+        by_length(axes, x)
         axes.set_xlabel("context length, bytes")
         axes.set_ylabel("bits per byte")
         axes.set_title(f"{found.text}: trained on {settings.train_length} bytes", loc="left", fontsize=11)
