@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from farspan._files import write_json, write_text
 from farspan._pictures import figure, plain_axes
@@ -17,13 +17,57 @@ from farspan.lab.runs import RESULT
 from farspan.lab.schemes import looks
 from farspan.lab.tables import as_csv, in_columns, number, percent
 
+Nothing = TypeVar("Nothing", float, None)
+"""What stands where there is no number."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value of models as tables and pictures have it."""
+
+    title: str
+    value: Value
+    factor: float
+    """what it is multiplied with"""
+    digits: int
+    height: float
+    """of its part of a picture, beside the others"""
+    limits: tuple[float, float] | None = None
+    """of the picture's axis; None: by the values"""
+
+    def rows(self, found: Language, name: str) -> list[list[float]]:
+        """Of a name, for each seed a number for each length; NaN where there is none."""
+        models = [model for model in found.models if model.name == name]
+        return [[self._scaled(self.value(model, n), math.nan) for n in found.settings.test_lengths] for model in models]
+
+    def medians(self, found: Language, name: str) -> list[float | None]:
+        """Of a name a number for each length, over seeds."""
+        return [self._scaled(found.median(name, self.value, n), None) for n in found.settings.test_lengths]
+
+    def _scaled(self, value: float | None, nothing: Nothing) -> float | Nothing:
+        return nothing if value is None else self.factor * value
+
+
+SHOWN = (
+    Shown("bits per byte", Model.loss, 1 / math.log(2), 3, height=3),
+    Shown("needles found, %", Model.found, 100, 0, height=2, limits=(-2, 102)),
+    Shown("copied, %", Model.copied, 100, 0, height=2, limits=(-2, 102)),
+)
+
+
+def _asked_for(found: Language) -> list[Shown]:
+    """What there is to show."""
+    lengths = found.settings.test_lengths
+    return [shown for shown in SHOWN
+            if any(shown.value(model, length) is not None for model in found.models for length in lengths)]  # fmt: skip
+
 
 def table(found: Language) -> str:
     """Medians over seeds for a terminal: bits per byte, and the shares of needles found and of bytes copied."""
-    parts = [_medians("bits per byte", found, Model.loss, lambda nats: number(_bits(nats), 3))]
-    for title, share in (("needles found, %", Model.found), ("copied, %", Model.copied)):
-        if any(share(model, length) is not None for model in found.models for length in found.settings.test_lengths):
-            parts.append(_medians(title, found, share, percent))
+    parts = []
+    for shown in _asked_for(found):
+        rows = {name: [number(x, shown.digits) for x in shown.medians(found, name)] for name in found.names}
+        parts.append(in_columns(shown.title, found.settings.test_lengths, rows))
     return "\n".join(parts)
 
 
@@ -61,30 +105,23 @@ def write(found: Language, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def draw(found: Language, path: str | os.PathLike[str]) -> None:
-    """Bits per byte by length: every seed thin, the median thick."""
-    settings = found.settings
-    x = settings.test_lengths
-    with figure(path, 8.6, 5.4) as drawn:
-        axes: Any = drawn.subplots()
-        for name, look in looks(found.names).items():
-            seeds = [model for model in found.models if model.name == name]
-            draw_seeds(axes, x, [[model.nats[n] / math.log(2) for n in x] for model in seeds], look)
-            medians = [_bits(found.median(name, Model.loss, n)) for n in x]
-            draw_curve(axes, x, medians, look)
-        mark_trained(axes, settings.train_length)
-        by_length(axes, x)
-        axes.set_xlabel("context length, bytes")
-        axes.set_ylabel("bits per byte")
-        axes.set_title(f"{found.text}: trained on {settings.train_length} bytes", loc="left", fontsize=11)
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        plain_axes(axes)
-
-
-def _medians(title: str, found: Language, value: Value, cell: Callable[[float | None], str]) -> str:
-    lengths = found.settings.test_lengths
-    rows = {name: [cell(found.median(name, value, length)) for length in lengths] for name in found.names}
-    return in_columns(title, lengths, rows)
-
-
-def _bits(nats: float | None) -> float | None:
-    return None if nats is None else nats / math.log(2)
+    """Bits per byte by length, and below them needles and copies: every seed thin, the median thick."""
+    x, shown = found.settings.test_lengths, _asked_for(found)
+    with figure(path, 8.6, 1.4 + 1.4 * sum(one.height for one in shown)) as drawn:
+        panels = drawn.subplots(
+            len(shown), 1, sharex=True, squeeze=False, height_ratios=[one.height for one in shown]
+        )[:, 0]  # fmt: skip
+        for axes, one in zip(panels, shown, strict=True):
+            for name, look in looks(found.names).items():
+                draw_seeds(axes, x, one.rows(found, name), look)
+                draw_curve(axes, x, one.medians(found, name), look)
+            mark_trained(axes, found.settings.train_length)
+            axes.set_ylabel(one.title)
+            if one.limits is not None:
+                axes.set_ylim(*one.limits)
+            plain_axes(axes)
+        by_length(panels[-1], x)
+        panels[-1].set_xlabel("context length, bytes")
+        title = f"{found.text}: trained on {found.settings.train_length} bytes"
+        panels[0].set_title(title, loc="left", fontsize=11)
+        panels[0].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
