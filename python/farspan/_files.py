@@ -1,4 +1,4 @@
-"""The files of a model folder: JSON that is read, or why it cannot be, and files that are written as a whole."""
+"""Files: JSON that is read, or why it cannot be, and what is written as a whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from farspan import _strict_json
 from farspan._errors import CheckpointError, message
 
 LFS = b"version https://git-lfs"
@@ -51,6 +52,17 @@ def replaced(path: Path) -> Iterator[Path]:
         _to_disk(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole, in UTF-8 and with the line ends of the text."""
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a document as a whole, as JSON that every reader accepts."""
+    write_text(path, _strict_json.dumps(document, indent=1) + "\n")
 
 
 def remove_unfinished(path: Path) -> None:

@@ -186,6 +186,11 @@ def kept(
     return call | {name: found[name] for name in GRADIENTS[operation.name].results}
 
 
+def _is_saved(x: Any) -> bool:
+    """Whether autograd keeps an argument. It takes no constants that were made in inference mode."""
+    return isinstance(x, Tensor) and (x.requires_grad or not x.is_inference())
+
+
 def register(operation: Operation, library: torch.library.Library) -> None:
     """Give the operator its gradient."""
     gradient = GRADIENTS[operation.name]
@@ -198,8 +203,8 @@ def register(operation: Operation, library: torch.library.Library) -> None:
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         refuse(operation, names, inputs)  # of a call to the operator itself
         call = kept(operation, names, inputs, output, gradient.unread(asking(ctx)))
-        ctx.tensors = [name for name, x in call.items() if isinstance(x, Tensor)]
-        ctx.plain = {name: x for name, x in call.items() if not isinstance(x, Tensor)}
+        ctx.tensors = [name for name, x in call.items() if _is_saved(x)]
+        ctx.plain = {name: x for name, x in call.items() if not _is_saved(x)}
         ctx.save_for_backward(*[call[name] for name in ctx.tensors])
         ctx.set_materialize_grads(False)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import missing_package
+from farspan._files import replaced
 
 GREY = "#555555"
 
@@ -23,7 +24,8 @@ def require_matplotlib() -> None:
 
 @contextmanager
 def figure(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Any]:
-    """A figure of so many inches to draw into. Afterwards it is at `path`, as PNG, SVG or PDF by the ending.
+    """A figure of so many inches to draw into. Afterwards it is at `path`, all of it, as PNG, SVG or PDF by the
+    ending.
 
     BackendError: matplotlib is not installed.
     """
@@ -39,7 +41,8 @@ def figure(path: str | os.PathLike[str], width: float, height: float) -> Iterato
         kind = Path(path).suffix.lstrip(".")
         # Two runs with the same numbers give the same files.
         undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        drawn.savefig(path, metadata=undated)
+        with replaced(Path(path)) as beside:
+            drawn.savefig(beside, metadata=undated)
 
 
 def plain_axes(axes: Any) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +22,15 @@ pytest.importorskip("matplotlib")
 
 import torch
 
+from farspan import ArgumentError
 from farspan.cli import main
+from farspan.commands import extrapolate
 from farspan.commands.extend import _read_by
-from farspan.commands.measure import _with_note_on_bos
+from farspan.commands.measure import _begun
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
 from farspan.lab.extension.checkpoint import Readers
+from farspan.lab.language_recipes import DROPPED_NEEDLES
 from farspan.lab.subject import Text
 
 TINY = [
@@ -32,10 +39,21 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_of_several_tasks_has_a_folder_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(
+        extrapolate, "progress_on_stderr", lambda *_, **__: contextlib.nullcontext(lambda *said: told.append(said))
+    )
     command = ["extrapolate", "e3", "--schemes", "rope,nope", *TINY, "--out", str(tmp_path)]
     assert main([*command, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert captured.err == "e3: 2 runs, 4 trainings of 1 step\n"
+    assert [done for done, _, said in told if ": loss" in said] == [1, 2, 3, 4], "of all runs"
+    assert {total for _, total, _ in told} == {4}
+    assert told[-1][2].startswith("sort_integers, nope, seed 0: ")
+    document = json.loads(captured.out)
     assert [task["run"] for task in document["tasks"]] == ["copy", "sort_integers"]
     for task in document["tasks"]:
         assert task.pop("run") == task["task"]
@@ -46,6 +64,8 @@ def test_a_recipe_of_several_tasks_has_a_folder_for_each(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "Kazemnejad" in said
     assert "sort_integers, one seed; chance 1.0; trained up to 4" in said
+    assert said.endswith(f"written: {tmp_path / 'extrapolate.png'}\n")
+    assert (tmp_path / "extrapolate.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,10 +74,12 @@ def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.
     kept = [x for i, x in enumerate(tiny) if x not in sizes and (i == 0 or tiny[i - 1] not in sizes)]
     assert main(["extrapolate", "max", *kept, "--schemes", "nope-ssmax", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [task["run"] for task in document["tasks"]] == [f"max_retrieval-{x}" for x in ("slots", "causal", "deep")]
+    assert [task["run"] for task in document["tasks"]] == [
+        f"fine_max_retrieval-{x}" for x in ("slots", "causal", "deep")
+    ]
     assert [task["settings"]["layers"] for task in document["tasks"]] == [1, 1, 3]
     names = {path.parent.name for path in tmp_path.glob("*/extrapolate.json")}
-    assert names == {"max_retrieval-slots", "max_retrieval-causal", "max_retrieval-deep"}
+    assert names == {f"fine_max_retrieval-{x}" for x in ("slots", "causal", "deep")}
 
 
 def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,12 +91,14 @@ def test_a_recipe_about_language(tmp_path: Path, capsys: pytest.CaptureFixture[s
         str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(command) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert progress == "e7: 3 trainings of 9 steps\n"
     names = ["rope", "nope", "drope", *(f"{name}, zero-shot" for name in ("linear", "ntk", "yarn"))]
     document = json.loads((tmp_path / "out" / "extrapolate.json").read_text())
     assert [point["scheme"] for point in document["points"][::2]] == names
-    assert "needles at 2x, %" in said
-    assert "31.0" in said
+    rows = [re.split(r"\s{2,}", line) for line in _below("needles at 2x, %", said)]
+    assert {len(row) for row in rows} == {3}, "a name, our figure, the paper's"
+    assert {row[0]: float(row[-1]) for row in rows} == DROPPED_NEEDLES
     assert main([*command, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == document
 
@@ -100,6 +124,7 @@ def test_published_figures_are_printed_beside_ours(tmp_path: Path, capsys: pytes
         (["extrapolate", "e5", "--reading", "slots"], "--reading"),
         (["extrapolate", "e5", "--learning-rates", "0.1,0.2"], "expected one"),
         (["extrapolate", "e6", "--schemes", "rope,nonsense"], "nonsense"),
+        (["extrapolate", "e6", "--schemes", "alibi"], "schemes: expected rope among them, which others are put on"),
         (["measure", "--apart"], "--data beside it"),
         (["measure", "--apart", "--data", "a/x.txt", "b/x.txt"], "files with different names, given a/x.txt, b/x.txt"),
     ],
@@ -178,11 +203,45 @@ def test_what_extend_found_before_it_was_stopped_stays(tmp_path: Path, monkeypat
     assert not (out / "extend.json").exists()
 
 
+def test_what_extend_found_before_it_was_killed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of what was found is there as soon as it is found, and goes when the next command begins."""
+    text, out = tmp_path / "text.txt", tmp_path / "longer"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    partial = out / "extend-partial.json"
+    seen: list[list[str]] = []
+    extended = extension.extend
+
+    def watched(*given: Any, keep: Any, **more: Any) -> Any:
+        assert not partial.exists()
+
+        def look(so_far: Any) -> None:
+            keep(so_far)
+            seen.append(sorted({point["scheme"] for point in json.loads(partial.read_text())["points"]}))
+
+        return extended(*given, keep=look, **more)
+
+    monkeypatch.setattr("farspan.lab.extension.extend", watched)
+    command = ["extend", "--to", "320", "--data", str(text), "--methods", "yarn", "--copies", "0", "--out", str(out)]
+    out.mkdir()
+    partial.write_text("of an earlier command")
+    assert main(command) == 0
+    assert seen[:2] == [["own"], ["own", "yarn"]]
+    assert not partial.exists()
+
+
 def test_needles_without_room_are_told_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["measure", "--lengths", "32,512", "--needles", "1", "--out", str(tmp_path / "out")]) == 1
     assert "needle" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_without_room_are_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", "--lengths", "2,512", "--copies", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "lengths: expected at least 3 tokens, for a piece that stands twice, given 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -202,13 +261,28 @@ def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pyte
     assert (tmp_path / "copies" / "retrieval.png").is_file()
 
 
-def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
+def test_windows_begin_as_it_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = Text("a text", torch.arange(9), 1.0, (7,), ("one",))
-    assert _with_note_on_bos("never", text).notes == (
-        "one", "no window begins with 7, which the tokenizer puts before a text"
-    )  # fmt: skip
-    assert _with_note_on_bos("auto", text) is text
-    assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
+    never = _begun(text, "never", 5)
+    assert never.first_tokens == ()
+    assert never.notes == ("one", "no window begins with 7, which the tokenizer puts before a text")
+    assert _begun(text, "auto", 5) is _begun(text, "always", 5) is text
+    bare = dataclasses.replace(text, first_tokens=())
+    assert _begun(bare, "never", 5) is _begun(bare, "auto", 5) is bare
+    assert _begun(bare, "always", 5) == dataclasses.replace(text, first_tokens=(5,))
+    with pytest.raises(ArgumentError, match="bos: expected auto or never"):
+        _begun(bare, "always", None)
+    command = ["measure", "--lengths", "3,64", "--copies", "1", "--bos", "always", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "at least 4 tokens, for a piece that stands twice, given 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "told before anything is measured"
+
+
+def _below(title: str, said: str) -> list[str]:
+    """The rows of the table with this title."""
+    lines = said.splitlines()
+    rows = lines[next(i for i, line in enumerate(lines) if line.startswith(title)) + 1 :]
+    return list(itertools.takewhile(lambda line: ": " not in line, rows))
 
 
 def _wait_for(condition: object, seconds: float = 120.0) -> list[int]:

@@ -102,8 +102,8 @@ def test_every_letter_is_as_likely_at_every_place(name: str) -> None:
     ("name", "length"),
     [
         ("even_pairs", 9), ("parity_check", 9), ("cycle_navigation", 60), ("missing_duplicate_string", 10),
-        ("solve_equation", 5), ("solve_equation", 20), ("max_retrieval", 30), ("induction", 30), ("needle", 30),
-        ("flip_flop", 31),
+        ("solve_equation", 5), ("solve_equation", 20), ("max_retrieval", 30), ("fine_max_retrieval", 30),
+        ("induction", 30), ("needle", 30), ("flip_flop", 31),
     ],
 )  # fmt: skip
 def test_every_answer_is_as_likely(name: str, length: int) -> None:
@@ -174,11 +174,27 @@ def test_x_is_any_digit_that_matters() -> None:
             assert_even(np.bincount(places, minlength=digits))
 
 
-def test_items_letters_and_needles_are_anywhere() -> None:
-    items, _ = drawn("max_retrieval", 12)
-    highest = [max(range(12), key=lambda place: word[place][0]) for word in items]
+@pytest.mark.parametrize(("name", "levels"), [("max_retrieval", 10), ("fine_max_retrieval", 100)])
+def test_the_highest_item_is_anywhere_and_of_any_level(name: str, levels: int) -> None:
+    items, _ = drawn(name, 12)
+    highest = [max(range(12), key=lambda place: word[place][:-1]) for word in items]
     assert_even(np.bincount(highest, minlength=12))
-    assert_even(np.bincount([int(word[at][0]) - 1 for word, at in zip(items, highest, strict=True)], minlength=9))
+    found = [int(word[at][:-1]) - 1 for word, at in zip(items, highest, strict=True)]
+    assert_even(np.bincount(found, minlength=levels - 1))
+
+
+def test_the_next_level_comes_closer_in_fine_levels_alone() -> None:
+    def distance(name: str, length: int) -> float:
+        levels = tasks.get(name).sample(length, 2000, seed=4).inputs // 10
+        *_, second, first = np.sort(levels, axis=1).T
+        return float(np.mean(first - second))
+
+    assert distance("max_retrieval", 16) < 1.2
+    assert distance("fine_max_retrieval", 16) > 3
+    assert distance("fine_max_retrieval", 500) < 1.2
+
+
+def test_letters_and_needles_are_anywhere() -> None:
     assert_even(np.bincount([word.index(word[-1]) for word in drawn("induction", 12)[0]], minlength=10))
     for length, needles in ((9, 1), (12, 2), (40, 4)):
         inputs = tasks.get("needle").sample(length, 6000, seed=2).inputs

@@ -30,7 +30,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     lines = shown(io.StringIO(), monkeypatch).splitlines()
     assert lines == [
-        "measuring: 25 %, yarn at 250, about 90 s left", "measuring: 75 %, yarn at 750, about 20 s left"
+        "measuring: 25 %, yarn at 250, about 45 s left", "measuring: 75 %, yarn at 750, about 15 s left"
     ]  # fmt: skip
 
 
@@ -74,9 +74,26 @@ def test_another_total_is_something_else_that_begins(monkeypatch: pytest.MonkeyP
         tell(0, 8, "loss 2.0")
         tell(2, 8, "loss 1.9")
     assert stream.getvalue().splitlines() == [
-        "extending: 50 %, yarn at 256, about 30 s left", "extending: 0 %, loss 2.0",
-        "extending: 25 %, loss 1.9, about 90 s left",
+        "extending: 50 %, yarn at 256", "extending: 0 %, loss 2.0", "extending: 25 %, loss 1.9, about 90 s left",
     ]  # fmt: skip
+
+
+def test_what_an_earlier_run_did_says_nothing_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.progress_on_stderr("e1") as tell:
+        tell(901, 1000, "rope")
+        tell(902, 1000, "rope")
+    assert stream.getvalue().splitlines()[1] == "e1: 90 %, rope, about 49 min left", "98 steps of 30 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(99.4, "99 s"), (100.0, "2 min"), (5_900.0, "98 min"), (7_500.0, "2 h 5 min")]
+)
+def test_times_are_said_in_units_that_fit(seconds: float, said: str) -> None:
+    assert progress._duration(seconds) == said
 
 
 def test_a_bar_of_tqdm_is_one_of_each_total(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ import pytest
 import torch
 
 from farspan import ArgumentError, Error
-from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolate, learning, report, table, trial
+from farspan.lab.extrapolation import (
+    Extrapolation,
+    Settings,
+    Trial,
+    extrapolate,
+    learning,
+    report,
+    table,
+    trial,
+    workers,
+)
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
-from farspan.lab.extrapolation.subject import Subject, drawn_from
+from farspan.lab.extrapolation.report import overview
+from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.recipes import RECIPES, Recipe
 
 SMALL = Settings(
@@ -259,6 +271,29 @@ def test_files(tmp_path: Path) -> None:
     assert table(found).splitlines()[1].split() == ["rope", "5.0", "5.0"]
 
 
+def test_a_result_comes_back_from_its_document() -> None:
+    settings = changed(learning_rates=(1e-4, 1e-3), seeds=3)
+    found = made_up(settings, lambda t: t.learning_rate)
+    again = Extrapolation.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again.to_dict() == found.to_dict()
+    assert again.points == found.points
+    assert again.medians() == {"rope": [0.1, 0.1], "alibi": [0.1, 0.1]}
+
+
+def test_an_overview_has_a_panel_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    draw_panel = overview.draw_panel
+    monkeypatch.setattr(overview, "draw_panel", lambda axes, *rest: (drawn.append(axes), draw_panel(axes, *rest)))
+    runs = {f"run {seeds}": made_up(changed(seeds=seeds), lambda t: 0.1) for seeds in range(1, 5)}
+    report.draw_overview(runs, tmp_path / "overview.png")
+    assert [axes.get_title(loc="left") for axes in drawn] == list(runs)
+    assert [len(axes.get_lines()) for axes in drawn] == [2 + 2, 2 * 3 + 2, 2 * 4 + 2, 2 * 5 + 2]
+    shown = [text.get_text() for text in drawn[0].figure.legends[0].get_texts()]
+    assert shown == ["RoPE", "ALiBi", "chance"]
+    width, height = struct.unpack(">II", (tmp_path / "overview.png").read_bytes()[16:24])
+    assert width > height > 800, "three of them side by side, and one below"
+
+
 def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:
     recipe = Recipe("a", ("reverse_string",), {}, "a table with 5 < 6", {"reverse_string": {"rope": 51.9}})
     found = made_up(changed(test_lengths=(3, 7, 9), seeds=3), lambda t: 0.1)
@@ -311,13 +346,13 @@ def test_other_inputs_of_a_test_have_other_random_positions(name: str) -> None:
     settings = changed(schemes=(name,), seeds=1, reading="slots")
     (one,) = settings.trials()
     subject = Subject(one)
-    seeds = [_seed_in(drawn_from(one.make_scheme(), seed)) for seed in (3, 8)]
+    seeds = [_seed_in(one.make_scheme().redrawn(seed)) for seed in (3, 8)]
     assert seeds == [3, 8]
     with torch.no_grad():
         for parameter in subject.model.parameters():
             parameter.mul_(3.0)  # so that positions matter
     given = batch_of(one, 2)
-    hidden = [subject.model.with_positions(drawn_from(one.make_scheme(), seed)).eval()(torch.from_numpy(given.tokens))
+    hidden = [subject.model.with_positions(one.make_scheme().redrawn(seed)).eval()(torch.from_numpy(given.tokens))
               for seed in (3, 8, 3)]  # fmt: skip
     assert torch.equal(hidden[0], hidden[2])
     assert not torch.allclose(hidden[0], hidden[1], atol=1e-4)
@@ -349,6 +384,17 @@ def test_more_schemes_and_seeds_can_join(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(ran) == 3, "what was there is not repeated"
     assert numbers(joined)[: len(first.points)] == numbers(first)
     assert numbers(joined) == numbers(extrapolate(SMALL, tmp_path / "whole", workers=1))
+
+
+def test_runs_of_several_machines_join_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme in SMALL.schemes:
+        extrapolate(changed(schemes=(scheme,)), tmp_path / scheme, workers=1)
+        shutil.copytree(tmp_path / scheme / "runs", tmp_path / "all" / "runs", dirs_exist_ok=True)
+    monkeypatch.setattr(workers, "_run", lambda *_: pytest.fail("what is there is not repeated"))
+    assert numbers(extrapolate(SMALL, tmp_path / "all", resume=True, workers=1)) == [
+        point for scheme in SMALL.schemes
+        for point in numbers(extrapolate(changed(schemes=(scheme,)), tmp_path / scheme, resume=True, workers=1))
+    ]  # fmt: skip
 
 
 def test_processes_give_the_numbers_of_one(tmp_path: Path) -> None:

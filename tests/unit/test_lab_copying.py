@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import farspan
-from farspan.lab.copying import find_copies, twice
+from farspan import ArgumentError
+from farspan.lab.copying import find_copies, require_room, twice
 
 TEXT = torch.tensor(list(b"The quick brown fox jumps over the lazy dog, and nothing else happens on that day. " * 8))
 TEXT = TEXT[torch.randperm(len(TEXT), generator=torch.Generator().manual_seed(2))]
@@ -42,8 +43,10 @@ def test_what_is_likeliest_counts() -> None:
     assert {copied.guessed for copied in found} == {float(guessed)}
 
 
-def test_lengths_without_room_are_left_out() -> None:
+def test_a_length_without_room_is_named() -> None:
     model, _ = farspan.load_embedded()
-    assert find_copies(model, TEXT, [2], {"own": None}, trained_length=256) == ()
-    found = find_copies(model, TEXT, [2, 8], {"own": None}, trained_length=256)
-    assert [copied.length for copied in found] == [8]
+    with pytest.raises(ArgumentError, match=r"^lengths: expected at least 3 tokens, .* twice, given 2$"):
+        find_copies(model, TEXT, [8, 2], {"own": None}, trained_length=256)
+    with pytest.raises(ArgumentError, match=r"^lengths: expected at least 5 tokens, .* twice, given 4$"):
+        require_room(4, first_tokens=(7, 9))
+    require_room(5, first_tokens=(7, 9))

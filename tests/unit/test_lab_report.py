@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from farspan import _files
 from farspan.lab import report
 from farspan.lab.measurement import Measurement, Point, mean_and_error
 from farspan.lab.needle import Found
@@ -173,3 +174,28 @@ def test_without_matplotlib_the_package_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(report.plot.BackendError, match="pip install matplotlib"):
         report.require_matplotlib()
+
+
+# --------------------------------------------------------------------------------------------------- never half a file
+
+
+def test_a_write_that_stops_in_the_middle_leaves_the_files_that_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    before = {path.name: path.read_bytes() for path in report.write(measurement(), tmp_path)}
+
+    def half(_: object, path: Path, **settings: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure.Figure, "savefig", half)
+    monkeypatch.setattr(_files, "_to_disk", stop)
+    with pytest.raises(KeyboardInterrupt):
+        plot.draw(measurement(), tmp_path / "loss.png")
+    with pytest.raises(KeyboardInterrupt):
+        report.write(measurement(margin=0.1), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

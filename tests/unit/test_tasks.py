@@ -48,6 +48,7 @@ BY_HAND = [
     ("copy", "f a r", "f a r"),
     ("max_retrieval", "3a 7c 0a", "c"),
     ("max_retrieval", "0j", "j"),
+    ("fine_max_retrieval", "09a 10c 08b", "c"),
     ("induction", "q a b q", "a"),
     ("induction", "x x a q y z q", "y"),
     ("needle", "e A 3 f B 9 a ? B", "9"),
@@ -83,6 +84,8 @@ NO_INPUT = [
     ("addition", "1 + = =", "two numbers of equally many digits, + between them, = behind"),
     ("sort_integers", "100", "symbols among 0, 1, ..., 99"),
     ("max_retrieval", "7a 3b 7c", "one item of the highest level"),
+    ("fine_max_retrieval", "17a 03b 17c", "one item of the highest level"),
+    ("fine_max_retrieval", "7a", "symbols among 00a, 00b, ..., 99j"),
     ("induction", "a b c", "the last letter once before, and not right before"),
     ("induction", "a b a c a", "the last letter once before, and not right before"),
     ("induction", "b a a", "the last letter once before, and not right before"),
@@ -122,7 +125,7 @@ def test_deep_brackets_need_no_deep_python() -> None:
 
 
 def test_the_registry() -> None:
-    assert len(tasks.NAMES) == 22
+    assert len(tasks.NAMES) == 23
     for name in tasks.NAMES:
         task = tasks.get(name)
         assert task.name == name

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,18 @@ from farspan.commands.values import entries, listed, real, whole
 from farspan.lab import schemes, tasks
 from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
 from farspan.lab.recipes import RECIPES, Recipe
+from farspan.lab.trainings import Trainings, all_steps, in_words
 
 if TYPE_CHECKING:
-    from farspan.lab.extrapolation import Settings
+    from farspan.lab.extrapolation import Extrapolation, Settings
+    from farspan.lab.language import Settings as LanguageSettings
+    from farspan.lab.progress import Progress
+
+LANGUAGE_DEFAULTS = (
+    "--train-length 256 --steps 6000 --seeds 1 --examples 32\n"
+    "  --learning-rates 0.003 --batch 16 --layers 6 --width 128 --heads 4"
+)
+"""What `farspan.lab.language.Settings` have where nothing is said. A help that asked them would need torch."""
 
 SUMMARY = "Train models on short inputs of a task, and test them on long ones: JSON, CSV, picture and page."
 
@@ -29,9 +39,11 @@ SUMMARY = "Train models on short inputs of a task, and test them on long ones: J
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        f"tasks:\n{_wrapped(tasks.NAMES)}\n\nrecipes, which have settings of their own; options change them:\n"
-        + "".join(f"  {name:<13}{recipe.what}\n" for name, recipe in (RECIPES | LANGUAGE_RECIPES).items())
-        + f"\nschemes:\n{schemes.command_line_help(own=False)}\n\n"
+        f"tasks:\n{_wrapped(tasks.NAMES)}\n\n"
+        f"recipes, at a size for a processor and at one for a GPU:\n{_recipes()}\n"
+        f"  The defaults above are those of a task. Recipes have their own settings, which options change. Where\n"
+        f"  e5 to e7 say nothing they have {LANGUAGE_DEFAULTS}.\n\n"
+        f"schemes:\n{schemes.command_line_help(own=False)}\n\n"
         "A class of your own is written module:Class or module:Class(3, window=trained). Of several learning rates a\n"
         "scheme is shown with the one whose loss at trained lengths is least."
     )
@@ -70,53 +82,72 @@ def run(options: argparse.Namespace) -> None:
     recipe = RECIPES.get(options.task)
     runs = recipe.runs if recipe else {options.task: (options.task, {})}
     asked = {name: _settings(options, task, common) for name, (task, common) in runs.items()}
-    from farspan.lab.extrapolation import report
+    from farspan.lab.extrapolation import extrapolate, report
 
     report.require_matplotlib()
     out = options.out or Path("out") / f"extrapolate-{options.task}"
-    documents = []
+    several = len(asked) > 1
+    trainings = sum((settings.trainings for settings in asked.values()), Trainings())
+    _announce(options.task, trainings, f"{len(asked)} runs, " * several)
+    found: dict[str, Extrapolation] = {}
+    before = 0
     for name, settings in asked.items():
-        found = _extrapolate(name, settings, out if len(asked) == 1 else out / name, recipe, options)
-        documents.append(found if len(asked) == 1 else {"run": name, **found})
+        place = out / name if several else out
+        with _training(options.task) as progress:
+            found[name] = extrapolate(
+                settings, place, resume=options.resume, workers=options.workers, device=options.device,
+                progress=_among_others(progress, f"{name}, " * several, before, all_steps(trainings)),
+            )  # fmt: skip
+        before += all_steps(settings.trainings)
+        paths = report.write(found[name], place, recipe)
+        if not options.json:
+            _print(name, found[name], recipe, paths)
+    if several:
+        report.draw_overview(found, out / "extrapolate.png")
     if options.json:
-        print_json(documents[0] if len(asked) == 1 else {"recipe": options.task, "tasks": documents})
+        documents = [one.to_dict() for one in found.values()]
+        named = [{"run": name, **document} for name, document in zip(found, documents, strict=True)]
+        print_json({"recipe": options.task, "tasks": named} if several else documents[0])
+    elif several:
+        print(f"written: {out / 'extrapolate.png'}")
 
 
-def _extrapolate(name: str, settings: Settings, out: Path, recipe: Recipe | None, options: argparse.Namespace) -> Any:
-    """One task to its files; gives what is in `extrapolate.json`."""
-    from farspan.lab.extrapolation import extrapolate, report, table
+def _print(name: str, found: Extrapolation, recipe: Recipe | None, paths: Sequence[Path]) -> None:
+    from farspan.lab.extrapolation import table
 
+    settings = found.settings
+    print(table(found, recipe.published.get(settings.task) if recipe else None))
+    seeds = f"median of {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
+    print(f"{name}, {seeds}; chance {100 * found.chance:.1f}; trained up to {settings.train_length}")
+    if recipe:
+        print(f"paper: {recipe.source}")
+    print("written: " + ", ".join(map(str, paths)))
+
+
+def _announce(name: str, trainings: Trainings, runs: str = "") -> None:
+    """How much there is to do, before it begins."""
+    print(f"{name}: {runs}{in_words(trainings)}", file=sys.stderr)
+
+
+@contextmanager
+def _training(what: str) -> Iterator[Progress]:
+    """What trainings tell their progress. Who stops them learns how they go on."""
     try:
-        with progress_on_stderr(name, unit="step") as progress:
-            found = extrapolate(
-                settings, out, resume=options.resume, workers=options.workers, device=options.device, progress=progress
-            )
+        with progress_on_stderr(what, unit="step") as progress:
+            yield progress
     except KeyboardInterrupt:
         print("farspan: the same command with --resume goes on where this one stopped", file=sys.stderr)
         raise
-    paths = report.write(found, out, recipe)
-    if not options.json:
-        print(table(found, recipe.published.get(settings.task) if recipe else None))
-        seeds = f"median of {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
-        print(f"{name}, {seeds}; chance {100 * found.chance:.1f}; trained up to {settings.train_length}")
-        if recipe:
-            print(f"paper: {recipe.source}")
-        print("written: " + ", ".join(map(str, paths)))
-    return found.to_dict()
 
 
-LANGUAGE_NAMES = (
-    "schemes",
-    "train_length",
-    "test_lengths",
-    "steps",
-    "seeds",
-    "examples",
-    "batch",
-    "layers",
-    "width",
-    "heads",
-)
+def _among_others(progress: Progress, name: str, before: int, steps: int) -> Progress:
+    """Progress of one run as that of all, which have so many steps, some of them before it."""
+
+    def tell(done: int, total: int, next_step: str) -> None:
+        del total  # of the one run
+        progress(before + done, steps, f"{name}{next_step}")
+
+    return tell
 
 
 def _language(options: argparse.Namespace, recipe: LanguageRecipe) -> None:
@@ -130,14 +161,9 @@ def _language(options: argparse.Namespace, recipe: LanguageRecipe) -> None:
     from farspan.lab import language
     from farspan.lab.subject import byte_texts
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in LANGUAGE_NAMES}
-    given = {name: value for name, value in given.items() if value is not None}
-    given |= {"learning_rate": rates[0]} if rates else {}
-    common = dict(recipe.common)
-    if "rope" not in given.get("schemes", ("rope",)):  # then there is nothing to put others on
-        common |= {"zero_shot": (), "tuned": ()}
+    given = _given(options, language.Settings) | ({"learning_rate": rates[0]} if rates else {})
     try:
-        settings = language.Settings(**{**common, **given})
+        settings = language.Settings(**{**recipe.common, **given})
     except ArgumentError as error:
         raise options.parser.error(str(error)) from error
     from farspan.lab.report import require_matplotlib
@@ -145,15 +171,12 @@ def _language(options: argparse.Namespace, recipe: LanguageRecipe) -> None:
     require_matplotlib()
     learnt, held_out, name = byte_texts(options.data, settings.longest)
     out = options.out or Path("out") / f"extrapolate-{options.task}"
-    try:
-        with progress_on_stderr("language", unit="step") as progress:
-            found = language.run(
-                settings, learnt, held_out, out, resume=options.resume, device=options.device, text_name=name,
-                progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        print("farspan: the same command with --resume goes on where this one stopped", file=sys.stderr)
-        raise
+    _announce(options.task, settings.trainings)
+    with _training(options.task) as progress:
+        found = language.run(
+            settings, learnt, held_out, out, resume=options.resume, device=options.device, text_name=name,
+            progress=progress,
+        )  # fmt: skip
     paths = language.write(found, out)
     if options.json:
         print_json(found.to_dict())
@@ -167,12 +190,24 @@ def _settings(options: argparse.Namespace, task: str, common: Mapping[str, Any])
     """What cannot be is wrong usage. What is asked for on the command line counts more than a recipe."""
     from farspan.lab.extrapolation import Settings
 
-    names = (field.name for field in dataclasses.fields(Settings) if field.name != "task")
-    given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:
-        return Settings(task, **{**common, **given})
+        return Settings(task, **{**common, **_given(options, Settings)})
     except ArgumentError as error:
         raise options.parser.error(str(error)) from error
+
+
+def _given(options: argparse.Namespace, settings: type[Settings | LanguageSettings]) -> dict[str, Any]:
+    """The settings that the command line has, by their names."""
+    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(settings)}
+    return {name: value for name, value in given.items() if value is not None and name != "task"}
+
+
+def _recipes() -> str:
+    """A line for each question, with the names of its sizes."""
+    names: dict[str, list[str]] = {}
+    for name, recipe in (RECIPES | LANGUAGE_RECIPES).items():
+        names.setdefault(recipe.what, []).append(name)
+    return "\n".join(f"  {', '.join(those):<22}{what}" for what, those in names.items())
 
 
 def _wrapped(names: Sequence[str]) -> str:

@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "nats per token above a scheme's best loss up to which a length counts as read (default: %(default)s)"
     add("--margin", type=real(0), default=0.05, metavar="X", help=what)
     what = "also hide N numbers at each of five depths of every length, and ask for them"
-    add("--needles", type=whole(1), metavar="N", help=what)
+    add("--needles", type=whole(1), default=0, metavar="N", help=what)
     what = "also ask for N pieces of the text to be copied that fill half of every length"
-    add("--copies", type=whole(1), metavar="N", help=what)
+    add("--copies", type=whole(1), default=0, metavar="N", help=what)
     what = "measure each file of --data on its own, in a folder of its own (default: one after the other)"
     add("--apart", action="store_true", help=what)
     add("--trained", type=whole(2), metavar="N", help="trained length (default: what config.json says)")
@@ -70,21 +70,25 @@ def run(options: argparse.Namespace) -> None:
     if options.apart and len({path.stem for path in options.data}) < max(1, len(options.data)):
         given = ", ".join(map(str, options.data)) or "none"
         options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
-    from farspan.lab import report
-    from farspan.lab.measure import window_ends
-    from farspan.lab.needle import require_room
+    from farspan.embedded import FOLDER
+    from farspan.lab import copying, needle, report
     from farspan.lab.subject import load_model, load_text, open_model
+    from farspan.lab.windows import window_ends
+    from farspan.model.source import open_checkpoint
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
     opened = None if options.model is None else open_model(options.model)
     tokenizer = ByteTokenizer() if opened is None else opened[1]
     parts = [[path] for path in options.data] if options.apart else [options.data]
-    texts = [load_text(files, tokenizer) for files in parts]
+    config = (open_checkpoint(FOLDER) if opened is None else opened[0]).config
+    texts = [_begun(load_text(files, tokenizer), options.bos, config.bos_token_id) for files in parts]
     for text in texts:
         window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
         if options.needles:
-            require_room(tokenizer, text.tokens, min(options.lengths), text.first_tokens)
+            needle.require_room(tokenizer, text.tokens, min(options.lengths), text.first_tokens)
+        if options.copies:
+            copying.require_room(min(options.lengths), text.first_tokens)
     loaded = load_model(options.model, options.device, opened)
     folders = [options.out / files[0].stem if options.apart else options.out for files in parts]
     found = [_measured(loaded, text, out, options) for text, out in zip(texts, folders, strict=True)]
@@ -98,9 +102,8 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
 
     asked = dict(
         lengths=options.lengths, schemes=options.schemes, windows=options.windows, targets=options.targets,
-        trained_length=options.trained, stride=options.stride, first_tokens=_first_tokens(options.bos, loaded, text),
+        trained_length=options.trained, stride=options.stride, first_tokens=text.first_tokens,
     )  # fmt: skip
-    text = _with_note_on_bos(options.bos, text)
     measurement, paths = measure_to_files(
         loaded, text, out, needles=options.needles, copies=options.copies, by=options.by, margin=options.margin, **asked
     )
@@ -124,14 +127,14 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
 
 
 def measure_to_files(
-    loaded: LoadedModel, text: Text, out: Path, needles: int | None = None, copies: int | None = None, **options: Any
+    loaded: LoadedModel, text: Text, out: Path, needles: int = 0, copies: int = 0, **options: Any
 ) -> tuple[Measurement, list[Path]]:
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
     is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
     from farspan.lab import report
-    from farspan.lab.copying import find_copies
-    from farspan.lab.measure import chosen_schemes, measure
-    from farspan.lab.needle import find_needles
+    from farspan.lab.measure import measure
+    from farspan.lab.reach import chosen_schemes
+    from farspan.lab.retrieval import Retrieval
 
     out.mkdir(parents=True, exist_ok=True)
     so_far: list[Measurement] = []
@@ -143,20 +146,12 @@ def measure_to_files(
             )  # fmt: skip
             so_far.append(measurement)
             lengths, trained = measurement.lengths, measurement.trained_length
-            common: dict[str, Any] = {"first_tokens": measurement.first_tokens, "progress": progress}
-            if needles:
+            asking = Retrieval(
+                text.tokens, lengths, trained, loaded.tokenizer, needles, copies, measurement.first_tokens
+            )
+            if needles or copies:
                 asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
-                found = find_needles(
-                    loaded.model, loaded.tokenizer, text.tokens, lengths, asked, count=needles, **common
-                )
-                measurement = dataclasses.replace(measurement, needles=found)
-                so_far.append(measurement)
-            if copies:
-                asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
-                copied = find_copies(
-                    loaded.model, text.tokens, lengths, asked, trained_length=trained, count=copies, **common
-                )
-                measurement = dataclasses.replace(measurement, copies=copied)
+                measurement = asking.added_to(measurement, loaded.model, asked, progress, so_far.append)
     except BaseException:
         if so_far:
             paths = report.write(so_far[-1], out)
@@ -183,23 +178,15 @@ def attention_to_files(
     return measurement, report.attention.write(measurement, out)
 
 
-def _with_note_on_bos(bos: str, text: Text) -> Text:
-    """Where windows lack what the tokenizer puts before a text, the result says so."""
-    if bos != "never" or not text.first_tokens:
+def _begun(text: Text, bos: str, begin: int | None) -> Text:
+    """The text as `--bos` has its windows begin. `begin`: the model's token for the beginning of a text."""
+    if bos == "never" and text.first_tokens:
+        ids = ", ".join(map(str, text.first_tokens))
+        note = f"no window begins with {ids}, which the tokenizer puts before a text"
+        return dataclasses.replace(text, first_tokens=(), notes=(*text.notes, note))
+    if bos != "always" or text.first_tokens:
         return text
-    ids = ", ".join(map(str, text.first_tokens))
-    note = f"no window begins with {ids}, which the tokenizer puts before a text"
-    return dataclasses.replace(text, notes=(*text.notes, note))
-
-
-def _first_tokens(bos: str, loaded: LoadedModel, text: Text) -> tuple[int, ...]:
-    """What stands before every window."""
-    if bos == "never":
-        return ()
-    begin = loaded.model.config.bos_token_id
-    if text.first_tokens or bos == "auto":
-        return text.first_tokens
     if begin is None:
         given = "always, and neither tokenizer nor model has one"
         raise ArgumentError(message("bos", "auto or never where no token begins a text", given))
-    return (begin,)
+    return dataclasses.replace(text, first_tokens=(begin,))

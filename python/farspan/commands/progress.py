@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from farspan.lab.measure import Progress
+    from farspan.lab.progress import Progress
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -45,8 +45,8 @@ class _Bar:
             self._bar = None
         if self._bar is None:
             self._bar = self._tqdm(
-                desc=self._what, total=total, unit=self._unit, unit_scale=True, leave=False, dynamic_ncols=True,
-                file=sys.stderr,
+                desc=self._what, total=total, initial=done, unit=self._unit, unit_scale=True, leave=False,
+                dynamic_ncols=True, file=sys.stderr,
             )  # fmt: skip
         self._bar.set_postfix_str(next_step, refresh=False)
         self._bar.update(done - self._bar.n)
@@ -60,26 +60,27 @@ class _Lines:
     """A line every twenty seconds, for logs."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._started, self._total = what, time.monotonic(), 0
-        self._last = self._started
+        self._what, self._total = what, 0
+        self._started = self._last = time.monotonic()
+        self._first = 0
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
-        now = self._now(total)
+        now = self._now(done, total)
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             print(self._text(now, done, total, next_step), file=sys.stderr, flush=True)
 
-    def _now(self, total: int) -> float:
-        """The time. Another total is something else, which begins now."""
+    def _now(self, done: int, total: int) -> float:
+        """The time. Another total is something else, which begins now. What was done before, by a run that was stopped,
+        says nothing of how fast this one is."""
         now = time.monotonic()
-        if self._total not in (0, total):
-            self._started = now
-        self._total = total
+        if self._total != total:
+            self._started, self._first, self._total = now, done, total
         return now
 
     def _text(self, now: float, done: int, total: int, next_step: str) -> str:
-        seconds = now - self._started
-        left = f", about {seconds / done * (total - done):.0f} s left" if done else ""
+        taken = done - self._first
+        left = f", about {_duration((now - self._started) / taken * (total - done))} left" if taken > 0 else ""
         return f"{self._what}: {100 * done // max(1, total)} %, {next_step}{left}"
 
     def close(self) -> None:
@@ -90,9 +91,17 @@ class _RewrittenLine(_Lines):
     """One line of a terminal, for a machine without tqdm."""
 
     def __call__(self, done: int, total: int, next_step: str) -> None:
-        sys.stderr.write("\r\x1b[K" + self._text(self._now(total), done, total, next_step))
+        sys.stderr.write("\r\x1b[K" + self._text(self._now(done, total), done, total, next_step))
         sys.stderr.flush()
 
     def close(self) -> None:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: `2 h 5 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

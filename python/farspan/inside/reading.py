@@ -73,6 +73,7 @@ class Lens:
         return f"Lens(layers={layers}, batch={batch}, time={time}, top={top})"
 
 
+@torch.inference_mode(False)  # a gradient is a part of how divergences are computed
 @torch.no_grad()
 def lens(
     model: Transformer,

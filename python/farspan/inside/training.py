@@ -28,6 +28,7 @@ Progress = Callable[[int, int, str], object]
 """What is told of a training after each step: the steps done, the steps in all, and the loss in words."""
 
 
+@torch.inference_mode(False)  # it learns, whatever the caller's mode
 def train_lens(
     model: Transformer,
     tokens: Any,

@@ -7,12 +7,14 @@ are asked for: those that end a piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from farspan._errors import ArgumentError, message
+from farspan.lab.progress import Progress
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.unembed import score
@@ -36,9 +38,20 @@ class Copied:
     """how many tokens were asked for"""
 
 
+LEAST = 2
+"""Tokens of a piece, of which the first is there to begin with."""
+
+
+def require_room(length: int, first_tokens: Sequence[int] = ()) -> None:
+    """ArgumentError: a text of this length has no room for a piece that stands twice."""
+    if not has_room(length, first_tokens):
+        least = 2 * LEAST - 1 + len(first_tokens)
+        raise ArgumentError(message("lengths", f"at least {least} tokens, for a piece that stands twice", length))
+
+
 def has_room(length: int, first_tokens: Sequence[int] = ()) -> bool:
-    """Whether a text of this length holds a piece twice."""
-    return _piece(length, first_tokens) >= 2
+    """Whether a text of this length has room for a piece that stands twice."""
+    return _piece(length, first_tokens) >= LEAST
 
 
 def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ()) -> Tensor:
@@ -54,13 +67,11 @@ def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ())
 def find_copies(
     model: Transformer, text: Tensor, lengths: Sequence[int], schemes: Mapping[str, Scheme | None], *,
     trained_length: int, count: int = 4, first_tokens: Sequence[int] = (),
-    progress: Callable[[int, int, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Copied, ...]:  # fmt: skip
     """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
-    being the model's own. Lengths without room for two pieces are left out."""
-    lengths = [length for length in lengths if has_room(length, first_tokens)]
-    if not lengths:
-        return ()
+    being the model's own. ArgumentError: a length has no room for two pieces."""
+    require_room(min(lengths), first_tokens)
     pieces = [_piece(length, first_tokens) for length in lengths]
     targets = min(TARGETS, min(pieces))
     ends = torch.linspace(max(pieces), len(text), count).long().tolist()

@@ -69,9 +69,10 @@ def _e1(**size: Any) -> Recipe:
 
 
 def _e2(**size: Any) -> Recipe:
-    what = "the class of the highest item among many: softmax loses its sharpness"
-    common = {"schemes": ("none", "logn", "ssmax"), "train_length": 16, "layers": 1, "heads": 1, "width": 128}
-    return Recipe(what, ("max_retrieval",), {**common, "reading": "slots", **size}, SOFTMAX, {})
+    what = "the class of the highest item among many, of ten levels and of a hundred: softmax loses its sharpness"
+    schemes = ("none", "rope", "logn", "ssmax")
+    common = {"schemes": schemes, "train_length": 16, "layers": 1, "heads": 1, "width": 128, "reading": "slots"}
+    return Recipe(what, ("max_retrieval", "fine_max_retrieval"), {**common, **size}, SOFTMAX, {})
 
 
 def _e3(**size: Any) -> Recipe:
@@ -108,8 +109,8 @@ def _sharp(**size: Any) -> Recipe:
         "causal": {"schemes": ("none", "nope-ssmax", "forgetting"), "reading": "causal"},
         "deep": {"schemes": ("nope-ssmax",), "reading": "slots", "layers": 3},
     }
-    what = "max_retrieval at 64 times the trained length: learned scales of queries"
-    return Recipe(what, ("max_retrieval",), {**common, **size}, SOFTMAX, {}, variants)
+    what = "fine_max_retrieval at 64 times the trained length: learned scales of queries"
+    return Recipe(what, ("fine_max_retrieval",), {**common, **size}, SOFTMAX, {}, variants)
 
 
 CPU_LENGTHS = (40, 64, 100, 200, 400)

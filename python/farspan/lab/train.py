@@ -48,6 +48,7 @@ class State:
     learning_rate: float
 
 
+@torch.inference_mode(False)  # it learns, whatever the caller's mode
 def train(
     model: nn.Module,
     unembedding: Callable[[], Tensor],

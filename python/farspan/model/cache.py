@@ -96,6 +96,7 @@ class Cache:
         self.graphs = None
         return self
 
+    @torch.inference_mode(False)
     def fork(self, indices: Any) -> Cache:
         """A new cache whose row i continues sequence `indices[i]` of this one on its own."""
         rows = _integers("indices", indices, None)
@@ -181,6 +182,7 @@ class Cache:
         self._lengths = list(lengths)
 
 
+@torch.inference_mode(False)  # a store that is made in inference mode could not be written to outside of it
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """As `torch.zeros`; on a CPU of pages that the system zeroes when they are first used, as most never are."""
     if not _in_numpy(dtype, device):

@@ -48,6 +48,7 @@ class Decoder(nn.Module):
 
     embedding, places, layers, norm, head = Part(), Part(), Part(), Part(), Part()
 
+    @torch.inference_mode(False)  # so that the weights can learn, wherever the model is made
     def __init__(
         self, config: Config, *, backend: str = "fused", dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
@@ -157,8 +158,8 @@ class Decoder(nn.Module):
 
     @property
     def wants_gradient(self) -> bool:
-        """Whether a pass is recorded for gradients."""
-        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        """Whether a pass is recorded for gradients. Weights that were made in inference mode can have none."""
+        return torch.is_grad_enabled() and any(p.requires_grad and not is_inference(p) for p in self.parameters())
 
     @property
     def instrumented(self) -> bool:
@@ -445,4 +446,10 @@ def as_ids(ids: Any, axes: int) -> Tensor:
         raise DtypeError(message("ids", f"integers {form}", ids.dtype))
     if ids.ndim != axes:
         raise ArgumentError(message("ids", f"shape {form}", f"shape {list(ids.shape)}"))
-    return ids.to(torch.int64)
+    # Autograd keeps the ids of an embedding, and takes none that were made in inference mode.
+    return ids.to(torch.int64, copy=torch.is_grad_enabled() and is_inference(ids))
+
+
+def is_inference(x: Tensor) -> bool:
+    """Whether a tensor was made in inference mode. torch's compiler cannot ask, and takes none of these."""
+    return not torch.compiler.is_compiling() and x.is_inference()

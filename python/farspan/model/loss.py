@@ -26,8 +26,9 @@ def loss(
     hidden = model(ids, lengths=lengths, recompute=recompute, positions=positions)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
+    weight = model.unembedding if model.wants_gradient else model.unembedding.detach()
     found: Tensor = FUNCTIONS[model.backend].linear_cross_entropy(
-        hidden, model.unembedding, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction,
+        hidden, weight, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction,
         **model.logit_settings,
     )  # fmt: skip
     return found

@@ -48,6 +48,7 @@ class Transformer(Decoder):
         return cls.from_checkpoint(source.open_checkpoint(path), dtype, device, backend=backend)
 
     @classmethod
+    @torch.inference_mode(False)  # so that the weights can learn, wherever the model is loaded
     def from_checkpoint(
         cls, opened: source.Opened, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu", *,
         backend: str = "fused",
@@ -60,6 +61,7 @@ class Transformer(Decoder):
         return model
 
     @classmethod
+    @torch.inference_mode(False)
     def from_transformers(cls, model: Any, *, backend: str = "fused") -> Transformer:
         """A model of transformers that is in memory, of a family that `from_pretrained` reads, as one of farspan, in
         its dtype and on its device.
@@ -91,6 +93,7 @@ class Transformer(Decoder):
         """
         checkpoint.save(self, folder)
 
+    @torch.inference_mode(False)
     def with_positions(self, scheme: Scheme) -> Transformer:
         """This model, its weights shared, with another position scheme in the layers that rotate; caches fit both.
 

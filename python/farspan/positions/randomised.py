@@ -36,6 +36,9 @@ class RandomPositions(Refining):
     def draws(self) -> bool:
         return True
 
+    def redrawn(self, seed: int) -> Scheme:
+        return dataclasses.replace(self, seed=seed)
+
     def switch(self, length: int) -> int:
         return length
 

@@ -158,6 +158,11 @@ class Scheme(abc.ABC):
         """Whether queries and keys are rotated."""
         return self.rope_base is not None
 
+    def redrawn(self, seed: int) -> Scheme:
+        """This scheme with random positions of another seed; itself where nothing is drawn."""
+        del seed
+        return self
+
     def with_base(self, base: float) -> Scheme:
         """This scheme on a model whose RoPE has this base: schemes that only scale a RoPE (base None) take it over."""
         del base
@@ -209,6 +214,9 @@ class Refining(Scheme):
     @property
     def rotates(self) -> bool:
         return self.inner.rotates
+
+    def redrawn(self, seed: int) -> Scheme:
+        return dataclasses.replace(self, inner=self.inner.redrawn(seed))  # type: ignore[call-arg]
 
     def with_base(self, base: float) -> Scheme:
         return dataclasses.replace(self, inner=self.inner.with_base(base))  # type: ignore[call-arg]

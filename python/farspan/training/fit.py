@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from farspan._errors import Error
 from farspan.model.checkpoint import require_own_parameters
 from farspan.training import adapters
@@ -33,6 +35,7 @@ class Result:
     """of all processes that worked on the run"""
 
 
+@torch.inference_mode(False)  # it learns, whatever the caller's mode
 def fit(
     model: Any, documents: Iterable[Any], recipe: Recipe, out: str | os.PathLike[str] | None = None,
     resume: bool = False, *, validation: Iterable[Any] | None = None, progress: Progress | None = None,

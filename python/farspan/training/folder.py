@@ -123,8 +123,7 @@ class RunFolder:
 
     def _draw(self) -> None:
         if self._draws:
-            with replaced(self.path / PICTURE) as beside:
-                draw_loss(self.log.lines(), beside)
+            draw_loss(self.log.lines(), self.path / PICTURE)
             self._drawn = time.monotonic()
 
 

@@ -44,6 +44,11 @@ class Optimizer:
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._trained:
             raise ArgumentError(message("model", "at least one parameter that asks for a gradient", "none"))
+        if any(p.is_inference() for p in model.parameters()):
+            expected = (
+                "weights that can learn, which torch.inference_mode() makes none of: move and copy models outside"
+            )
+            raise ArgumentError(message("model", expected, "one with weights that were made in that mode"))
         self.masters = {name: _master(p) for name, p in self._trained.items()}
         self._clip = recipe.clip
         tables = {name for name, _ in model.named_parameters(recurse=False)}  # embedding and unembedding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
-from farspan.lab import needle, schemes
-from farspan.lab.copying import Copied, find_copies
+from farspan.lab import schemes
 from farspan.lab.extension import lora
 from farspan.lab.extension import methods as named
 from farspan.lab.extension.tuning import Tuning, memory, tuned
-from farspan.lab.measure import Progress, measure, reach_of, trained_length_of
+from farspan.lab.measure import measure
 from farspan.lab.measurement import Measurement, Point
-from farspan.lab.needle import Found, find_needles
-from farspan.lab.schemes import Reach
+from farspan.lab.progress import Progress
+from farspan.lab.reach import reach_of, trained_length_of
+from farspan.lab.retrieval import Retrieval
 from farspan.model import Transformer
-from farspan.positions import Scheme
 from farspan.tokenizer import Tokenizer
 from farspan.training import Result
 
@@ -127,7 +126,7 @@ def extend(
     pieces of the text are asked for at each length.
 
     `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins,
-    `keep(extension)` what is found by then: before the trainings, and after each of them.
+    `keep(extension)` what is found by then: of the model as it is, then of each scheme, and after each training.
 
     ArgumentError: a text that is too short, a length that is none, a method that is unknown or needs training.
     BackendError: `lora` without the package peft.
@@ -145,15 +144,21 @@ def extend(
     learnt, measured = _divided(text, train_tokens, to, trained, trains=bool(training))
     lengths = lengths_up_to(trained, to)
     common = {"trained_length": trained, "progress": progress, **described}
-    asking = _Retrieval(measured, lengths, trained, tokenizer, needles, copies, described, progress)
-    whole = measure(model, measured, lengths, ("own", *plain), **common)
+    start = described.get("first_tokens", ())
+    asking = Retrieval(measured, lengths, trained, tokenizer, needles, copies, start)
     reach = reach_of(model.config, to, trained)
-    models = {name: _under(model, name, reach) for name in whole.schemes}
+    asked = schemes.make(("own", *plain), reach)
+    models = {name: model if scheme is None else model.with_positions(scheme) for name, scheme in asked.items()}
     trainings: dict[str, dict[str, Any]] = {}
+
+    def keep_untrained(found: Measurement) -> None:
+        """What is measured of the model as it is, and then of each scheme."""
+        if found.points[-1].length == to:
+            keep(Extension(found, to, {}, {name: models[name] for name in found.curves()}))
+
+    whole = measure(model, measured, lengths, asked, keep=keep_untrained, **common)
     keep(Extension(whole, to, trainings, models))
-    asked = schemes.make(whole.schemes, reach)
-    found_needles, found_copies = asking(model, asked)
-    whole = dataclasses.replace(whole, needles=found_needles, copies=found_copies)
+    whole = asking.added_to(whole, model, asked, progress)
     keep(Extension(whole, to, trainings, models))
     for method in training:
         assert tuning is not None
@@ -167,67 +172,13 @@ def extend(
         models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
         whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
         keep(Extension(whole, to, trainings, models))
-        found_needles, found_copies = asking(learner, {name: None})
-        whole = dataclasses.replace(
-            whole, needles=(*whole.needles, *found_needles),
-            copies=(*whole.copies, *_alike(found_copies, whole.copies)),
-        )  # fmt: skip
+        whole = asking.added_to(whole, learner, {name: None}, progress)
         keep(Extension(whole, to, trainings, models))
     notes = [*whole.notes, *asking.notes]
     if training:
         same = " of the same text" * (train_tokens is None)
         notes.append(f"the trained models learnt from {len(learnt)} other tokens{same}")
     return Extension(dataclasses.replace(whole, notes=tuple(notes)), to, trainings, models)
-
-
-class _Retrieval:
-    """What is asked of every method beside its loss: the same needles and pieces for all."""
-
-    def __init__(
-        self, text: Tensor, lengths: Sequence[int], trained: int, tokenizer: Tokenizer | None, needles: int,
-        copies: int, described: Mapping[str, Any], progress: Progress | None,
-    ) -> None:  # fmt: skip
-        self._text, self._trained, self._tokenizer, self._progress = text, trained, tokenizer, progress
-        self._needles, self._copies, self._lengths = needles, copies, lengths
-        self._first = tuple(described.get("first_tokens", ()))
-        self._hidden_at: list[int] = []
-        if tokenizer is not None and needles:
-            self._hidden_at = [n for n in lengths if needle.has_room(tokenizer, text, n, self._first)]
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out."""
-        without = sorted(set(self._lengths) - set(self._hidden_at))
-        if self._tokenizer is None or not self._needles or not without:
-            return []
-        return [f"no room for a needle and its question in {', '.join(map(str, without))} tokens"]
-
-    def __call__(
-        self, model: Transformer, schemes: Mapping[str, Scheme | None]
-    ) -> tuple[tuple[Found, ...], tuple[Copied, ...]]:
-        common: dict[str, Any] = {"first_tokens": self._first, "progress": self._progress}
-        found: tuple[Found, ...] = ()
-        if self._hidden_at:
-            assert self._tokenizer is not None
-            found = find_needles(
-                model, self._tokenizer, self._text, self._hidden_at, schemes, count=self._needles, **common
-            )
-        if not self._copies:
-            return found, ()
-        return found, find_copies(
-            model, self._text, self._lengths, schemes, trained_length=self._trained, count=self._copies, **common
-        )
-
-
-def _alike(found: Sequence[Copied], before: Sequence[Copied]) -> list[Copied]:
-    """With the guesses of the model as it is, not of the one that has learnt."""
-    return [dataclasses.replace(copied, guessed=before[0].guessed) for copied in found]
-
-
-def _under(model: Transformer, name: str, reach: Reach) -> Transformer:
-    """The model as `measure` had it under a name."""
-    scheme = schemes.make([name], reach)[name]
-    return model if scheme is None else model.with_positions(scheme)
 
 
 def _told(method: str, context: int, needed: int, tuning: Tuning, result: Result) -> dict[str, Any]:

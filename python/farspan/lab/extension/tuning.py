@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from farspan.lab.extension import lora
@@ -36,6 +37,7 @@ class Tuning:
         )  # fmt: skip
 
 
+@torch.inference_mode(False)  # the copy learns, whatever the caller's mode
 def tuned(
     model: Transformer, text: Tensor, method: Trained, context: int, tuning: Tuning,
     progress: Callable[[int, int, str], object] | None = None,

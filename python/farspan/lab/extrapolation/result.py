@@ -11,6 +11,7 @@ from typing import Any
 
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Settings, Trial
+from farspan.lab.tables import in_columns, number, percent
 
 COLUMNS = ("scheme", "seed", "length", "accuracy", "exact", "chance", "learning_rate")
 
@@ -112,20 +113,29 @@ class Extrapolation:
             "runs": runs,
         }
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Extrapolation:
+        """What `to_dict` gave. Of learning rates that no scheme is shown with there are no points in it."""
+        points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for point in document["points"]:
+            of = (point["scheme"], point["seed"], point["learning_rate"])
+            points.setdefault(of, []).append({name: point[name] for name in ("length", "accuracy", "exact")})
+        settings = Settings(**document["settings"])
+        runs = {(run["scheme"], run["seed"], run["learning_rate"]): run for run in document["runs"]}
+        results = {}
+        for trial in settings.trials():
+            of = (trial.scheme, trial.seed, trial.learning_rate)
+            results[trial] = {**runs[of], "points": points.get(of, [])}
+        return cls(settings, document["machine"], results)
+
 
 def table(found: Extrapolation, published: Mapping[str, float] | None = None) -> str:
     """Medians over seeds for a terminal, in percent: a row for each scheme, a column for each length. Where there are
     `published` figures, the mean beyond the trained length and those stand behind."""
-    settings = found.settings
-    wide = max(16, *(len(name) + 2 for name in settings.schemes))
-    heads = [*map(str, settings.test_lengths), *(["beyond", "paper"] if published is not None else [])]
-    lines = [f"{'outputs right, %':<{wide}}" + "".join(f"{head:>8}" for head in heads)]
-    beyond = found.beyond()
-    for scheme, medians in found.medians().items():
-        cells: list[float | None] = [100 * median for median in medians]
-        if published is not None:
-            mean = beyond[scheme]
-            cells += [None if mean is None else 100 * mean, published.get(scheme)]
-        written = ("-" if cell is None else f"{cell:.1f}" for cell in cells)
-        lines.append(f"{scheme:<{wide}}" + "".join(f"{cell:>8}" for cell in written))
-    return "\n".join(lines)
+    heads: list[object] = list(found.settings.test_lengths)
+    rows = {scheme: [percent(median, 1) for median in row] for scheme, row in found.medians().items()}
+    if published is not None:
+        heads += ["beyond", "paper"]
+        for scheme, mean in found.beyond().items():
+            rows[scheme] += [percent(mean, 1), number(published.get(scheme), 1)]
+    return in_columns("outputs right, %", heads, rows)

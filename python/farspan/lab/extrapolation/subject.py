@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -13,8 +11,6 @@ from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.tasks.layout import Sequences
 from farspan.lab.tasks.task import Ids
 from farspan.model import Config, Transformer
-from farspan.positions import RandomPositions, Scheme
-from farspan.positions.scheme import Refining
 from farspan.unembed import greedy
 
 MLP_FACTOR = 4
@@ -34,15 +30,6 @@ def config_of(trial: Trial) -> Config:
         causal=settings.reading == "causal",
         positions=(trial.make_scheme(),),
     )
-
-
-def drawn_from(scheme: Scheme, seed: int) -> Scheme:
-    """The scheme with random positions of another seed, wherever in it they are."""
-    if isinstance(scheme, RandomPositions):
-        return dataclasses.replace(scheme, seed=seed)
-    if isinstance(scheme, Refining):
-        return dataclasses.replace(scheme, inner=drawn_from(scheme.inner, seed))  # type: ignore[call-arg]
-    return scheme
 
 
 class Subject:
@@ -66,7 +53,7 @@ class Subject:
         model = self.model.eval()
         (scheme,) = set(model.config.positions)
         if scheme.draws:
-            model = model.with_positions(drawn_from(scheme, draw))
+            model = model.with_positions(scheme.redrawn(draw))
         hidden = sequences.outputs(model(torch.from_numpy(sequences.tokens), positions=self._places(sequences)))
         return greedy(hidden.contiguous(), model.unembedding, **model.logit_settings).token.cpu()
 

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from farspan import _strict_json
+from farspan._files import write_json
 from farspan._pictures import GREY, figure, plain_axes
 from farspan.lab.attention import AttentionMeasurement, AttentionPoint
+from farspan.lab.curves import by_length, mark_trained
+from farspan.lab.tables import in_columns, number
 
 PANELS = (
     ("entropy", "entropy, nats"),
@@ -27,7 +29,7 @@ def write(measurement: AttentionMeasurement, folder: str | os.PathLike[str]) -> 
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "attention.json", out / "attention.png"]
-    paths[0].write_text(_strict_json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(paths[0], measurement.to_dict())
     draw(measurement, paths[1])
     return paths
 
@@ -41,10 +43,11 @@ def table(measurement: AttentionMeasurement) -> str:
         points = measurement.of(scheme)
         layers = list(dict.fromkeys(point.layer for point in points))
         for name, label in PANELS:
-            lines.append(f"{scheme}: {label}".ljust(44) + "".join(f"{length:>9}" for length in measurement.lengths))
-            for layer in layers:
-                values = [point.mean(name) for point in points if point.layer == layer]
-                lines.append(f"  layer {layer}".ljust(44) + "".join(f"{value:>9.3f}" for value in values))
+            rows = {
+                f"  layer {layer}": [number(point.mean(name), 3) for point in points if point.layer == layer]
+                for layer in layers
+            }
+            lines.append(in_columns(f"{scheme}: {label}", measurement.lengths, rows))
         parked = [
             (first + sink, point.layer, head)
             for point in points
@@ -88,8 +91,6 @@ def _draw_panel(axes: Any, measurement: AttentionMeasurement, points: list[Atten
     if name == "entropy":
         widest = [math.log(length) for length in measurement.lengths]
         axes.plot(measurement.lengths, widest, color=GREY, linestyle=":", label="all keys alike")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(measurement.lengths, labels=[str(length) for length in measurement.lengths], fontsize=8)
-    axes.minorticks_off()
-    axes.axvline(measurement.trained_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+    by_length(axes, measurement.lengths, fontsize=8)
+    mark_trained(axes, measurement.trained_length)
     plain_axes(axes)

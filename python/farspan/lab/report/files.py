@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from farspan import _strict_json
+from farspan._files import write_json, write_text
 from farspan.lab.measurement import Measurement
 from farspan.lab.report.plot import draw
+from farspan.lab.tables import as_csv, in_columns, number, percent
 
 PICTURES = ("png", "svg", "pdf")
 
@@ -25,8 +24,10 @@ def write(measurement: Measurement, folder: str | os.PathLike[str]) -> list[Path
     kinds = ("json", "csv", *PICTURES)
     whole, partial = ([out / f"{name}.{kind}" for kind in kinds] for name in ("loss", "loss-partial"))
     paths = whole if measurement.complete else partial
-    paths[0].write_text(_strict_json.dumps(measurement.to_dict(), indent=2) + "\n", encoding="utf-8")
-    paths[1].write_text(_csv(measurement), encoding="utf-8")
+    write_json(paths[0], measurement.to_dict())
+    # CSV has the points without the losses of single windows, which JSON has.
+    points = [{name: value for name, value in row.items() if name != "window_losses"} for row in measurement.rows()]
+    write_text(paths[1], as_csv(points))
     for path in paths[2:]:
         draw(measurement, path)
     if measurement.complete:
@@ -39,12 +40,9 @@ def table(measurement: Measurement) -> str:
     """The losses in columns, for a terminal: a row for each scheme, a column for each length."""
     curves = measurement.curves()
     columns = [length for length in measurement.lengths if any(p.length == length for p in measurement.points)]
-    wide = max(16, *(len(name) + 2 for name in curves)) if curves else 16
-    lines = [f"{measurement.unit:<{wide}}" + "".join(f"{length:>8}" for length in columns)]
-    for name, points in curves.items():
-        values = {point.length: f"{measurement.in_unit(point.nats_per_token):.3f}" for point in points}
-        lines.append(f"{name:<{wide}}" + "".join(f"{values.get(length, '-'):>8}" for length in columns))
-    return "\n".join(lines)
+    losses = {name: {p.length: measurement.in_unit(p.nats_per_token) for p in row} for name, row in curves.items()}
+    rows = {name: [number(row.get(length), 3) for length in columns] for name, row in losses.items()}
+    return in_columns(measurement.unit, columns, rows)
 
 
 def reach_line(measurement: Measurement) -> str:
@@ -59,7 +57,7 @@ def needle_table(measurement: Measurement) -> str:
     for found in measurement.needles:
         cells.setdefault(found.scheme, {}).setdefault(found.length, []).append(found.accuracy)
     shares = {name: {n: sum(those) / len(those) for n, those in row.items()} for name, row in cells.items()}
-    return _percent("needles found, %", shares)
+    return _shares("needles found, %", shares)
 
 
 def copy_table(measurement: Measurement) -> str:
@@ -67,25 +65,11 @@ def copy_table(measurement: Measurement) -> str:
     shares: dict[str, dict[int, float]] = {}
     for found in measurement.copies:
         shares.setdefault(found.scheme, {})[found.length] = found.accuracy
-    guessed = 100 * measurement.copies[0].guessed
-    lines = _percent("copied, %", shares)
-    return f"{lines}\n{guessed:.0f} % are right where the model as it is reads the piece for the first time"
+    guessed = percent(measurement.copies[0].guessed)
+    below = f"{guessed} % are right where the model as it is reads the piece for the first time"
+    return _shares("copied, %", shares) + "\n" + below
 
 
-def _percent(title: str, shares: Mapping[str, Mapping[int, float]]) -> str:
+def _shares(title: str, shares: Mapping[str, Mapping[int, float]]) -> str:
     columns = sorted({length for row in shares.values() for length in row})
-    wide = max(16, *(len(name) + 2 for name in shares))
-    lines = [f"{title:<{wide}}" + "".join(f"{length:>8}" for length in columns)]
-    for name, row in shares.items():
-        lines.append(f"{name:<{wide}}" + "".join(f"{100 * row[length]:8.0f}" for length in columns))
-    return "\n".join(lines)
-
-
-def _csv(measurement: Measurement) -> str:
-    """The points without the losses of single windows, which JSON has."""
-    rows = [{name: value for name, value in row.items() if name != "window_losses"} for row in measurement.rows()]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return in_columns(title, columns, {name: [percent(row.get(n)) for n in columns] for name, row in shares.items()})

@@ -16,7 +16,7 @@ from farspan.lab.tasks.context_free import ModularArithmeticBrackets, ReverseStr
 from farspan.lab.tasks.context_sensitive import DuplicateString, MissingDuplicateString, OddsFirst
 from farspan.lab.tasks.layout import Sequences, causal, slots
 from farspan.lab.tasks.regular import CycleNavigation, EvenPairs, ModularArithmetic, ParityCheck
-from farspan.lab.tasks.retrieval import FlipFlop, Induction, MaxRetrieval, Needle
+from farspan.lab.tasks.retrieval import FineMaxRetrieval, FlipFlop, Induction, MaxRetrieval, Needle
 from farspan.lab.tasks.scoring import Accuracy, accuracy
 from farspan.lab.tasks.sorting import BucketSort, Copy, SortIntegers
 from farspan.lab.tasks.task import Examples, Task
@@ -29,7 +29,7 @@ _TASKS: dict[str, Task] = {
         DuplicateString(), OddsFirst(), MissingDuplicateString(),
         BinaryAddition(), BinaryMultiplication(), ComputeSqrt(), Addition(),
         BucketSort(), SortIntegers(), Copy(),
-        MaxRetrieval(), Induction(), Needle(), FlipFlop(),
+        MaxRetrieval(), FineMaxRetrieval(), Induction(), Needle(), FlipFlop(),
     )
 }  # fmt: skip
 

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from farspan.lab.tasks.task import Examples, Ids, Task, uniform
 
-LEVELS, CLASSES = tuple("0123456789"), tuple("abcdefghij")
+CLASSES = tuple("abcdefghij")
 
 
 class MaxRetrieval(Task):
     """Items of a level and a class, such as `7c`. The answer is the class of the only item of the highest level.
 
-    The level of the highest item is drawn first, then the others' below it. So the distance to the next level does not
-    shrink with the length, and what grows is the number of items that attention must ignore.
+    The level of the highest item is drawn first, then the others' below it, so no level means more in long inputs.
     """
 
     name = "max_retrieval"
-    letters = tuple(level + class_ for level in LEVELS for class_ in CLASSES)
+    levels = tuple("0123456789")
+    letters = tuple(level + class_ for level in levels for class_ in CLASSES)
     answers = CLASSES
 
     def draw(self, generator: np.random.Generator, count: int, length: int) -> Examples:
-        highest = generator.integers(1, len(LEVELS), size=(count, 1))
+        highest = generator.integers(1, len(self.levels), size=(count, 1))
         levels = generator.integers(highest, size=(count, length))
         np.put_along_axis(levels, place := uniform(generator, length, (count, 1)), highest, axis=1)
         classes = uniform(generator, len(CLASSES), (count, length))
@@ -36,11 +36,20 @@ class MaxRetrieval(Task):
         return Examples.of(levels * len(CLASSES) + classes, self.ids(CLASSES)[answer])
 
     def define(self, symbols: list[str]) -> list[str]:
-        highest = max(item[0] for item in symbols)
-        found = [item[1] for item in symbols if item[0] == highest]
+        highest = max(item[:-1] for item in symbols)
+        found = [item[-1] for item in symbols if item[:-1] == highest]
         if len(found) > 1:
             self.refuse("one item of the highest level", symbols)
         return found
+
+
+class FineMaxRetrieval(MaxRetrieval):
+    """The same with a hundred levels, such as `07c`. Among few items the next level is far below the highest, among
+    many it is the one right below."""
+
+    name = "fine_max_retrieval"
+    levels = tuple(f"{level:02}" for level in range(100))
+    letters = tuple(level + class_ for level in levels for class_ in CLASSES)
 
 
 class Induction(Task):

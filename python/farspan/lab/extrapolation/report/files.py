@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 
-from farspan import _strict_json
-from farspan._files import replaced
-from farspan.lab.extrapolation.folder import RESULT
+from farspan._files import write_json, write_text
 from farspan.lab.extrapolation.report.page import page_of
 from farspan.lab.extrapolation.report.picture import draw
 from farspan.lab.extrapolation.result import COLUMNS, Extrapolation
 from farspan.lab.recipes import Recipe
+from farspan.lab.runs import RESULT
+from farspan.lab.tables import as_csv
 
 
 def write(found: Extrapolation, folder: str | os.PathLike[str], recipe: Recipe | None = None) -> list[Path]:
@@ -22,22 +20,8 @@ def write(found: Extrapolation, folder: str | os.PathLike[str], recipe: Recipe |
     out.mkdir(parents=True, exist_ok=True)
     json_file = out / RESULT
     csv_file, picture, page = (json_file.with_suffix(ending) for ending in (".csv", ".png", ".html"))
-    with replaced(picture) as beside:
-        draw(found, beside)
-    texts = {
-        csv_file: _csv(found),
-        page: page_of(found, picture.read_bytes(), recipe),
-        json_file: _strict_json.dumps(found.to_dict(), indent=1) + "\n",
-    }
-    for path, text in texts.items():
-        with replaced(path) as beside:
-            beside.write_text(text, encoding="utf-8", newline="")
+    draw(found, picture)
+    write_text(csv_file, as_csv(found.rows(), COLUMNS))
+    write_text(page, page_of(found, picture.read_bytes(), recipe))
+    write_json(json_file, found.to_dict())
     return [json_file, csv_file, picture, page]
-
-
-def _csv(found: Extrapolation) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows())
-    return text.getvalue()

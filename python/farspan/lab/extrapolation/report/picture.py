@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from farspan._pictures import GREY, figure, plain_axes
+from farspan.lab.curves import by_length, draw_curve, draw_seeds, mark_trained
 from farspan.lab.extrapolation.result import Extrapolation
 from farspan.lab.schemes import Look, looks
 
@@ -20,7 +21,7 @@ def draw(found: Extrapolation, path: str | os.PathLike[str]) -> None:
         panels = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         styles = looks(settings.schemes)
         for axes, (value, label) in zip(panels, PANELS.items(), strict=True):
-            _draw_panel(axes, found, value, styles)
+            draw_panel(axes, found, value, styles)
             axes.set_ylabel(f"{label}, %")
         upper, lower = panels
         upper.axhline(100 * found.chance, color=GREY, linestyle=":", linewidth=1.2, label="chance", zorder=1)
@@ -33,31 +34,20 @@ def draw(found: Extrapolation, path: str | os.PathLike[str]) -> None:
         )  # fmt: skip
         upper.set_title(settings.task, loc="left", fontsize=12, fontweight="bold", pad=22)
         upper.text(0, 1.02, _subtitle(found), transform=upper.transAxes, fontsize=9, color=GREY)
-        lower.set_xscale("log", base=2)
-        lengths = sorted({*settings.test_lengths})
-        lower.set_xticks(lengths, labels=[str(length) for length in lengths])
-        lower.minorticks_off()
+        by_length(lower, settings.test_lengths)
         lower.set_xlabel("length of the input, symbols")
 
 
-def _draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Look]) -> None:
+def draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Look]) -> None:
+    """Every seed and the median of each scheme, in percent; and where the trained lengths end."""
     settings = found.settings
     x = settings.test_lengths
     medians = found.medians(value)
     for scheme, rows in found.curves(value).items():
         look = styles[scheme]
-        percent = [[100 * share for share in row] for row in rows]
-        if len(rows) > 1:
-            low, high = ([pick(column) for column in zip(*percent, strict=True)] for pick in (min, max))
-            axes.fill_between(x, low, high, color=look.colour, alpha=0.1, linewidth=0, zorder=2)
-            for row in percent:
-                axes.plot(x, row, color=look.colour, linewidth=0.7, alpha=0.7, zorder=2.5)
-        axes.plot(
-            x, [100 * share for share in medians[scheme]], color=look.colour, marker=look.marker,
-            markersize=8 if look.marker == "*" else 5.5, markeredgecolor="white", markeredgewidth=0.6, linewidth=2.0,
-            label=look.label, zorder=3,
-        )  # fmt: skip
-    axes.axvline(settings.train_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+        draw_seeds(axes, x, [[100 * share for share in row] for row in rows], look)
+        draw_curve(axes, x, [100 * share for share in medians[scheme]], look)
+    mark_trained(axes, settings.train_length)
     axes.set_ylim(-2, 102)
     plain_axes(axes)
 
