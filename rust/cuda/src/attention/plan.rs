@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn moments_are_no_columns() {
-        let values = Workload { dtype: Dtype::F32, sums: Sums::Values(3), head_dim: 64, ..dense(1, 1, 8192) };
+        let values = Workload { dtype: Dtype::F32, sums: Sums::Values(3), head_dim: 64, ..dense(1, 4, 8192) };
         let moments = Workload { sums: Sums::Moments(3), ..values };
         assert_eq!(moments.partial_bytes(), values.partial_bytes());
         assert!(moments.extra_of_parts() > values.extra_of_parts(), "fewer bytes are read for as many results");
