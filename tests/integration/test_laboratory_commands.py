@@ -22,10 +22,11 @@ pytest.importorskip("matplotlib")
 
 import torch
 
+from farspan import ArgumentError
 from farspan.cli import main
 from farspan.commands import extrapolate
 from farspan.commands.extend import _read_by
-from farspan.commands.measure import _with_note_on_bos
+from farspan.commands.measure import _begun
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
 from farspan.lab.extension.checkpoint import Readers
@@ -260,13 +261,21 @@ def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pyte
     assert (tmp_path / "copies" / "retrieval.png").is_file()
 
 
-def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
+def test_windows_begin_as_it_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = Text("a text", torch.arange(9), 1.0, (7,), ("one",))
-    assert _with_note_on_bos("never", text).notes == (
-        "one", "no window begins with 7, which the tokenizer puts before a text"
-    )  # fmt: skip
-    assert _with_note_on_bos("auto", text) is text
-    assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
+    never = _begun(text, "never", 5)
+    assert never.first_tokens == ()
+    assert never.notes == ("one", "no window begins with 7, which the tokenizer puts before a text")
+    assert _begun(text, "auto", 5) is _begun(text, "always", 5) is text
+    bare = dataclasses.replace(text, first_tokens=())
+    assert _begun(bare, "never", 5) is _begun(bare, "auto", 5) is bare
+    assert _begun(bare, "always", 5) == dataclasses.replace(text, first_tokens=(5,))
+    with pytest.raises(ArgumentError, match="bos: expected auto or never"):
+        _begun(bare, "always", None)
+    command = ["measure", "--lengths", "3,64", "--copies", "1", "--bos", "always", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "at least 4 tokens, for a piece that stands twice, given 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "told before anything is measured"
 
 
 def _below(title: str, said: str) -> list[str]:

@@ -150,6 +150,21 @@ def test_figures_of_a_paper_stand_beside_ours() -> None:
     assert table(made_up()).splitlines()[4].split() == ["rope", "-", "50", "-"]
 
 
+def test_the_picture_has_a_panel_for_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    draw_curve = language.report.draw_curve
+    monkeypatch.setattr(
+        language.report, "draw_curve", lambda axes, *rest: (drawn.append((axes, *rest)), draw_curve(axes, *rest))
+    )
+    language.report.draw(made_up(), tmp_path / "a.png")
+    assert [axes.get_ylabel() for axes, *_ in drawn] == ["bits per byte"] * 2 + ["needles found, %"] * 2
+    assert [y for _, _, y, _ in drawn][2:] == [[None, 50.0, None]] * 2, "only one length has needles"
+    assert drawn[0][2] == pytest.approx([1.0, 2.585, 2.443], abs=1e-3)
+    panel = drawn[0][0]
+    assert len(panel.get_lines()) == 2 * 2 + 2 + 1, "two seeds of two schemes, their medians, and the trained length"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_files_the_text_is_that_of_the_embedded_model() -> None:
     learnt, held_out, name = byte_texts([], 2048)
     assert name == "Python's standard library"

@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
     from farspan.embedded import FOLDER
     from farspan.lab import report
     from farspan.lab.extension import Tuning, checkpoint, extend, lora, methods
-    from farspan.lab.measure import window_ends
     from farspan.lab.subject import copy_tokenizer, load_model, load_text, open_model
+    from farspan.lab.windows import window_ends
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()

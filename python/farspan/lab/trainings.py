@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
+
+from farspan.lab.progress import Progress
 
 Trainings = Counter[int]
 """How many trainings there are of so many steps each."""
@@ -24,7 +26,7 @@ def in_words(trainings: Mapping[int, int]) -> str:
 class Tally:
     """How many steps of all trainings are done."""
 
-    def __init__(self, trainings: Trainings, progress: Callable[[int, int, str], object] | None) -> None:
+    def __init__(self, trainings: Trainings, progress: Progress | None) -> None:
         """`progress(done, total, next_step)` hears of it."""
         self._total, self._progress = all_steps(trainings), progress
         self._done: dict[Hashable, int] = {}

@@ -16,8 +16,10 @@ from farspan.lab import schemes
 from farspan.lab.extension import lora
 from farspan.lab.extension import methods as named
 from farspan.lab.extension.tuning import Tuning, memory, tuned
-from farspan.lab.measure import Progress, measure, reach_of, trained_length_of
+from farspan.lab.measure import measure
 from farspan.lab.measurement import Measurement, Point
+from farspan.lab.progress import Progress
+from farspan.lab.reach import reach_of, trained_length_of
 from farspan.lab.retrieval import Retrieval
 from farspan.model import Transformer
 from farspan.tokenizer import Tokenizer

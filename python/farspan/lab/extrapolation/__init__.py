@@ -20,7 +20,7 @@ from farspan.lab.machine import processor_name
 from farspan.lab.trainings import Tally
 
 if TYPE_CHECKING:
-    from farspan.lab.measure import Progress
+    from farspan.lab.progress import Progress
 
 __all__ = ["Extrapolation", "Point", "Settings", "Trial", "extrapolate", "table"]
 

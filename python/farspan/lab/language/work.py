@@ -16,7 +16,8 @@ from farspan.lab.language.result import Language, Model
 from farspan.lab.language.settings import Settings, tuned, zero_shot
 from farspan.lab.language.training import BYTES, Trainer, file_name
 from farspan.lab.machine import processor_name
-from farspan.lab.measure import Progress, measure
+from farspan.lab.measure import measure
+from farspan.lab.progress import Progress
 from farspan.lab.retrieval import Retrieval
 from farspan.lab.runs import Runs
 from farspan.lab.schemes import Reach, make
