@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error, message
 from farspan._files import remove_unfinished, replaced
 from farspan.lab import tasks
@@ -68,6 +69,7 @@ class Learner:
             if path.exists():
                 self._restore(path)
 
+    @freed_memory_stays()
     def finish(self, each_step: EachStep) -> None:
         """The steps that are left."""
         steps, every = self._recipe.steps, max(1, self._recipe.steps // LOGGED)
