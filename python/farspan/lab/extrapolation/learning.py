@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error, message
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
@@ -63,6 +64,7 @@ class Learner:
         if self._file is not None:
             self._restore(self._file)
 
+    @freed_memory_stays()
     def finish(self, each_step: EachStep) -> None:
         """The steps that are left."""
         steps, every = self._recipe.steps, max(1, self._recipe.steps // LOGGED)
