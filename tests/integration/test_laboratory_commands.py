@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +22,11 @@ pytest.importorskip("matplotlib")
 
 import torch
 
+from farspan import ArgumentError
 from farspan.cli import main
 from farspan.commands import extrapolate
 from farspan.commands.extend import _read_by
-from farspan.commands.measure import _with_note_on_bos
+from farspan.commands.measure import _begun
 from farspan.embedded import FOLDER
 from farspan.lab.extension import extension
 from farspan.lab.extension.checkpoint import Readers
@@ -201,6 +203,32 @@ def test_what_extend_found_before_it_was_stopped_stays(tmp_path: Path, monkeypat
     assert not (out / "extend.json").exists()
 
 
+def test_what_extend_found_before_it_was_killed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of what was found is there as soon as it is found, and goes when the next command begins."""
+    text, out = tmp_path / "text.txt", tmp_path / "longer"
+    text.write_text("def add(first, second):\n    return first + second\n" * 14)
+    partial = out / "extend-partial.json"
+    seen: list[list[str]] = []
+    extended = extension.extend
+
+    def watched(*given: Any, keep: Any, **more: Any) -> Any:
+        assert not partial.exists()
+
+        def look(so_far: Any) -> None:
+            keep(so_far)
+            seen.append(sorted({point["scheme"] for point in json.loads(partial.read_text())["points"]}))
+
+        return extended(*given, keep=look, **more)
+
+    monkeypatch.setattr("farspan.lab.extension.extend", watched)
+    command = ["extend", "--to", "320", "--data", str(text), "--methods", "yarn", "--copies", "0", "--out", str(out)]
+    out.mkdir()
+    partial.write_text("of an earlier command")
+    assert main(command) == 0
+    assert seen[:2] == [["own"], ["own", "yarn"]]
+    assert not partial.exists()
+
+
 def test_needles_without_room_are_told_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,13 +261,21 @@ def test_measure_finds_and_copies_beside_its_losses(tmp_path: Path, capsys: pyte
     assert (tmp_path / "copies" / "retrieval.png").is_file()
 
 
-def test_a_measurement_without_the_beginning_of_a_text_says_so() -> None:
+def test_windows_begin_as_it_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = Text("a text", torch.arange(9), 1.0, (7,), ("one",))
-    assert _with_note_on_bos("never", text).notes == (
-        "one", "no window begins with 7, which the tokenizer puts before a text"
-    )  # fmt: skip
-    assert _with_note_on_bos("auto", text) is text
-    assert _with_note_on_bos("never", dataclasses.replace(text, first_tokens=())).notes == ("one",)
+    never = _begun(text, "never", 5)
+    assert never.first_tokens == ()
+    assert never.notes == ("one", "no window begins with 7, which the tokenizer puts before a text")
+    assert _begun(text, "auto", 5) is _begun(text, "always", 5) is text
+    bare = dataclasses.replace(text, first_tokens=())
+    assert _begun(bare, "never", 5) is _begun(bare, "auto", 5) is bare
+    assert _begun(bare, "always", 5) == dataclasses.replace(text, first_tokens=(5,))
+    with pytest.raises(ArgumentError, match="bos: expected auto or never"):
+        _begun(bare, "always", None)
+    command = ["measure", "--lengths", "3,64", "--copies", "1", "--bos", "always", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "at least 4 tokens, for a piece that stands twice, given 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "told before anything is measured"
 
 
 def _below(title: str, said: str) -> list[str]:

@@ -12,8 +12,8 @@ from support.models import VOCAB, small_model
 import farspan
 from farspan import cli
 from farspan.lab.attention import FIELDS, measure_attention
-from farspan.lab.measure import window_ends
 from farspan.lab.report import attention as report
+from farspan.lab.windows import window_ends
 
 TOKENS = torch.randint(0, VOCAB, (200,), generator=torch.Generator().manual_seed(2))
 

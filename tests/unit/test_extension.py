@@ -126,6 +126,17 @@ def test_points_are_those_of_measure(model: Transformer) -> None:
         assert {own.to_dict()["scheme"] for own in found.models[name].config.positions} == {type(scheme).__name__}
 
 
+def test_what_is_measured_is_kept_scheme_by_scheme_and_the_model_as_it_is_first(model: Transformer) -> None:
+    kept: list[Extension] = []
+    found = extend(model, TEXT, 64, ["yarn", "ntk"], copies=0, keep=kept.append)
+    names = [["own"], ["own", "yarn"], ["own", "yarn", "ntk"]]
+    assert [list(one.measurement.curves()) for one in kept[:3]] == names
+    assert [list(one.models) for one in kept[:3]] == names
+    assert kept[0].recommended == "own"
+    assert kept[0].measurement.points == found.measurement.points[:4]
+    assert kept[0].to_dict()["complete"] is False
+
+
 def made_up(losses: dict[str, tuple[list[float], list[float]]]) -> Extension:
     """From the losses of windows at the trained length and at the one to reach."""
     points = [

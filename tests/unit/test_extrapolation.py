@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ import pytest
 import torch
 
 from farspan import ArgumentError, Error
-from farspan.lab.extrapolation import Extrapolation, Settings, Trial, extrapolate, learning, report, table, trial
+from farspan.lab.extrapolation import (
+    Extrapolation,
+    Settings,
+    Trial,
+    extrapolate,
+    learning,
+    report,
+    table,
+    trial,
+    workers,
+)
 from farspan.lab.extrapolation.coupling import coupled_positions
 from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
@@ -373,6 +384,17 @@ def test_more_schemes_and_seeds_can_join(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(ran) == 3, "what was there is not repeated"
     assert numbers(joined)[: len(first.points)] == numbers(first)
     assert numbers(joined) == numbers(extrapolate(SMALL, tmp_path / "whole", workers=1))
+
+
+def test_runs_of_several_machines_join_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme in SMALL.schemes:
+        extrapolate(changed(schemes=(scheme,)), tmp_path / scheme, workers=1)
+        shutil.copytree(tmp_path / scheme / "runs", tmp_path / "all" / "runs", dirs_exist_ok=True)
+    monkeypatch.setattr(workers, "_run", lambda *_: pytest.fail("what is there is not repeated"))
+    assert numbers(extrapolate(SMALL, tmp_path / "all", resume=True, workers=1)) == [
+        point for scheme in SMALL.schemes
+        for point in numbers(extrapolate(changed(schemes=(scheme,)), tmp_path / scheme, resume=True, workers=1))
+    ]  # fmt: skip
 
 
 def test_processes_give_the_numbers_of_one(tmp_path: Path) -> None:

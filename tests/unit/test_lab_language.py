@@ -15,7 +15,7 @@ import farspan
 from farspan import ArgumentError, Error, Transformer
 from farspan.lab import language
 from farspan.lab.embedded import data
-from farspan.lab.language import Language, Settings, published_table, run, table, work
+from farspan.lab.language import Language, Settings, published_table, run, table, training
 from farspan.lab.language.result import Model
 from farspan.lab.language_recipes import LANGUAGE_RECIPES, LanguageRecipe
 from farspan.lab.subject import byte_texts, open_model
@@ -58,9 +58,7 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], named: str) -> None:
 def test_recipes_are_settings_that_can_be(name: str) -> None:
     recipe = LANGUAGE_RECIPES[name]
     settings = Settings(**recipe.common)
-    names = {*settings.schemes, *(f"{name}, zero-shot" for name in settings.zero_shot)}
-    names |= {f"{method}, tuned" for method in settings.tuned}
-    assert {*recipe.growth, *recipe.needles} <= names
+    assert {*recipe.growth, *recipe.needles} <= settings.models.keys()
     factors = {length / settings.train_length for length in settings.test_lengths}
     assert {factor for figures in recipe.growth.values() for factor in figures} <= factors
     assert not recipe.needles or 2 in factors
@@ -70,13 +68,13 @@ def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    fit = work.fit
+    fit = training.fit
 
     def watched(model: Transformer, documents: Any, recipe: Any, folder: Path, **more: Any) -> Any:
         trained.append(f"{folder.name}: {recipe.steps}")
         return fit(model, documents, recipe, folder, **more)
 
-    monkeypatch.setattr(work, "fit", watched)
+    monkeypatch.setattr(training, "fit", watched)
     told: list[tuple[int, int]] = []
 
     def tell(done: int, total: int, next_step: str) -> None:
@@ -103,13 +101,14 @@ def test_a_run_measures_every_model_and_goes_on_where_it_was_stopped(
 
     with pytest.raises(Error, match="resume"):
         run(TINY, LEARNT, HELD_OUT, tmp_path / "a")
-    (tmp_path / "a" / "runs" / "ntk__zero-shot-seed0.json").unlink()
+    for name in ("ntk__zero-shot", "rope"):
+        (tmp_path / "a" / "runs" / f"{name}-seed0.json").unlink()
     trained.clear()
     told.clear()
     again = run(TINY, LEARNT, HELD_OUT, tmp_path / "a", resume=True, progress=tell)
     assert set(told) == {(19, 19)}, "all steps were done before"
     assert again.to_dict() == first.to_dict()
-    assert trained == ["rope-seed0: 9"], "which is over, and only read"
+    assert trained == ["rope-seed0: 9"] * 2, "which is over, and only read"
     with pytest.raises(Error, match="batch: expected 2"):
         run(changed(batch=3), LEARNT, HELD_OUT, tmp_path / "a", resume=True)
     with pytest.raises(Error, match=r"^texts: expected"):
@@ -149,6 +148,21 @@ def test_figures_of_a_paper_stand_beside_ours() -> None:
     assert lines[4] == "paper: somebody"
     assert table(made_up()).splitlines()[1].split() == ["rope", "1.000", "2.585", "2.443"]
     assert table(made_up()).splitlines()[4].split() == ["rope", "-", "50", "-"]
+
+
+def test_the_picture_has_a_panel_for_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    draw_curve = language.report.draw_curve
+    monkeypatch.setattr(
+        language.report, "draw_curve", lambda axes, *rest: (drawn.append((axes, *rest)), draw_curve(axes, *rest))
+    )
+    language.report.draw(made_up(), tmp_path / "a.png")
+    assert [axes.get_ylabel() for axes, *_ in drawn] == ["bits per byte"] * 2 + ["needles found, %"] * 2
+    assert [y for _, _, y, _ in drawn][2:] == [[None, 50.0, None]] * 2, "only one length has needles"
+    assert drawn[0][2] == pytest.approx([1.0, 2.585, 2.443], abs=1e-3)
+    panel = drawn[0][0]
+    assert len(panel.get_lines()) == 2 * 2 + 2 + 1, "two seeds of two schemes, their medians, and the trained length"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_files_the_text_is_that_of_the_embedded_model() -> None:

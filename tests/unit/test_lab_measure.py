@@ -12,8 +12,10 @@ import torch
 from farspan import reference
 from farspan._errors import ArgumentError, DtypeError
 from farspan.lab import measure as measuring
-from farspan.lab.measure import default_schemes, measure, window_ends
+from farspan.lab.measure import measure
 from farspan.lab.measurement import Measurement
+from farspan.lab.reach import default_schemes
+from farspan.lab.windows import window_ends
 from farspan.model import Config, Transformer
 from farspan.positions import DynamicNTK, Llama3, NoPE, RoPE, YaRN
 
@@ -97,7 +99,7 @@ def test_by_position_averages_between_one_length_and_the_next(model: Transformer
 
 def test_batches_of_any_size_give_the_same(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     together = measure(model, TOKENS, [16, 32], {"rope": None}, windows=7)
-    monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr("farspan.lab.windows.TOKENS_AT_ONCE", 40)
     alone = measure(model, TOKENS, [16, 32], {"rope": None}, windows=7)
     for a, b in zip(together.points, alone.points, strict=True):
         assert a.nats_per_token == pytest.approx(b.nats_per_token, rel=1e-5)

@@ -14,7 +14,7 @@ from farspan.lab import language
 from farspan.lab.extrapolation import Settings
 from farspan.lab.language_recipes import LANGUAGE_RECIPES
 from farspan.lab.recipes import RECIPES
-from farspan.lab.trainings import Trainings, all_steps, in_words
+from farspan.lab.trainings import Tally, Trainings, all_steps, in_words
 
 PAGE = Path(__file__).parents[2] / "docs" / "extrapolation.md"
 
@@ -73,3 +73,15 @@ def test_the_help_tells_what_recipes_about_language_leave_open() -> None:
     assert rate == usual["learning_rate"]
     assert {name: int(x) for name, x in found.items()} == {name: usual[name.replace("-", "_")] for name in found}
     assert {"train-length", "steps", "seeds", "examples", "batch", "layers", "width", "heads"} == found.keys()
+
+
+def test_a_tally_tells_of_all_trainings_together() -> None:
+    told: list[tuple[int, int, str]] = []
+    tally = Tally(Trainings({10: 2}), lambda *said: told.append(said))
+    tally.count("over before", 10)
+    tally.count("this one", 3)
+    tally.tell("loss 2.0")
+    tally.count("this one", 4)
+    tally.tell("loss 1.0")
+    assert told == [(13, 20, "loss 2.0"), (14, 20, "loss 1.0")]
+    Tally(Trainings(), None).tell("nobody hears it")

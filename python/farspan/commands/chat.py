@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     if options.context and not options.scheme:
         options.parser.error("--context: expected --scheme beside it, given none")
     check_scheme(options)
-    from farspan.lab.measure import trained_length_of
+    from farspan.lab.reach import trained_length_of
     from farspan.lab.subject import load_model
     from farspan.model.generation.conversation import Conversation
 

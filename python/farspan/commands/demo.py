@@ -124,7 +124,7 @@ def speed_summary(ours: Sequence[float], theirs: Sequence[float], *, waiting: fl
 
 def _show_reach(loaded: LoadedModel, out: Path) -> None:
     from farspan.lab import report
-    from farspan.lab.measure import trained_length_of
+    from farspan.lab.reach import trained_length_of
     from farspan.lab.subject import load_text
 
     times = LENGTHS[-1] // trained_length_of(loaded.model.config)

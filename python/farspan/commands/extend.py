@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farspan._errors import ArgumentError, message
-from farspan._files import write_json
+from farspan._files import remove_unfinished, write_json
 from farspan.commands.options import add_json, add_model
 from farspan.commands.output import print_json
 from farspan.commands.progress import progress_on_stderr
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
     from farspan.embedded import FOLDER
     from farspan.lab import report
     from farspan.lab.extension import Tuning, checkpoint, extend, lora, methods
-    from farspan.lab.measure import window_ends
     from farspan.lab.subject import copy_tokenizer, load_model, load_text, open_model
+    from farspan.lab.windows import window_ends
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
@@ -80,20 +80,20 @@ def run(options: argparse.Namespace) -> None:
     if options.steps:
         tuning = Tuning(options.steps, options.batch_tokens, options.learning_rate, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    so_far: list[Extension] = []
     partial = options.out / "extend-partial.json"
+    remove_unfinished(partial)
+    partial.unlink(missing_ok=True)
     try:
         with progress_on_stderr("extending") as progress:
             found = extend(
-                loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt, keep=so_far.append,
-                trained_length=options.trained, progress=progress, say=lambda said: print(said, file=sys.stderr),
-                model_name=loaded.name, text_name=text.name, notes=text.notes, bytes_per_token=text.bytes_per_token,
-                first_tokens=text.first_tokens, tokenizer=loaded.tokenizer, needles=options.needles,
-                copies=options.copies,
+                loaded.model, text.tokens, options.to, options.methods, tuning, train_tokens=learnt,
+                trained_length=options.trained, tokenizer=loaded.tokenizer, needles=options.needles,
+                copies=options.copies, progress=progress, say=lambda said: print(said, file=sys.stderr),
+                keep=lambda so_far: write_json(partial, so_far.to_dict()), model_name=loaded.name, text_name=text.name,
+                notes=text.notes, bytes_per_token=text.bytes_per_token, first_tokens=text.first_tokens,
             )  # fmt: skip
     except BaseException:  # by Ctrl-C, or at a length that does not fit into memory
-        if so_far:
-            write_json(partial, so_far[-1].to_dict())
+        if partial.exists():
             print(f"farspan: what was found so far: {partial}", file=sys.stderr)
         raise
     readers = checkpoint.write(found.model, options.to, options.out)

@@ -25,7 +25,7 @@ from farspan.lab.trainings import Trainings, all_steps, in_words
 if TYPE_CHECKING:
     from farspan.lab.extrapolation import Extrapolation, Settings
     from farspan.lab.language import Settings as LanguageSettings
-    from farspan.lab.measure import Progress
+    from farspan.lab.progress import Progress
 
 LANGUAGE_DEFAULTS = (
     "--train-length 256 --steps 6000 --seeds 1 --examples 32\n"

@@ -70,16 +70,19 @@ def run(options: argparse.Namespace) -> None:
     if options.apart and len({path.stem for path in options.data}) < max(1, len(options.data)):
         given = ", ".join(map(str, options.data)) or "none"
         options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
+    from farspan.embedded import FOLDER
     from farspan.lab import copying, needle, report
-    from farspan.lab.measure import window_ends
     from farspan.lab.subject import load_model, load_text, open_model
+    from farspan.lab.windows import window_ends
+    from farspan.model.source import open_checkpoint
 
     # What is missing or does not fit is told now, not after minutes.
     report.require_matplotlib()
     opened = None if options.model is None else open_model(options.model)
     tokenizer = ByteTokenizer() if opened is None else opened[1]
     parts = [[path] for path in options.data] if options.apart else [options.data]
-    texts = [load_text(files, tokenizer) for files in parts]
+    config = (open_checkpoint(FOLDER) if opened is None else opened[0]).config
+    texts = [_begun(load_text(files, tokenizer), options.bos, config.bos_token_id) for files in parts]
     for text in texts:
         window_ends(len(text.tokens), max(options.lengths), options.windows, targets=1)
         if options.needles:
@@ -99,9 +102,8 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
 
     asked = dict(
         lengths=options.lengths, schemes=options.schemes, windows=options.windows, targets=options.targets,
-        trained_length=options.trained, stride=options.stride, first_tokens=_first_tokens(options.bos, loaded, text),
+        trained_length=options.trained, stride=options.stride, first_tokens=text.first_tokens,
     )  # fmt: skip
-    text = _with_note_on_bos(options.bos, text)
     measurement, paths = measure_to_files(
         loaded, text, out, needles=options.needles, copies=options.copies, by=options.by, margin=options.margin, **asked
     )
@@ -130,7 +132,8 @@ def measure_to_files(
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
     is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
     from farspan.lab import report
-    from farspan.lab.measure import chosen_schemes, measure
+    from farspan.lab.measure import measure
+    from farspan.lab.reach import chosen_schemes
     from farspan.lab.retrieval import Retrieval
 
     out.mkdir(parents=True, exist_ok=True)
@@ -175,23 +178,15 @@ def attention_to_files(
     return measurement, report.attention.write(measurement, out)
 
 
-def _with_note_on_bos(bos: str, text: Text) -> Text:
-    """Where windows lack what the tokenizer puts before a text, the result says so."""
-    if bos != "never" or not text.first_tokens:
+def _begun(text: Text, bos: str, begin: int | None) -> Text:
+    """The text as `--bos` has its windows begin. `begin`: the model's token for the beginning of a text."""
+    if bos == "never" and text.first_tokens:
+        ids = ", ".join(map(str, text.first_tokens))
+        note = f"no window begins with {ids}, which the tokenizer puts before a text"
+        return dataclasses.replace(text, first_tokens=(), notes=(*text.notes, note))
+    if bos != "always" or text.first_tokens:
         return text
-    ids = ", ".join(map(str, text.first_tokens))
-    note = f"no window begins with {ids}, which the tokenizer puts before a text"
-    return dataclasses.replace(text, notes=(*text.notes, note))
-
-
-def _first_tokens(bos: str, loaded: LoadedModel, text: Text) -> tuple[int, ...]:
-    """What stands before every window."""
-    if bos == "never":
-        return ()
-    begin = loaded.model.config.bos_token_id
-    if text.first_tokens or bos == "auto":
-        return text.first_tokens
     if begin is None:
         given = "always, and neither tokenizer nor model has one"
         raise ArgumentError(message("bos", "auto or never where no token begins a text", given))
-    return (begin,)
+    return dataclasses.replace(text, first_tokens=(begin,))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from farspan.lab.measure import Progress
+    from farspan.lab.progress import Progress
 
 SECONDS_BETWEEN_LINES = 20.0
 

@@ -39,7 +39,7 @@ def with_scheme(model: Transformer, name: str | None, longest: int) -> Transform
     """The model with this scheme, whose settings follow from what it was made for and from how far it is to reach."""
     if name is None:
         return model
-    from farspan.lab.measure import reach_of, trained_length_of
+    from farspan.lab.reach import reach_of, trained_length_of
 
     reach = reach_of(model.config, max(trained_length_of(model.config), longest))
     (scheme,) = schemes.make([name], reach).values()

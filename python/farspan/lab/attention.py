@@ -15,7 +15,8 @@ from torch import Tensor
 
 from farspan._results import AttentionStatistics
 from farspan.lab import schemes as named
-from farspan.lab.measure import Progress, set_up
+from farspan.lab.progress import Progress
+from farspan.lab.windows import set_up
 from farspan.model import Transformer
 
 FIELDS = ("entropy", "largest", "first", "sink", "distance")

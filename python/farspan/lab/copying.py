@@ -7,13 +7,14 @@ are asked for: those that end a piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
+from farspan.lab.progress import Progress
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.unembed import score
@@ -66,7 +67,7 @@ def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ())
 def find_copies(
     model: Transformer, text: Tensor, lengths: Sequence[int], schemes: Mapping[str, Scheme | None], *,
     trained_length: int, count: int = 4, first_tokens: Sequence[int] = (),
-    progress: Callable[[int, int, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Copied, ...]:  # fmt: skip
     """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
     being the model's own. ArgumentError: a length has no room for two pieces."""

@@ -7,7 +7,7 @@ likeliest one after the right tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
+from farspan.lab.progress import Progress
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.tokenizer import Tokenizer
@@ -93,7 +94,7 @@ def finds(model: Transformer, hay: Haystack) -> bool:
 def find_needles(
     model: Transformer, tokenizer: Tokenizer, text: Tensor, lengths: Sequence[int],
     schemes: Mapping[str, Scheme | None], *, count: int = 4, depths: Sequence[float] = DEPTHS,
-    first_tokens: Sequence[int] = (), seed: int = 0, progress: Callable[[int, int, str], object] | None = None,
+    first_tokens: Sequence[int] = (), seed: int = 0, progress: Progress | None = None,
 ) -> tuple[Found, ...]:  # fmt: skip
     """`count` needles at each depth and length under each scheme; all schemes have the same ones to find. `schemes`:
     as in `farspan.measure`, None being the model's own."""

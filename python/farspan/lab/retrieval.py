@@ -13,9 +13,9 @@ from torch import Tensor
 
 from farspan.lab import copying, needle
 from farspan.lab.copying import Copied, find_copies
-from farspan.lab.measure import Progress
 from farspan.lab.measurement import Measurement
 from farspan.lab.needle import find_needles
+from farspan.lab.progress import Progress
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.tokenizer import Tokenizer

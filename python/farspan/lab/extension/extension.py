@@ -16,10 +16,11 @@ from farspan.lab import schemes
 from farspan.lab.extension import lora
 from farspan.lab.extension import methods as named
 from farspan.lab.extension.tuning import Tuning, memory, tuned
-from farspan.lab.measure import Progress, measure, reach_of, trained_length_of
+from farspan.lab.measure import measure
 from farspan.lab.measurement import Measurement, Point
+from farspan.lab.progress import Progress
+from farspan.lab.reach import reach_of, trained_length_of
 from farspan.lab.retrieval import Retrieval
-from farspan.lab.schemes import Reach
 from farspan.model import Transformer
 from farspan.tokenizer import Tokenizer
 from farspan.training import Result
@@ -125,7 +126,7 @@ def extend(
     pieces of the text are asked for at each length.
 
     `progress(done, total, next_step)` hears what is done, `say(text)` what a training needs before it begins,
-    `keep(extension)` what is found by then: before the trainings, and after each of them.
+    `keep(extension)` what is found by then: of the model as it is, then of each scheme, and after each training.
 
     ArgumentError: a text that is too short, a length that is none, a method that is unknown or needs training.
     BackendError: `lora` without the package peft.
@@ -145,12 +146,19 @@ def extend(
     common = {"trained_length": trained, "progress": progress, **described}
     start = described.get("first_tokens", ())
     asking = Retrieval(measured, lengths, trained, tokenizer, needles, copies, start)
-    whole = measure(model, measured, lengths, ("own", *plain), **common)
     reach = reach_of(model.config, to, trained)
-    models = {name: _under(model, name, reach) for name in whole.schemes}
+    asked = schemes.make(("own", *plain), reach)
+    models = {name: model if scheme is None else model.with_positions(scheme) for name, scheme in asked.items()}
     trainings: dict[str, dict[str, Any]] = {}
+
+    def keep_untrained(found: Measurement) -> None:
+        """What is measured of the model as it is, and then of each scheme."""
+        if found.points[-1].length == to:
+            keep(Extension(found, to, {}, {name: models[name] for name in found.curves()}))
+
+    whole = measure(model, measured, lengths, asked, keep=keep_untrained, **common)
     keep(Extension(whole, to, trainings, models))
-    whole = asking.added_to(whole, model, schemes.make(whole.schemes, reach), progress)
+    whole = asking.added_to(whole, model, asked, progress)
     keep(Extension(whole, to, trainings, models))
     for method in training:
         assert tuning is not None
@@ -171,12 +179,6 @@ def extend(
         same = " of the same text" * (train_tokens is None)
         notes.append(f"the trained models learnt from {len(learnt)} other tokens{same}")
     return Extension(dataclasses.replace(whole, notes=tuple(notes)), to, trainings, models)
-
-
-def _under(model: Transformer, name: str, reach: Reach) -> Transformer:
-    """The model as `measure` had it under a name."""
-    scheme = schemes.make([name], reach)[name]
-    return model if scheme is None else model.with_positions(scheme)
 
 
 def _told(method: str, context: int, needed: int, tuning: Tuning, result: Result) -> dict[str, Any]:

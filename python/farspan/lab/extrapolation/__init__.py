@@ -17,9 +17,10 @@ from farspan.lab.extrapolation.result import Extrapolation, Point, table
 from farspan.lab.extrapolation.settings import Settings, Trial
 from farspan.lab.extrapolation.workers import cores, run_all
 from farspan.lab.machine import processor_name
+from farspan.lab.trainings import Tally
 
 if TYPE_CHECKING:
-    from farspan.lab.measure import Progress
+    from farspan.lab.progress import Progress
 
 __all__ = ["Extrapolation", "Point", "Settings", "Trial", "extrapolate", "table"]
 
@@ -47,12 +48,13 @@ def extrapolate(
     threads = max(1, cores() // crew)
     folder = Folder(out, resume=resume)
     results = {trial: found for trial in trials if (found := folder.result(trial)) is not None}
-    steps = {trial: settings.steps if trial in results else 0 for trial in trials}
+    tally = Tally(settings.trainings, progress)
+    for trial in results:
+        tally.count(trial, settings.steps)
 
     def report(trial: Trial, done: int, _: int, what: str) -> None:
-        steps[trial] = done
-        if progress is not None:
-            progress(sum(steps.values()), settings.steps * len(trials), what)
+        tally.count(trial, done)
+        tally.tell(what)
 
     run_all([trial for trial in trials if trial not in results], folder, crew, threads, device, report)
     for trial in trials:

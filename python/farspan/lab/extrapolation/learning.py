@@ -16,6 +16,7 @@ from farspan._files import remove_unfinished, replaced
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
+from farspan.lab.runs import require_same
 from farspan.lab.tasks.layout import Sequences
 from farspan.model import safetensors
 from farspan.training.optimizer import Optimizer
@@ -110,7 +111,7 @@ class Learner:
 
     def _restore(self, path: Path) -> None:
         facts = json.loads(safetensors.read_notes(path)["facts"])
-        self.trial.require_same(facts["trial"], path)
+        require_same(self.trial.facts, facts["trial"], path)
         tensors: dict[str, Tensor] = {name: stored.read() for name, stored in safetensors.open_file(path).items()}
         self._optimizer.restore(tensors, facts["step"])
         self.step, self.losses, self.seconds = facts["step"], facts["losses"], facts["seconds"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from farspan._errors import ArgumentError, Error, message
+from farspan._errors import ArgumentError, message
 from farspan.lab import custom, schemes, tasks
 from farspan.lab.extrapolation.coupling import COUPLED
+from farspan.lab.runs import written
 from farspan.lab.schemes import Reach
+from farspan.lab.settings import MANY, plain, put, require_new, settle
 from farspan.lab.trainings import Trainings
 from farspan.model.kinds import POSITIVE, Kind, count, list_of, one_of
 from farspan.positions import Scheme, Span
 from farspan.positions.frequencies import DEFAULT_BASE
 
-MANY = 2**31
 READINGS = ("slots", "causal")
 
 DECODED = frozenset((
@@ -33,14 +31,7 @@ KINDS: dict[str, Kind] = {
     "task": one_of(*tasks.NAMES),
     "train_length": count(MANY),
     "test_lengths": list_of(count(MANY)),
-    "steps": count(MANY),
-    "seeds": count(10_000),
-    "examples": count(MANY),
     "learning_rates": list_of(POSITIVE),
-    "batch": count(MANY),
-    "layers": count(1000),
-    "width": count(2**20),
-    "heads": count(2**16),
     "reading": one_of(*READINGS),
 }
 
@@ -75,19 +66,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.reading == "":
-            object.__setattr__(self, "reading", "causal" if self.task in DECODED else "slots")
-        for name, kind in KINDS.items():
-            value = kind.check(name, getattr(self, name))
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        object.__setattr__(self, "test_lengths", tuple(sorted(set(self.test_lengths))))
-        object.__setattr__(self, "learning_rates", tuple(sorted(set(self.learning_rates))))
-        object.__setattr__(self, "schemes", tuple(dict.fromkeys(self.schemes)))
-        for name in ("schemes", "test_lengths", "learning_rates"):
+            put(self, "reading", "causal" if self.task in DECODED else "slots")
+        settle(self, KINDS)
+        for name in ("test_lengths", "learning_rates"):
+            put(self, name, tuple(sorted(set(getattr(self, name)))))
             if not getattr(self, name):
                 raise ArgumentError(message(name, "at least one", "none"))
-        if self.width % self.heads:
-            raise ArgumentError(message("width", f"a multiple of heads, {self.heads}", self.width))
-        _check_schemes(self.schemes)
+        # One scheme under two names, such as none and nope, is trained twice.
+        put(self, "schemes", tuple(dict.fromkeys(self.schemes)))
+        require_new(self.schemes)
         task = tasks.get(self.task)
         for length in self.test_lengths:
             if not task.nearest(length):
@@ -117,8 +104,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """With JSON types."""
-        plain = dataclasses.asdict(self).items()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain}
+        return plain(self)
 
 
 @dataclass(frozen=True)
@@ -133,9 +119,8 @@ class Trial:
     @property
     def name(self) -> str:
         """For files. The names of all trials of an extrapolation differ."""
-        letters = (letter if letter.isalnum() or letter in "-." else "_" for letter in self.scheme)
         place = self.settings.schemes.index(self.scheme)
-        scheme = "".join(letters) + (f"-{place}" if custom.is_reference(self.scheme) else "")
+        scheme = written(self.scheme) + (f"-{place}" if custom.is_reference(self.scheme) else "")
         return f"{scheme}-seed{self.seed}-rate{self.learning_rate:g}"
 
     @property
@@ -144,12 +129,6 @@ class Trial:
         others = ("schemes", "seeds", "learning_rates")
         own = {name: value for name, value in self.settings.to_dict().items() if name not in others}
         return own | {"scheme": self.scheme, "seed": self.seed, "learning_rate": self.learning_rate}
-
-    def require_same(self, facts: Mapping[str, Any], path: Path) -> None:
-        """Error: what lies at `path` was made with other facts."""
-        for name, value in self.facts.items():
-            if facts.get(name) != value:
-                raise Error(message(name, f"{facts.get(name)!r}, as {path} was made with", repr(value)))
 
     def tokens(self, length: int) -> int:
         """How many tokens a sequence has whose input is so long."""
@@ -180,12 +159,3 @@ class Trial:
             scheme.fixed_hooks(span)
         except ArgumentError as error:
             raise ArgumentError(f"{error} (scheme {self.scheme!r}, reading {settings.reading!r})") from None
-
-
-def _check_schemes(names: Iterable[str]) -> None:
-    """ArgumentError: an unknown name, or one that belongs to a model that is there. One scheme under two names, such as
-    `none` and `nope`, is trained twice."""
-    for name in names:
-        schemes.check([name])
-        if not custom.is_reference(name) and schemes.find(name) is schemes.OWN:
-            raise ArgumentError(message("schemes", "schemes that a new model can have", repr(name)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from farspan._errors import ArgumentError, message
-from farspan.lab import custom, schemes
 from farspan.lab.extension import methods
+from farspan.lab.settings import MANY, plain, put, require_new, settle
 from farspan.lab.trainings import Trainings
 from farspan.model.kinds import POSITIVE, Kind, count, list_of
 
@@ -17,23 +16,25 @@ DROPPED = "drope"
 """The model that is trained with RoPE, and without positions over the last steps."""
 DROPPED_SHARE = 8
 """One of so many steps has no positions."""
-MANY = 2**31
 
 KINDS: dict[str, Kind] = {
     "train_length": count(MANY, least=2),
     "test_lengths": list_of(count(MANY, least=2)),
-    "steps": count(MANY),
     "tuning_steps": count(MANY),
-    "seeds": count(10_000),
-    "examples": count(MANY),
     "learning_rate": POSITIVE,
-    "batch": count(MANY),
-    "layers": count(1000),
-    "width": count(2**20),
-    "heads": count(2**16),
     "needles": count(MANY, least=0),
     "copies": count(MANY, least=0),
 }
+
+
+def zero_shot(scheme: str) -> str:
+    """The name of the RoPE model with a scheme put on it."""
+    return f"{scheme}, zero-shot"
+
+
+def tuned(method: str) -> str:
+    """The name of the RoPE model that a method has trained further."""
+    return f"{method}, tuned"
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,13 @@ class Settings:
     copies: int = 8
 
     def __post_init__(self) -> None:
-        for name, kind in KINDS.items():
-            value = kind.check(name, getattr(self, name))
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        object.__setattr__(self, "test_lengths", tuple(sorted({self.train_length, *self.test_lengths})))
+        settle(self, KINDS)
+        put(self, "test_lengths", tuple(sorted({self.train_length, *self.test_lengths})))
         for name in ("schemes", "zero_shot", "tuned"):
-            object.__setattr__(self, name, tuple(dict.fromkeys(map(methods.settled, getattr(self, name)))))
-        if not self.schemes:
-            raise ArgumentError(message("schemes", "at least one", "none"))
+            put(self, name, tuple(dict.fromkeys(map(methods.settled, getattr(self, name)))))
+        require_new("rope" if name == DROPPED else name for name in self.schemes)
         if DROPPED in self.schemes and self.steps < 2:
             raise ArgumentError(message("steps", f"at least 2 with {DROPPED}", self.steps))
-        if self.width % self.heads:
-            raise ArgumentError(message("width", f"a multiple of heads, {self.heads}", self.width))
-        for name in self.schemes:
-            if name != DROPPED:
-                schemes.check([name])
-            if not custom.is_reference(name) and name != DROPPED and schemes.find(name) is schemes.OWN:
-                raise ArgumentError(message("schemes", "schemes that a new model can have", repr(name)))
         alone = [name for name in self.zero_shot if name in methods.ONLY_TUNED]
         if alone:
             raise ArgumentError(message("zero_shot", "schemes that need no training", ", ".join(alone)))
@@ -104,10 +95,18 @@ class Settings:
         return max(1, self.steps // DROPPED_SHARE)
 
     @property
+    def models(self) -> dict[str, int]:
+        """The names of all models of a seed, and how many steps each is trained, beyond those of one that it is made
+        from."""
+        return {
+            **dict.fromkeys(self.schemes, self.steps), **dict.fromkeys(map(zero_shot, self.zero_shot), 0),
+            **dict.fromkeys(map(tuned, self.tuned), self.tuning_steps),
+        }  # fmt: skip
+
+    @property
     def trainings(self) -> Trainings:
         """How many there are, by their steps."""
-        from_scratch, further = (self.seeds * len(names) for names in (self.schemes, self.tuned))
-        return Trainings({self.steps: from_scratch}) + Trainings({self.tuning_steps: further})
+        return Trainings(steps for steps in self.models.values() for _ in range(self.seeds) if steps)
 
     def facts(self, name: str, seed: int) -> Mapping[str, Any]:
         """What the result of a model depends on, as JSON has it. How many seeds and which others there are is no
@@ -118,5 +117,4 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """With JSON types."""
-        plain = dataclasses.asdict(self).items()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain}
+        return plain(self)

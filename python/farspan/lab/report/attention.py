@@ -10,6 +10,7 @@ from typing import Any
 from farspan._files import write_json
 from farspan._pictures import GREY, figure, plain_axes
 from farspan.lab.attention import AttentionMeasurement, AttentionPoint
+from farspan.lab.curves import by_length, mark_trained
 from farspan.lab.tables import in_columns, number
 
 PANELS = (
@@ -90,8 +91,6 @@ def _draw_panel(axes: Any, measurement: AttentionMeasurement, points: list[Atten
     if name == "entropy":
         widest = [math.log(length) for length in measurement.lengths]
         axes.plot(measurement.lengths, widest, color=GREY, linestyle=":", label="all keys alike")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(measurement.lengths, labels=[str(length) for length in measurement.lengths], fontsize=8)
-    axes.minorticks_off()
-    axes.axvline(measurement.trained_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+    by_length(axes, measurement.lengths, fontsize=8)
+    mark_trained(axes, measurement.trained_length)
     plain_axes(axes)

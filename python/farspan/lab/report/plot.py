@@ -10,6 +10,7 @@ from typing import Any
 
 from farspan._errors import BackendError
 from farspan._pictures import GREY, figure, plain_axes
+from farspan.lab.curves import by_length, draw_curve, mark_trained
 from farspan.lab.measurement import Measurement, Point
 from farspan.lab.schemes import Look, looks
 
@@ -67,11 +68,7 @@ def _draw_curve(
     if not any(map(math.isnan, errors)):
         low, high = ([a + sign * b for a, b in zip(y, errors, strict=True)] for sign in (-1, 1))
         axes.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0, zorder=2)
-    axes.plot(
-        x, y, color=look.colour, marker=look.marker, markersize=8 if look.marker == "*" else 5.5,
-        markeredgecolor="white", markeredgewidth=0.6, linewidth=2.4 if own else 1.4, label=look.label,
-        zorder=2.9 if own else 3,
-    )  # fmt: skip
+    draw_curve(axes, x, y, look, linewidth=2.4 if own else 1.4, zorder=2.9 if own else 3)
 
 
 def _scale_differences(axes: Any, measurement: Measurement, home: Point) -> None:
@@ -168,9 +165,7 @@ def _tokens(measurement: Measurement) -> str:
 
 def _draw_length_axis(axes: Any, measurement: Measurement) -> None:
     lengths = [length for length in measurement.lengths if any(p.length == length for p in measurement.points)]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, labels=[f"{length:,}".replace(",", "\u2009") for length in lengths])
-    axes.minorticks_off()
+    by_length(axes, lengths, [f"{length:,}".replace(",", "\u2009") for length in lengths])
     what = f"context length, {_tokens(measurement)}"
     if measurement.by == "position":
         what = f"position in the window, {_tokens(measurement)} (from the mark before to this one)"
@@ -179,7 +174,7 @@ def _draw_length_axis(axes: Any, measurement: Measurement) -> None:
 
 def _mark_trained_length(axes: Any, measurement: Measurement, *, named: bool) -> None:
     x = measurement.trained_length
-    axes.axvline(x, color="#777777", linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+    mark_trained(axes, x)
     if named:
         axes.annotate(
             f"trained length: {x}", (x, 1), (0, -4), xycoords=("data", "axes fraction"), textcoords="offset points",

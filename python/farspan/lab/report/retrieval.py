@@ -8,6 +8,7 @@ from typing import Any
 
 from farspan._errors import BackendError
 from farspan._pictures import GREY, figure, plain_axes
+from farspan.lab.curves import by_length, draw_curve, mark_trained
 from farspan.lab.measurement import Measurement
 from farspan.lab.schemes import looks
 
@@ -52,14 +53,11 @@ def _draw_copies(axes: Any, measurement: Measurement) -> None:
         curves.setdefault(found.scheme, []).append((found.length, 100 * found.accuracy))
     for name, look in looks(curves).items():
         x, y = zip(*curves[name], strict=True)
-        axes.plot(x, y, color=look.colour, marker=look.marker, linewidth=1.4, markersize=5, label=look.label)
+        draw_curve(axes, x, y, look, linewidth=1.4)
     guessed = 100 * measurement.copies[0].guessed
     axes.axhline(guessed, color=GREY, linestyle=":", linewidth=1.2, label="read for the first time")
-    axes.axvline(measurement.trained_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.2)
-    axes.set_xscale("log", base=2)
-    lengths = sorted({found.length for found in measurement.copies})
-    axes.set_xticks(lengths, labels=[str(length) for length in lengths])
-    axes.minorticks_off()
+    mark_trained(axes, measurement.trained_length)
+    by_length(axes, sorted({found.length for found in measurement.copies}))
     axes.set_ylim(-2, 102)
     axes.set_xlabel("length of both pieces together, tokens")
     axes.set_ylabel("copied, %")

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from farspan._files import write_json, write_text
-from farspan.lab.extrapolation.folder import RESULT
 from farspan.lab.extrapolation.report.page import page_of
 from farspan.lab.extrapolation.report.picture import draw
 from farspan.lab.extrapolation.result import COLUMNS, Extrapolation
 from farspan.lab.recipes import Recipe
+from farspan.lab.runs import RESULT
 from farspan.lab.tables import as_csv
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from farspan._pictures import GREY, figure
-from farspan.lab.extrapolation.report.picture import draw_panel, mark_lengths
+from farspan.lab.curves import by_length
+from farspan.lab.extrapolation.report.picture import draw_panel
 from farspan.lab.extrapolation.result import Extrapolation
 from farspan.lab.schemes import looks
 
@@ -27,7 +28,7 @@ def draw_overview(runs: Mapping[str, Extrapolation], path: str | os.PathLike[str
             draw_panel(axes, found, "accuracy", styles)
             axes.axhline(100 * found.chance, color=GREY, linestyle=":", linewidth=1.2, label="chance", zorder=1)
             axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
-            mark_lengths(axes, found.settings)
+            by_length(axes, found.settings.test_lengths)
             handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         for axes in list(panels.flat)[len(runs) :]:
             axes.set_visible(False)

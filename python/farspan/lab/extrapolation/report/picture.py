@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from farspan._pictures import GREY, figure, plain_axes
+from farspan.lab.curves import by_length, draw_curve, draw_seeds, mark_trained
 from farspan.lab.extrapolation.result import Extrapolation
-from farspan.lab.extrapolation.settings import Settings
 from farspan.lab.schemes import Look, looks
 
 PANELS = {"accuracy": "outputs right", "exact": "inputs all right"}
@@ -34,15 +34,8 @@ def draw(found: Extrapolation, path: str | os.PathLike[str]) -> None:
         )  # fmt: skip
         upper.set_title(settings.task, loc="left", fontsize=12, fontweight="bold", pad=22)
         upper.text(0, 1.02, _subtitle(found), transform=upper.transAxes, fontsize=9, color=GREY)
-        mark_lengths(lower, settings)
+        by_length(lower, settings.test_lengths)
         lower.set_xlabel("length of the input, symbols")
-
-
-def mark_lengths(axes: Any, settings: Settings) -> None:
-    """Each tested length on a scale where doublings are even."""
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(settings.test_lengths, labels=list(map(str, settings.test_lengths)))
-    axes.minorticks_off()
 
 
 def draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Look]) -> None:
@@ -52,18 +45,9 @@ def draw_panel(axes: Any, found: Extrapolation, value: str, styles: dict[str, Lo
     medians = found.medians(value)
     for scheme, rows in found.curves(value).items():
         look = styles[scheme]
-        percent = [[100 * share for share in row] for row in rows]
-        if len(rows) > 1:
-            low, high = ([pick(column) for column in zip(*percent, strict=True)] for pick in (min, max))
-            axes.fill_between(x, low, high, color=look.colour, alpha=0.1, linewidth=0, zorder=2)
-            for row in percent:
-                axes.plot(x, row, color=look.colour, linewidth=0.7, alpha=0.7, zorder=2.5)
-        axes.plot(
-            x, [100 * share for share in medians[scheme]], color=look.colour, marker=look.marker,
-            markersize=8 if look.marker == "*" else 5.5, markeredgecolor="white", markeredgewidth=0.6, linewidth=2.0,
-            label=look.label, zorder=3,
-        )  # fmt: skip
-    axes.axvline(settings.train_length, color="#777777", linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+        draw_seeds(axes, x, [[100 * share for share in row] for row in rows], look)
+        draw_curve(axes, x, [100 * share for share in medians[scheme]], look)
+    mark_trained(axes, settings.train_length)
     axes.set_ylim(-2, 102)
     plain_axes(axes)
 
