@@ -51,17 +51,19 @@ def table(folder: str) -> str:
 
 
 def task_table(runs: dict[str, Extrapolation]) -> str:
-    """Outputs right at each length, in percent, and inputs that are right as a whole at the last one."""
+    """Outputs right at each length, in percent; and inputs that are right as a whole at the last one, where an answer
+    has several symbols."""
     lengths = sorted({length for found in runs.values() for length in found.settings.test_lengths})
-    rows = []
+    head, rows = ["run", "scheme", *map(str, lengths)], []
+    several = any(found.curves() != found.curves("exact") for found in runs.values())
     for name, found in runs.items():
         exact = found.curves("exact")
         for scheme, seeds in found.curves().items():
             at = dict(zip(found.settings.test_lengths, zip(*seeds, strict=True), strict=True))
-            whole = tuple(row[-1] for row in exact[scheme]) if lengths[-1] in at else ()
-            shares = (*(at.get(length, ()) for length in lengths), whole)
-            rows.append([name, f"`{scheme}`", *map(spread, shares)])
-    return markdown(["run", "scheme", *map(str, lengths), f"all right at {lengths[-1]}"], rows, texts=2)
+            shares = [at.get(length, ()) for length in lengths]
+            whole = [[row[-1] for row in exact[scheme]] if lengths[-1] in at else ()] if several else []
+            rows.append([name, f"`{scheme}`", *map(spread, shares + whole)])
+    return markdown([*head, f"all right at {lengths[-1]}"] if several else head, rows, texts=2)
 
 
 def spread(shares: Sequence[float]) -> str:
