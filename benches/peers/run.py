@@ -30,6 +30,7 @@ SUITES = (
     "settings",
     "generate",
     "train",
+    "small",
     "peak",
     "lens",
     "real",

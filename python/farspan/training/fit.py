@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error
 from farspan.model.checkpoint import require_own_parameters
 from farspan.training import adapters
@@ -98,6 +99,7 @@ def fit(
         learner.optimizer.forget_gradients()
 
 
+@freed_memory_stays()
 def _run(model: Any, learner: Learner, folder: RunFolder | None, progress: Progress | None) -> Result:
     """The steps that are left."""
     if folder is not None and folder.finished:
