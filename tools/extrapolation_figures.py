@@ -93,6 +93,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> 
     return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
+def shown(page: str) -> list[str]:
+    """The folders whose figures a page has."""
+    return [found[2] for found in MARKED.finditer(page)]
+
+
 def wanted(page: str) -> str:
     """The page with the tables of the results."""
     return MARKED.sub(lambda found: f"{found[1]}\n{table(found[2])}\n{found[3]}", page)
@@ -106,9 +111,15 @@ def main() -> int:
             print(f"{PAGE.relative_to(ROOT)} shows other figures than {RESULTS.relative_to(ROOT)}: run {sys.argv[0]}")
         return int(new != page)
     PAGE.write_text(new)
-    for folder in dict.fromkeys(found[2] for found in MARKED.finditer(page)):
-        if runs := runs_of(documents_of(folder)):
-            report.draw_overview(runs, PAGE.parent / f"extrapolation-{folder}.png")
+    for folder in shown(page):
+        picture = PAGE.parent / f"extrapolation-{folder}.png"
+        if f"({picture.name})" not in page:
+            continue
+        runs = runs_of(documents_of(folder))
+        if len(runs) == 1:
+            report.draw(*runs.values(), picture)
+        elif runs:
+            report.draw_overview(runs, picture)
     return 0
 
 
