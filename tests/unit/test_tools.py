@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import extrapolation_figures
 from checks import Outcome, Step, cargo_outcomes, junit_outcomes, summary
 from machine import slug
 from readme_table import BEGIN, END, README_ROWS, chosen, committed, replaced, section, wanted
@@ -136,6 +137,28 @@ def test_only_the_marked_section_is_replaced() -> None:
 def test_documents_show_the_committed_results() -> None:
     assert committed(), "benches/results holds the figures of at least one machine"
     assert [path.name for path, text in wanted().items() if text != path.read_text()] == []
+
+
+def test_the_page_of_trainings_shows_the_committed_results() -> None:
+    page = extrapolation_figures.PAGE.read_text()
+    assert page == extrapolation_figures.wanted(page), "run tools/extrapolation_figures.py"
+    folders = [path.name for path in extrapolation_figures.RESULTS.iterdir()]
+    assert sorted(extrapolation_figures.shown(page)) == sorted(folders), "every result that is kept is shown"
+    for folder in folders:
+        for document in extrapolation_figures.documents_of(folder).values():
+            assert document["machine"]
+
+
+def test_figures_of_several_seeds_have_the_least_and_the_most() -> None:
+    assert extrapolation_figures.spread([0.5]) == "50"
+    assert extrapolation_figures.spread([0.25, 1.0, 0.5]) == "50 (25-100)"
+    assert extrapolation_figures.spread([]) == ""
+    points = [
+        {"scheme": name, "seed": seed, "length": length, "nats_per_byte": length * seed * 0.6931471805599453}
+        for name in ("rope", "alibi") for seed in (1, 2, 3) for length in (1, 2)
+    ]  # fmt: skip
+    document = {"settings": {"test_lengths": [1, 2]}, "points": points}
+    assert extrapolation_figures.language_table(document).splitlines()[2] == "| `rope` | 2.00 | 4.00 |"
 
 
 def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:
