@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,34 @@ def figure(path: str | os.PathLike[str], width: float, height: float) -> Iterato
         FigureCanvasAgg(drawn)
         yield drawn
         kind = Path(path).suffix.lstrip(".")
+        if kind != "svg":  # whose texts are drawn by who shows it, with all fonts that are there
+            _make_drawable(drawn)
         # Two runs with the same numbers give the same files.
         undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         with replaced(Path(path)) as beside:
             drawn.savefig(beside, metadata=undated)
+
+
+def drawable(text: str, family: str | Sequence[str]) -> list[str]:
+    """The characters of a text, by their numbers (U+4F60) where no font of the family has a picture of them."""
+    glyphs = _glyphs((family,) if isinstance(family, str) else tuple(family))
+    return [x if ord(x) in glyphs or x == "\n" else f"U+{ord(x):04X}" for x in text]
+
+
+@cache
+def _glyphs(family: tuple[str, ...]) -> frozenset[int]:
+    """What the fonts that matplotlib chooses for a family have pictures of."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    files = {findfont(FontProperties(family=[name])) for name in family}
+    return frozenset(number for file in files for number in get_font(file).get_charmap())
+
+
+def _make_drawable(drawn: Any) -> None:
+    from matplotlib.text import Text
+
+    for label in drawn.findobj(Text):
+        label.set_text("".join(drawable(label.get_text(), label.get_fontfamily())))
 
 
 def plain_axes(axes: Any) -> None:

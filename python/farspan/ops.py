@@ -21,7 +21,7 @@ from torch import Tensor
 from farspan import _gradients as gradients
 from farspan import _transforms as transforms
 from farspan._backend import cpu, gpu, results
-from farspan._backend.arrays import dtype_name
+from farspan._backend.arrays import HALVES, dtype_name
 from farspan._backend.compiler import warn_of_cache
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
@@ -30,7 +30,7 @@ from farspan._backend.settings import Shard
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
-_HALVES = (torch.bfloat16, torch.float16)
+HALVES = tuple(getattr(torch, name) for name in HALVES)
 
 
 # ------------------------------------------------------------------------------------- the kernels of any operation
@@ -46,7 +46,7 @@ def _on_arrays(operation: Operation, dtype: Any, first: Tensor, arrays: Sequence
     found = getattr(cpu, operation.name)(dtype, *arrays)
     if not isinstance(found, tuple):
         return _tensor(found, first)
-    if first.dtype in _HALVES:
+    if first.dtype in HALVES:
         return tuple([_tensor(x, first) for x in found])
     return tuple(map(torch.from_numpy, found))
 
@@ -97,12 +97,12 @@ def _large(tensor: Tensor) -> np.ndarray:
     """The memory of a tensor as an array, half types by their bits."""
     if tensor.requires_grad:  # without grad mode: nobody asks for the gradient
         tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype in _HALVES else tensor).numpy()
+    return (tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor).numpy()
 
 
 def _small(name: str, tensor: Tensor) -> np.ndarray:
     """The memory of a table, positions or lengths."""
-    if tensor.dtype in _HALVES:
+    if tensor.dtype in HALVES:
         raise DtypeError(message(name, "float32, or integers where they fit", dtype_name(tensor)))
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 

@@ -30,7 +30,9 @@ LAYERS = (
     ("_backend",),
     ("tokenizer",),
     ("chat_template",),
-    ("_core", "_files", "_pictures", "_results", "_strict_json", "testing"),
+    ("_pictures",),
+    ("_files",),
+    ("_core", "_results", "_strict_json", "testing"),
     ("_errors",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

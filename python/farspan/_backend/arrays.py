@@ -18,7 +18,8 @@ from farspan._errors import ArgumentError, BackendError, DtypeError, message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FLOATS = ("float32", "bfloat16", "float16")
+HALVES = ("bfloat16", "float16")
+FLOATS = ("float32", *HALVES)
 """Element types of the large inputs."""
 
 _INT64 = 2**63
@@ -40,8 +41,13 @@ def dtype_name(x: Any) -> str:
     """`float32` and so on, of either kind of array."""
     name = _NAMES.get(x.dtype)
     if name is None:  # to spell a name takes a microsecond in torch, and three in NumPy
-        name = _NAMES[x.dtype] = str(x.dtype).removeprefix("torch.")
+        name = _NAMES[x.dtype] = name_of(x.dtype)
     return name
+
+
+def name_of(dtype: Any) -> str:
+    """`float32` and so on, of an element type of NumPy or torch, or of its name."""
+    return str(dtype).removeprefix("torch.")
 
 
 def describe(x: object) -> str:

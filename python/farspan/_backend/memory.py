@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from farspan._backend.arrays import name_of
 from farspan._backend.compiler import open_compiler
 
 Described = tuple[int, tuple[int, ...], tuple[int, ...]]
@@ -143,5 +144,4 @@ def _one_behind_the_other(sizes: list[int]) -> tuple[list[int], int]:
 
 def _as(raw: np.ndarray, like: Any) -> np.ndarray:
     """Bytes as the array that a tensor is, where they begin at a multiple of its elements or not."""
-    kind = str(like.dtype).removeprefix("torch.")
-    return np.frombuffer(raw.tobytes(), kind).reshape(tuple(like.shape))
+    return np.frombuffer(raw.tobytes(), name_of(like.dtype)).reshape(tuple(like.shape))

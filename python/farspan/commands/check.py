@@ -19,10 +19,11 @@ from torch import Tensor
 
 import farspan
 from farspan import _core, reference
+from farspan._backend.arrays import FLOATS, name_of
 from farspan._backend.compiler import cuda_status, open_compiler
 from farspan.testing import allowed_error
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = tuple(getattr(torch, name) for name in FLOATS)
 WIDTHS = (64, 128, 256)
 QUERIES = (1, 37)
 """Decode, whose blocks are one warp, and prefill, whose blocks are four."""
@@ -89,10 +90,6 @@ def _normal(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _compared(case: str, found: Tensor, truth: Tensor, allowed: float) -> Outcome:
     off = (found.detach().cpu().double() - truth.double()).abs()
     return Outcome(case, float(off.nan_to_num(math.inf).max()), allowed)
@@ -111,11 +108,11 @@ def _attention(device: str, dtype: torch.dtype, width: int, queries: int, hooks:
     found = farspan.attention(*(x.to(device) for x in (query, key, value)), **here, return_lse=True)
     truth = reference.attention(query.double(), key.double(), value.double(), **given, return_lse=True)
     eager = reference.attention(query, key, value, **given, return_lse=True)
-    name = f"attention {_name(dtype)}, {width} dimensions, {queries} queries{', hooks' if hooks else ''}"
+    name = f"attention {name_of(dtype)}, {width} dimensions, {queries} queries{', hooks' if hooks else ''}"
     norms = (x.double().norm(dim=-1).amax().item() for x in (query, key))
     score = math.prod(norms) * width**-0.5 + 8.0
     size = float(value.double().abs().amax())
-    allowed = allowed_error(truth[0], eager[0].double(), rounding=_name(dtype), magnitude=size, largest_score=score)
+    allowed = allowed_error(truth[0], eager[0].double(), rounding=name_of(dtype), magnitude=size, largest_score=score)
     yield _compared(f"{name}: output", found[0], truth[0], allowed)
     allowed = allowed_error(truth[1], eager[1].double(), rounding="logit", magnitude=1 + score)
     yield _compared(f"{name}: LSE", found[1], truth[1], allowed)
@@ -152,9 +149,9 @@ def _attention_gradients(device: str, dtype: torch.dtype, width: int, hooks: boo
     found = gradients(farspan.attention, device, None)
     exact = gradients(reference.attention, "cpu", torch.float64)
     eager = gradients(reference.attention, "cpu", None)
-    case = f"attention {_name(dtype)}, {width} dimensions{', hooks' if hooks else ''}"
+    case = f"attention {name_of(dtype)}, {width} dimensions{', hooks' if hooks else ''}"
     for name, one, truth, rounded in zip(given, found, exact, eager, strict=True):
-        kind = _name(dtype) if name in ("query", "key", "value") else "logit"
+        kind = name_of(dtype) if name in ("query", "key", "value") else "logit"
         size = float(truth.abs().max())
         allowed = allowed_error(truth, rounded.double(), rounding=kind, magnitude=size, largest_score=8.0)
         yield _compared(f"{case}: gradient of {name}", one, truth, allowed)
@@ -168,7 +165,7 @@ def _unembedding(device: str, dtype: torch.dtype, rows: int) -> Iterator[Outcome
     size = 1.0 + float(logits.abs().max())
     logit = allowed_error(logits, eager.double(), rounding="logit", magnitude=size)
     lse = logits.logsumexp(-1)
-    name, given = f"{_name(dtype)}, {rows} rows", (hidden.to(device), weight.to(device))
+    name, given = f"{name_of(dtype)}, {rows} rows", (hidden.to(device), weight.to(device))
 
     def behind_the_best(what: str, scores: Tensor, token: Tensor) -> Outcome:
         """A token counts as right if its score is as near to the best as rounding may take it."""
@@ -235,9 +232,9 @@ def _losses(device: str, dtype: torch.dtype, rows: int) -> Iterator[Outcome]:
                 (reference, {}),
             )
         )
-        what = f"{name} {_name(dtype)}, {rows} rows"
+        what = f"{name} {name_of(dtype)}, {rows} rows"
         for of, one, right, plain in zip(("value", "hidden", "weight", "bias"), found, truth, eager, strict=True):
-            rounding = "logit" if of in ("value", "bias") else _name(dtype)
+            rounding = "logit" if of in ("value", "bias") else name_of(dtype)
             size = float(right.abs().max()) * (40.0 if rounding == "logit" else 4.0)
             allowed = allowed_error(right, plain.double(), rounding=rounding, magnitude=size)
             yield _compared(f"{what}: {of if of == 'value' else f'gradient of {of}'}", one, right, allowed)
@@ -254,5 +251,5 @@ def _linear(device: str, dtype: torch.dtype) -> Iterator[Outcome]:
     x, weight = _normal(9, DIM, dtype=dtype, seed=8), _normal(40, DIM, dtype=dtype, seed=9)
     truth, eager = (reference.linear(x.to(kind), weight.to(kind)) for kind in (torch.float64, dtype))
     size = float((x.double().abs() @ weight.double().abs().T).max())
-    allowed = allowed_error(truth, eager.double(), rounding=_name(dtype), magnitude=size)
-    yield _compared(f"linear {_name(dtype)}", farspan.linear(x.to(device), weight.to(device)), truth, allowed)
+    allowed = allowed_error(truth, eager.double(), rounding=name_of(dtype), magnitude=size)
+    yield _compared(f"linear {name_of(dtype)}", farspan.linear(x.to(device), weight.to(device)), truth, allowed)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top", type=whole(0), default=5, metavar="N", help="how many of the likeliest tokens (default: %(default)s)")
     what = "translators that farspan.train_lens trained for this model (default: none, the logit lens)"
     add("--translators", type=Path, metavar="FILE", help=what)
-    add_out(parser, "out/lens")
+    add_out(parser, "out/lens", "JSON, picture and page")
     add_json(parser)
 
 

@@ -21,9 +21,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 (default: %(default)s)")
 
 
-def add_out(parser: argparse.ArgumentParser, usual: str) -> None:
+def add_out(parser: argparse.ArgumentParser, usual: str, files: str = "JSON, CSV and picture") -> None:
     """`--out`, the folder that results are written to."""
-    what = "the folder for JSON, CSV and picture (default: %(default)s)"
+    what = f"the folder for {files} (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path(usual), metavar="DIR", help=what)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farspan._backend.arrays import FLOATS
 from farspan._errors import ArgumentError, message
 from farspan.commands.options import MODEL, add_device, add_json
 from farspan.commands.output import print_json
@@ -25,7 +26,6 @@ BYTES, END = 256, 256
 """Tokens of a model from a config are the bytes, and one id that ends a document."""
 LONGEST_CONTEXT = 1024
 RATES = {"new": 1e-3, "fine-tuned": 2e-5}
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=real(0), default=0.1, metavar="X", help="of AdamW, for matrices (default: %(default)s)")
     what = "of new weights, and of the order of documents (default: %(default)s)"
     add("--seed", type=whole(-(2**63), 2**63), default=0, metavar="S", help=what)
-    add("--dtype", choices=DTYPES, help="of the weights (default: as the model or the config says)")
+    add("--dtype", choices=FLOATS, help="of the weights (default: as the model or the config says)")
     add_device(parser)
     add("--recompute", action="store_true", help="compute layers again instead of keeping them: less memory")
     what = "steps between validations (default: %(default)s)"

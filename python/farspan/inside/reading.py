@@ -21,6 +21,7 @@ from farspan.inside.translators import Translators
 from farspan.model import Transformer
 from farspan.model.arguments import check_ids, integers
 from farspan.model.decoder import as_ids
+from farspan.model.loss import as_targets
 from farspan.model.passes import check_length
 from farspan.tokenizer import Tokenizer
 from farspan.unembed import score
@@ -276,15 +277,11 @@ def _targets(targets: Any, ids: Tensor, vocab: int) -> Tensor:
     """int64, of the shape of the ids, -1 where there is none."""
     if targets is None:
         return torch.cat((ids[:, 1:], torch.full_like(ids[:, :1], -1)), 1)
-    found = torch.as_tensor(targets)
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise DtypeError(message("targets", "integers, one for each id", found.dtype))
-    if found.shape != ids.shape:
-        raise ArgumentError(message("targets", f"shape {list(ids.shape)}, that of ids", list(found.shape)))
+    found = as_targets(targets, ids)
     if ((found < 0) | (found >= vocab)).any():
         wrong = found[(found < 0) | (found >= vocab)]
         raise ArgumentError(message("targets", f"ids of the vocabulary, 0 to {vocab - 1}", int(wrong[0])))
-    return found.to(device=ids.device, dtype=torch.int64)
+    return found.to(ids.device)
 
 
 for _public in (Lens, lens):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from farspan._backend.arrays import name_of
 from farspan._errors import ArgumentError, CheckpointError, message
 from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_dtype
@@ -47,7 +48,7 @@ class Borrowed:
         if ends is not None:
             settings["eos_token_id"] = ends
         self.dtype, self.device = torch_dtype(theirs.dtype), torch.device(theirs.device)
-        self.config = dataclasses.replace(Config.from_dict(settings), dtype=str(self.dtype).removeprefix("torch."))
+        self.config = dataclasses.replace(Config.from_dict(settings), dtype=name_of(self.dtype))
         self._family = family_named(settings["model_type"])
         self._stored = _tensors(other, self._family)
         self._settle_tie()

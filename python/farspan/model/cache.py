@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from farspan._backend.arrays import name_of
 from farspan._errors import ArgumentError, message
 
 FIRST_CAPACITY = 64
@@ -187,7 +188,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """As `torch.zeros`; on a CPU of pages that the system zeroes when they are first used, as most never are."""
     if not _in_numpy(dtype, device):
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
+    return torch.from_numpy(np.zeros(shape, name_of(dtype)))
 
 
 def _in_numpy(dtype: torch.dtype, device: torch.device) -> bool:

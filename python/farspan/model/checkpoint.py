@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from farspan._backend.arrays import name_of
 from farspan._errors import ArgumentError, CheckpointError, message
 from farspan._files import replaced
 from farspan.model import mxfp4, safetensors
@@ -183,7 +184,7 @@ def save(model: Decoder, folder: str | os.PathLike[str]) -> None:
     require_own_parameters(model)
     folder = Path(folder)
     widest = functools.reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
-    settings = dataclasses.replace(model.config, dtype=str(widest).removeprefix("torch.")).to_dict()
+    settings = dataclasses.replace(model.config, dtype=name_of(widest)).to_dict()
     tensors = named_tensors(model, family_named(settings["model_type"]))
     folder.mkdir(parents=True, exist_ok=True)
     with replaced(folder / "config.json") as config, replaced(folder / ONE_FILE) as weights:

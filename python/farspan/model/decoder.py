@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from farspan import _transforms as transforms
 from farspan import reference
+from farspan._backend.arrays import name_of
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan._results import AttentionStatistics
@@ -392,8 +393,7 @@ class Decoder(nn.Module):
             layers = [str(layer) for layer, own in enumerate(c.kind_of_layer) if own == kind]
             which = "all layers" if len(c.attention_kinds) == 1 else f"layers {', '.join(layers)}"
             lines.append(f"{which}: {scheme}" + (f", window {window}" if window is not None else ""))
-        dtype = str(self.dtype).removeprefix("torch.")
-        return "\n".join([*lines, f"dtype={dtype}, device={self.device}, backend={self.backend}"])
+        return "\n".join([*lines, f"dtype={name_of(self.dtype)}, device={self.device}, backend={self.backend}"])
 
     def logits(self, ids: Any, **options: Any) -> Tensor:
         """`[batch, time]` ids -> float32 logits `[batch, time, vocab]`, all of them: for tests and small inputs.
@@ -403,7 +403,7 @@ class Decoder(nn.Module):
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating dtype of farspan from its name or itself."""
-    name = str(dtype).removeprefix("torch.")
+    name = name_of(dtype)
     if name not in DTYPES:
         raise DtypeError(message("dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
     found: torch.dtype = getattr(torch, name)

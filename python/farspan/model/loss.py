@@ -22,7 +22,7 @@ def loss(
     ids = as_ids(ids, 2 if lengths is None else 1)
     if targets is None:
         model.require_causal("targets")
-    wanted = None if targets is None else _as_targets(targets, ids)
+    wanted = None if targets is None else as_targets(targets, ids)
     hidden = model(ids, lengths=lengths, recompute=recompute, positions=positions)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
@@ -44,7 +44,7 @@ def _next_tokens(hidden: Tensor, ids: Tensor, lengths: Sequence[int] | None) -> 
     return hidden[predicting], ids[1:][predicting[:-1]]
 
 
-def _as_targets(targets: Any, ids: Tensor) -> Tensor:
+def as_targets(targets: Any, ids: Tensor) -> Tensor:
     """int64, one for each id."""
     found = torch.as_tensor(targets)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:

@@ -32,7 +32,7 @@ from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
 
 NO_RULES: Mapping[str, Any] = {}
-HALVES = (torch.bfloat16, torch.float16)
+HALVES = ops.HALVES
 ROWS_AT_ONCE = 2048
 """Tokens that go through an MLP together where nobody records: so many rows of what is inside are in memory."""
 FUSED = SimpleNamespace(

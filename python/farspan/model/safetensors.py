@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from farspan._errors import CheckpointError, message, missing_package
 from farspan._files import refuse_pointer
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""The kinds that hold weights."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class StoredTensor:
     def require(self, shape: tuple[int, ...], why: str) -> None:
         """CheckpointError unless this is a floating-point tensor of `shape`, which `why` gives a reason for."""
         where = f"{self.name} in {self.path}"
-        if self.dtype not in DTYPES:
-            raise CheckpointError(message(where, f"a dtype of {', '.join(DTYPES)}", self.dtype))
+        if self.dtype not in NUMBERS:
+            raise CheckpointError(message(where, f"a dtype of {', '.join(NUMBERS)}", self.dtype))
         if self.shape != tuple(shape):
             raise CheckpointError(message(where, f"shape {list(shape)}, {why}", f"shape {list(self.shape)}"))
 

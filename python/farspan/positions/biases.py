@@ -9,7 +9,15 @@ import numpy as np
 
 from farspan._errors import ArgumentError, message
 from farspan.attention import DistanceBias
-from farspan.positions.scheme import Hooks, Scheme, Span, first_distance, require_causal, require_number
+from farspan.positions.scheme import (
+    Hooks,
+    Scheme,
+    Span,
+    first_distance,
+    require_causal,
+    require_number,
+    require_pairs,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +103,7 @@ class Sandwich(Scheme):
     dim: int = 128
 
     def __post_init__(self) -> None:
-        require_number("dim", self.dim, at_least=2, integer=True)
-        if self.dim % 2:
-            raise ArgumentError(message("dim", "an even number", self.dim))
+        require_pairs("dim", self.dim)
 
     @property
     def by_positions(self) -> bool:

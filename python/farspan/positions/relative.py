@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from farspan._errors import ArgumentError, message
 from farspan.attention import Rotary
 from farspan.positions.frequencies import DEFAULT_BASE, rope_frequencies
 from farspan.positions.learned import LayerShape, Learned
-from farspan.positions.scheme import Hooks, Span, require_number
+from farspan.positions.scheme import Hooks, Span, require_pairs
 
 DEVIATION = 0.02
 
@@ -30,9 +29,7 @@ class Relative(Learned):
     dim: int = 64
 
     def __post_init__(self) -> None:
-        require_number("dim", self.dim, at_least=2, integer=True)
-        if self.dim % 2:
-            raise ArgumentError(message("dim", "an even number", self.dim))
+        require_pairs("dim", self.dim)
 
     @property
     def by_positions(self) -> bool:

@@ -257,6 +257,13 @@ def require_number(
     raise ArgumentError(message(name, expected, repr(value)))
 
 
+def require_pairs(name: str, dims: Any) -> None:
+    """A number of dims that sines and cosines share."""
+    require_number(name, dims, at_least=2, integer=True)
+    if dims % 2:
+        raise ArgumentError(message(name, "an even number", dims))
+
+
 def require_scheme(name: str, value: Any) -> None:
     if not isinstance(value, Scheme):
         raise ArgumentError(message(name, "a position scheme of farspan.positions", repr(value)))

@@ -24,8 +24,8 @@ from torch import Tensor
 from farspan._errors import BackendError, Error, message
 from farspan._files import read_json, remove_unfinished, replaced
 from farspan._pictures import require_matplotlib
-from farspan.model import safetensors
 from farspan.model.checkpoint import Checkpoint
+from farspan.model.state import StateFile, require_same
 from farspan.training import adapters
 from farspan.training.log import Log
 from farspan.training.picture import draw_loss
@@ -49,7 +49,8 @@ class RunFolder:
         self._drawn, self._draws = -SECONDS_BETWEEN_PICTURES, _can_draw()
         self.path.mkdir(parents=True, exist_ok=True)
         self.log = Log(self.path / LOG)
-        for name in (RUN, STATE, PICTURE, *MODEL, *adapters.FILES):
+        self._state = StateFile(self.path / STATE, "the checkpoint of a run")
+        for name in (RUN, PICTURE, *MODEL, *adapters.FILES):
             remove_unfinished(self.path / name)
         if not (self.path / RUN).exists():
             self._describe()
@@ -64,22 +65,20 @@ class RunFolder:
         """A checkpoint in the place of the one before: tensors, and facts as JSON has them. Then the model and the
         picture, for readers."""
         self.log.to_disk()
-        with replaced(self.path / STATE) as beside:
-            safetensors.write(beside, tensors, {"facts": json.dumps(facts)})
+        self._state.write(tensors, facts=facts)
         self._save_model(model)
         if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
             self._draw()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The checkpoint, and the log as it was then; None, and an empty log, where there is none yet."""
-        path = self.path / STATE
-        if not path.exists():
+        found = self._state.read()
+        if found is None:
             self.log.cut(0)
             return None
-        tensors = {name: stored.read() for name, stored in safetensors.open_file(path).items()}
-        facts = json.loads(safetensors.read_notes(path)["facts"])
+        tensors, facts = found[0], found[1]["facts"]
         self.log.cut(facts["step"])
-        return tensors, facts
+        return {name: stored.read() for name, stored in tensors.items()}, facts
 
     def finish(self, model: Any) -> None:
         """The run is over: what only resuming needs goes."""
@@ -88,7 +87,7 @@ class RunFolder:
         self._draw()
         self.finished = True
         self._describe()
-        (self.path / STATE).unlink(missing_ok=True)
+        self._state.remove()
 
     def _save_model(self, model: Any) -> None:
         if adapters.is_adapted(model):
@@ -114,11 +113,7 @@ class RunFolder:
     def _is_over(self) -> bool:
         """Whether the run that the folder holds is over. Error: it is another run."""
         held = read_json(self.path / RUN)
-        began_with = _flat(held)
-        for name, value in _flat(self._facts).items():
-            if began_with.get(name) != value:
-                expected = f"{began_with.get(name)!r}, as the run in {self.path} began with"
-                raise Error(message(name, expected, repr(value)))
+        require_same(_flat(self._facts), _flat(held), f"the run in {self.path} began with")
         return bool(held["finished"])
 
     def _draw(self) -> None:
@@ -152,9 +147,9 @@ def _can_draw() -> bool:
 
 
 def _flat(facts: Any, above: str = "") -> dict[str, Any]:
-    """Settings by their full names, as JSON gives them back."""
+    """Settings by their full names."""
     if not isinstance(facts, Mapping):
-        return {above: json.loads(json.dumps(facts))}
+        return {above: facts}
     flat: dict[str, Any] = {}
     for name, value in facts.items():
         flat |= _flat(value, f"{above}.{name}" if above else name)

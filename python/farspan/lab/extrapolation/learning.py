@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error, message
-from farspan._files import remove_unfinished, replaced
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.runs import require_same
 from farspan.lab.tasks.layout import Sequences
-from farspan.model import safetensors
+from farspan.model.state import StateFile
 from farspan.training.optimizer import Optimizer
 from farspan.training.recipe import Recipe
 
@@ -59,15 +55,14 @@ class Learner:
     """A subject that learns, and the file it can go on from."""
 
     def __init__(self, trial: Trial, subject: Subject, path: Path | None) -> None:
-        self.trial, self.subject, self.path = trial, subject, path
+        self.trial, self.subject = trial, subject
         self._recipe = recipe_of(trial)
         self._optimizer = Optimizer(subject.model, self._recipe)
         self.step, self.losses, self.seconds = 0, [], 0.0  # type: int, list[list[float]], float
         self._sum, self._counted = 0.0, 0
-        if path is not None:
-            remove_unfinished(path)
-            if path.exists():
-                self._restore(path)
+        self._file = None if path is None else StateFile(path, "a training that an extrapolation keeps")
+        if self._file is not None:
+            self._restore(self._file)
 
     @freed_memory_stays()
     def finish(self, each_step: EachStep) -> None:
@@ -82,8 +77,8 @@ class Learner:
                 self.losses.append([self.step, self._sum / self._counted])
                 self._sum, self._counted = 0.0, 0
             each_step(self.step, loss)
-            if self.path is not None and self.step < steps and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                self._save(self.path)
+            if self._file is not None and self.step < steps and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self._save(self._file)
                 saved = time.monotonic()
         self.seconds = time.monotonic() - self._begun
 
@@ -103,18 +98,20 @@ class Learner:
         self.step = step
         return found
 
-    def _save(self, path: Path) -> None:
-        facts: dict[str, Any] = {
+    def _save(self, file: StateFile) -> None:
+        facts = {
             "trial": self.trial.facts, "step": self.step, "losses": self.losses, "sum": self._sum,
             "counted": self._counted, "seconds": time.monotonic() - self._begun,
         }  # fmt: skip
-        with replaced(path) as beside:
-            safetensors.write(beside, self._optimizer.tensors(), {"facts": json.dumps(facts)})
+        file.write(self._optimizer.tensors(), facts=facts)
 
-    def _restore(self, path: Path) -> None:
-        facts = json.loads(safetensors.read_notes(path)["facts"])
-        require_same(self.trial.facts, facts["trial"], path)
-        tensors: dict[str, Tensor] = {name: stored.read() for name, stored in safetensors.open_file(path).items()}
-        self._optimizer.restore(tensors, facts["step"])
+    def _restore(self, file: StateFile) -> None:
+        """Nothing where there is no file."""
+        found = file.read()
+        if found is None:
+            return
+        stored, facts = found[0], found[1]["facts"]
+        require_same(self.trial.facts, facts["trial"], file.path)
+        self._optimizer.restore({name: tensor.read() for name, tensor in stored.items()}, facts["step"])
         self.step, self.losses, self.seconds = facts["step"], facts["losses"], facts["seconds"]
         self._sum, self._counted = facts["sum"], facts["counted"]

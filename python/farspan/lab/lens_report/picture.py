@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from typing import Any
 
-from farspan._pictures import GREY, figure
+from farspan._pictures import GREY, drawable, figure
 
 WIDE, BANDS = 40, 6
 """Tokens in a band, and bands in the picture: JSON and page have all."""
+CELL = 5
+"""Letters that fit a cell. A character that is written by its name takes more, and the letters are smaller then."""
+FAMILY = "monospace"
 
 
 def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -25,7 +29,10 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
             grid = [[row[at] for at in band] for row in document["kl"]]
             image = axes.imshow(grid, origin="lower", aspect="auto", cmap="viridis_r", vmin=0, vmax=largest)
             axes.set_xlim(-0.5, wide - 0.5)
-            axes.set_xticks(range(len(band)), [_label(document, at) for at in band], fontsize=7, family="monospace")
+            read = [_short(document["texts"][str(document["tokens"][at])]) for at in band]
+            axes.set_xticks(range(len(band)), read, family=FAMILY)
+            for label, text in zip(axes.get_xticklabels(), read, strict=True):
+                label.set_fontsize(_size(7, text))
             axes.set_yticks(range(len(layers)), layers, fontsize=7)
             axes.tick_params(length=0)
             axes.set_ylabel("layer")
@@ -45,15 +52,27 @@ def _write_likeliest(axes: Any, document: dict[str, Any], band: range, largest: 
             dark = document["kl"][row][at] > 0.5 * largest
             text = _short(document["texts"][str(kinds[at][0])])
             colour = "white" if dark else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=6, family="monospace", color=colour)
-
-
-def _label(document: dict[str, Any], at: int) -> str:
-    return _short(document["texts"][str(document["tokens"][at])])
+            size = _size(6, text)
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, family=FAMILY, color=colour)
 
 
 def _short(text: str) -> str:
-    """A token in a cell: what cannot be seen as an escape, and no mark-up of mathematics."""
-    seen = text.replace(" ", "\u2423").encode("unicode_escape").decode("ascii") if not text.isprintable() else text
-    seen = seen.replace(" ", "\u2423")
-    return (seen if len(seen) <= 5 else seen[:4] + "\u2026").replace("$", r"\$")
+    """A token in a cell, without mark-up of mathematics."""
+    seen = list(map(_seen, text, drawable(text, FAMILY)))
+    whole = "".join(seen)
+    if len(whole) > CELL and len(seen) > 1:
+        fitting = sum(end < CELL for end in itertools.accumulate(map(len, seen)))
+        whole = "".join(seen[: max(1, fitting)]) + "\u2026"
+    return whole.replace("$", r"\$")
+
+
+def _seen(character: str, drawn: str) -> str:
+    """What cannot be seen, or cannot be drawn, by its name."""
+    if character == " ":
+        return "\u2423"
+    return drawn if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def _size(points: float, text: str) -> float:
+    """Of letters, so that the text fits its cell."""
+    return points * min(1.0, CELL / max(1, len(text.replace(r"\$", "$"))))

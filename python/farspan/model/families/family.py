@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from farspan._backend.arrays import FLOATS, name_of
 from farspan.model.families.layouts import Layout
 from farspan.model.kinds import FLAG, TOKEN, Kind, Setting, count, number, one_of, optional
 
@@ -79,7 +80,7 @@ class _OneOrSeveral:
 
 END_TOKENS = Kind("a token id, a list of them, or null", _OneOrSeveral.accepts, _OneOrSeveral.settled)
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = (*FLOATS, "float64")
 DTYPE = optional(one_of(*DTYPES, *(f"torch.{name}" for name in DTYPES)))
 
 # What transformers writes into every file and what makes no difference here: a wrong type is an error all the same.
@@ -94,4 +95,4 @@ WITHOUT_EFFECT = {
 def dtype_of(given: Mapping[str, Any]) -> str:
     """The name that `dtype`, or `torch_dtype` as it was called, gives; float32 where both are silent."""
     named = given["dtype"] or given["torch_dtype"] or "float32"
-    return str(named).removeprefix("torch.")
+    return name_of(named)
