@@ -15,6 +15,7 @@ use crate::typed::RowMut;
 use std::ops::Range;
 
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
+type LayRows = unsafe fn(&Rows, Option<Turns>, Option<&[f32]>, &mut [f32]);
 type Attend = unsafe fn(&Tile, &PackedKeys, &[f32], Range<usize>, &mut Scores, &mut State, &mut [f32]);
 type Observe = unsafe fn(&Tile, &PackedKeys, Range<usize>, &Orders, &mut Scores, &mut Moments);
 type Stream = unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]);
@@ -26,7 +27,7 @@ pub(crate) struct Kernels {
     /// Rows of a full tile.
     pub tile_rows: usize,
     turn_table: TurnTable,
-    rows: unsafe fn(&Rows, Option<Turns>, Option<&[f32]>, &mut [f32]),
+    rows: LayRows,
     turn_back: unsafe fn(&mut [f32], usize, &Turns),
     tile: unsafe fn(&[f32], usize, usize, &mut [f32]),
     panel: unsafe fn(&Rows, Range<usize>, Option<Turns>, &mut [f32]),
