@@ -1,8 +1,8 @@
 """Machine code as nvdisasm tells it: the loop that a kernel spends its time in, and what a trip through it costs.
 
 The path that counts is the one that does the work: of all ways through the loop those with the most products, of these
-those that copy the most, and of these the shortest. A loop within is walked once, and more often where a trip is known
-to have more products or copies than that.
+those that copy the most, of these those with the most instructions of a kind that may be asked for, and of these the
+shortest. A loop within is walked once, and more often where a trip is known to have more products or copies than that.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Cost:
     def instructions(self) -> int:
         return self.kinds.total()
 
-    def rank(self) -> tuple[int, int, int]:
-        return self.products, self.copies, -self.instructions
+    def rank(self, most: str) -> tuple[int, int, int, int]:
+        return self.products, self.copies, self.kinds[most], -self.instructions
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.kinds + other.kinds)
@@ -158,8 +158,11 @@ class Trip:
         return Trip(self.once + other.once, self.within + other.within)
 
 
-def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, Sequence[int]], header: int) -> Trip:
-    """The way through a loop that does the most work in the fewest instructions."""
+def trip(
+    part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, Sequence[int]], header: int, most: str = ""
+) -> Trip:
+    """The way through a loop that does the most work in the fewest instructions; `most` is a kind of them that is work
+    too."""
     nodes = set(part)
     inner = {node: [to for to in edges[node] if to in nodes and to != header] for node in nodes}
     nested = loops(nodes, inner)
@@ -168,7 +171,7 @@ def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, S
     within = []
     for loop, head in zip(nested, heads, strict=True):
         entries = {to for node in nodes - set(loop) for to in inner[node] if to in set(loop)}
-        own = trip(loop, code, edges, min(entries, default=head))
+        own = trip(loop, code, edges, min(entries, default=head), most)
         within.append(own.whole())
 
     def place(node: int) -> int:
@@ -178,7 +181,7 @@ def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, S
     for node in nodes:
         graph[place(node)] |= {place(to) for to in inner[node]} - {place(node)}
     ends = {place(node) for node in nodes if header in edges[node]}
-    best: dict[int, tuple[tuple[int, int, int], Trip]] = {}
+    best: dict[int, tuple[tuple[int, int, int, int], Trip]] = {}
 
     def own(at: int) -> Trip:
         if at < 0:
@@ -191,7 +194,7 @@ def trip(part: Sequence[int], code: Sequence[Instruction], edges: Mapping[int, S
             continue
         here = own(at)
         chosen = [here.then(way) for _, way in ways] + ([here] if at in ends else [])
-        ranked = [(way.whole().rank(), way) for way in chosen]
+        ranked = [(way.whole().rank(most), way) for way in chosen]
         best[at] = max(ranked, key=lambda pair: pair[0])
     return best[place(header)][1]
 
@@ -224,21 +227,28 @@ def main_loop(code: Sequence[Instruction]) -> tuple[list[int], int] | None:
     return part, min(entries, default=part[0])
 
 
-def cost_of_trip(code: Sequence[Instruction], copies: int = 0, products: int = 0) -> Cost | None:
+def way(code: Sequence[Instruction], most: str) -> Trip:
+    """From a kernel's beginning to an end of it."""
+    ends = [at for at, instruction in enumerate(code) if instruction.kind == "EXIT"]
+    edges = dict(enumerate(successors(code))) | {at: [*successors(code)[at], 0] for at in ends}
+    return trip(range(len(code)), code, edges, 0, most)
+
+
+def cost_of_trip(code: Sequence[Instruction], copies: int = 0, products: int = 0, most: str = "") -> Cost | None:
     """One trip through the main loop, in which a thread copies so many pieces and takes part in so many products, if
     the loops within are walked often enough for that; None where there is no loop."""
     found = main_loop(code)
     if found is None:
         return None
     part, header = found
-    way = trip(part, code, dict(enumerate(successors(code))), header)
-    cost = way.once
-    for loop in way.within:
-        of_copies = [x.copies for x in way.within if not x.products]
-        of_products = [x.products for x in way.within]
+    one = trip(part, code, dict(enumerate(successors(code))), header, most)
+    cost = one.once
+    for loop in one.within:
+        of_copies = [x.copies for x in one.within if not x.products]
+        of_products = [x.products for x in one.within]
         if loop.products:
-            times = (products - way.once.products) / sum(of_products)
+            times = (products - one.once.products) / sum(of_products)
         else:
-            times = (copies - way.once.copies) / sum(of_copies) if loop.copies else 1.0
+            times = (copies - one.once.copies) / sum(of_copies) if loop.copies else 1.0
         cost += Cost(Counter({kind: round(max(1.0, times) * count) for kind, count in loop.kinds.items()}))
     return cost

@@ -7,10 +7,12 @@ NVRTC compiles the kernels, and nvdisasm reads the loop that each spends its tim
 does with triton, or by `pip install nvidia-cuda-nvdisasm`. An issue slot is one instruction of one warp. What a trip
 through the loop is:
 
-    attention_*            a warp's 16 rows and a chunk of 64 keys
-    unembed_*_rows*        128 bytes of each row of a tile: copied, and multiplied
+    attention_*, attention_statistics_*     a warp's 16 rows and a chunk of 64 keys
+    unembed_*_rows*                         128 bytes of each row of a tile: copied, and multiplied
 
-Kernels of float32 use no tensor cores, by which the way through a loop is known: no trip is told of these.
+Kernels of float32 use no tensor cores, by which the way through a loop is known: no trip is told of these. A lone warp
+of attention may turn keys where they lie: a trip with that is told too. Of kernels around these loops, and of what
+comes behind the loop of unembed_*, the way is told: its instructions outside of loops, and one trip through each loop.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +29,30 @@ from typing import Any
 
 from farspan import _core
 from farspan._backend.compiler import cuda_status, open_compiler
-from sass import INSTALL, Cost, cost_of_trip, disassembled, find_nvdisasm, main_loop
+from sass import INSTALL, Cost, Instruction, cost_of_trip, disassembled, find_nvdisasm, main_loop, way
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "kernels.json"
 LOOPS_ON = 90
 """The compute capability whose loops are read."""
 
-LIMITS = {"attention_bf16_d128_w4": 950, "attention_bf16_d128_w1": 1190, "unembed_bf16_rows8": 150}
+LIMITS = {
+    "attention_bf16_d128_w4": 950, "attention_bf16_d128_w1": 1190, "attention_bf16_d128_w1, keys turned": 2270,
+    "attention_bf16_d64_w1, keys turned": 1420, "unembed_bf16_rows8": 150,
+}  # fmt: skip
 """The most issue slots of a trip through the loops that most calls run: prefill, decode, and a draw of few rows."""
+
+
+TURNING = ", keys turned"
+"""Behind the name of a kernel: where it turns keys in its tiles."""
+
+ROUNDINGS, WEIGHTS, LOADS, STORES = "F2FP", "MUFU", "LDG", "STG"
+"""Kinds of instructions that tell a way that turns keys, one that weighs them, and one that reads or writes all."""
+
+AROUND = {
+    "attention_prepare": STORES, "attention_rotate": STORES, "attention_combine": LOADS,
+    "attention_statistics_combine": LOADS, "unembed_": STORES,
+}  # fmt: skip
+"""Kernels around the loops, and what the way through them does most."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +92,13 @@ def work_of(name: str, threads: int) -> tuple[int, int] | None:
     """How many pieces of 16 bytes a thread copies in one trip, of a chunk's keys and values or of a slab of a tile, and
     in how many products of tensor cores it takes part. None where a kernel has no such trip."""
     family, *words = name.split("_")
+    weighs = words[0] != "statistics"
+    words = words if weighs else words[1:]
     if words[0] not in ("bf16", "f16"):
         return None
     if family == "attention":
         width = int(words[1][1:])
-        columns = width + (width // 2 if width > 128 else width)
+        columns = width + (min(width, 128) if weighs else 0)
         return 64 * columns * 2 // 16 // threads, 64 * columns // 128
     if family == "unembed":
         rows = int(words[1][4:])
@@ -86,18 +107,35 @@ def work_of(name: str, threads: int) -> tuple[int, int] | None:
     return None
 
 
-def trip_of(nvdisasm: str, name: str, threads: int) -> dict[str, int] | None:
+def trip_of(code: Sequence[Instruction], name: str, threads: int) -> dict[str, int] | None:
     """The loop of a kernel; None where the kernel has none of its own."""
-    cubin, _ = _core.cuda_compile(name, LOOPS_ON)
-    code = disassembled(nvdisasm, cubin)
     loop, work = main_loop(code), work_of(name, threads)
-    cost = cost_of_trip(code, *work) if work is not None else None
-    if loop is None or cost is None:
+    most = WEIGHTS if name.startswith("attention_statistics") else ""  # a way without products of values may weigh none
+    cost = cost_of_trip(code, *work, most) if work is not None else None
+    if loop is None or work is None or cost is None:
         return None
-    return {
+    found = {
         "instructions": len(loop[0]), "issue slots": cost.instructions, "products": cost.products,
         "copies": cost.copies, "special functions": cost.kinds["MUFU"],
     }  # fmt: skip
+    turned = cost_of_trip(code, *work, most=ROUNDINGS) if turns_keys(name, threads) else None
+    if turned is not None:
+        found["issue slots" + TURNING] = turned.instructions
+    return found
+
+
+def turns_keys(name: str, threads: int) -> bool:
+    return name.startswith("attention") and threads == 32
+
+
+def way_of(code: Sequence[Instruction], name: str) -> dict[str, Any] | None:
+    """The way through a kernel around the loops; None of others."""
+    most = next((most for prefix, most in AROUND.items() if name.startswith(prefix)), None)
+    if most is None:
+        return None
+    found = way(code, most)
+    loops = sorted((loop.instructions for loop in found.within if not loop.products), reverse=True)
+    return {"issue slots": found.once.instructions, "of a trip through each loop": loops}
 
 
 def kernel_row(nvdisasm: str, kernel: tuple[str, int, int, int], architectures: list[int]) -> dict[str, Any]:
@@ -105,13 +143,14 @@ def kernel_row(nvdisasm: str, kernel: tuple[str, int, int, int], architectures: 
     needs, params = {}, 0
     for architecture in architectures:
         machine = MULTIPROCESSORS[architecture]
-        _, (registers, local, params, code) = _core.cuda_compile(name, architecture)
+        _, (registers, local, params, size) = _core.cuda_compile(name, architecture)
         blocks = machine.blocks_of(threads, registers, shared)
-        needs[target(architecture)] = [registers, max(0, local - stack), code, blocks]
+        needs[target(architecture)] = [registers, max(0, local - stack), size, blocks]
+    code = disassembled(nvdisasm, _core.cuda_compile(name, LOOPS_ON)[0])
     return {
         "name": name, "threads": threads, "params_bytes": params, "stack_bytes": stack, "shared_bytes": shared,
         "registers, spilled bytes, code bytes, blocks of a multiprocessor": needs,
-        "trip": trip_of(nvdisasm, name, threads),
+        "trip": trip_of(code, name, threads), "way": way_of(code, name),
     }  # fmt: skip
 
 
@@ -138,11 +177,15 @@ def line(row: dict[str, Any], before: dict[str, int]) -> str:
         target(LOOPS_ON)
     ]
     needs = f"{registers} registers, {spilled} spilled, {row['shared_bytes']} shared, {blocks} blocks"
-    trip = row["trip"]
+    trip, around = row["trip"], row["way"]
+    if around is not None:
+        needs += f"; the way: {around['issue slots']} slots, and {around['of a trip through each loop']}"
     if trip is None:
         return f"{row['name']:<30} {needs}"
     was = f" (before: {before[row['name']]})" if row["name"] in before else ""
-    return f"{row['name']:<30} {needs}; a trip: {trip['issue slots']} slots{was} of {trip['instructions']} instructions"
+    turned = trip.get("issue slots" + TURNING)
+    with_turns = "" if turned is None else f", {turned} where keys turn"
+    return f"{row['name']:<30} {needs}; a trip: {trip['issue slots']} slots{was}{with_turns}"
 
 
 def quick() -> dict[str, Cost]:
@@ -152,13 +195,14 @@ def quick() -> dict[str, Cost]:
     threads = {name: threads for name, threads, _, _ in _core.cuda_kernels()}
     open_compiler()
     found = {}
-    for name in LIMITS:
+    for limited in LIMITS:
+        name = limited.removesuffix(TURNING)
         cubin, _ = _core.cuda_compile(name, LOOPS_ON)
         work = work_of(name, threads[name])
         assert work is not None
-        cost = cost_of_trip(disassembled(nvdisasm, cubin), *work)
+        cost = cost_of_trip(disassembled(nvdisasm, cubin), *work, "" if limited == name else ROUNDINGS)
         assert cost is not None
-        found[name] = cost
+        found[limited] = cost
     return found
 
 

@@ -193,7 +193,16 @@ def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists:
             arrays = None
         if arrays is not None:
             return _on_arrays(operation, dtype, large[0], arrays)
+    if first.is_cuda and not torch.compiler.is_compiling():
+        lists = [map_arrays(lambda _, x: _of_dispatcher(x, first), given) for given in lists]
     return CALLS[operation.name](*large, *chain.from_iterable(lists))
+
+
+def _of_dispatcher(x: Any, like: Tensor) -> Tensor:
+    """A number that stayed on the host, as a tensor beside `like`; a tensor as it is."""
+    if isinstance(x, np.ndarray):
+        return torch.full((), x.item(), dtype=getattr(torch, x.dtype.name), device=like.device)
+    return x
 
 
 def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
@@ -202,6 +211,8 @@ def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
     gradients = torch.is_grad_enabled()
     for tensors in (large, *map(given_arrays, lists)):
         for tensor in tensors:
+            if type(tensor) is np.ndarray:  # a number that stayed on the host
+                continue
             if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
                 return False
             if gradients and tensor.requires_grad:

@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from farspan._backend import arrays
-from farspan._backend.settings import Drawn, Draws, Listed, Longest, Targets, check_large, collect, rules_of, tokens_of
+from farspan._backend.settings import (
+    Drawn,
+    Listed,
+    Longest,
+    Targets,
+    check_large,
+    collect,
+    draws_of,
+    rules_of,
+    tokens_of,
+)  # fmt: skip
 from farspan._compute import compute
 from farspan._errors import ArgumentError, message
 from farspan._results import FLAG_EMPTY, FLAG_NAN, Sample, Score, Top
@@ -146,13 +156,7 @@ def sample(
     """
     dtype = check_large(hidden, weight)
     rules = rules_of(hidden, scale, softcap, bias, valid_vocab)
-    rows = hidden.shape[:-1]
-    draws = Draws(
-        arrays.per_row("seed", seed, hidden, rows, integer=True, low=-(2**63), high=2**64),
-        arrays.per_row("position", position, hidden, rows, integer=True, high=2**32),
-        arrays.per_row("stream", stream, hidden, rows, integer=True, high=2**32),
-        arrays.per_row("temperature", temperature, hidden, rows, integer=False),
-    )
+    draws = draws_of(hidden, seed, position, stream, temperature)
     settings = collect(
         hidden, order=order, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical, epsilon=epsilon, eta=eta,
         top_h=top_h, top_n_sigma=top_n_sigma, xtc_probability=xtc_probability, xtc_threshold=xtc_threshold,

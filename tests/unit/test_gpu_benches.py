@@ -15,6 +15,7 @@ import torch
 import cases as gpu_cases
 import steps
 from cases import Case, Sides, all_cases
+from farspan._backend.nvrtc import find_nvrtc
 from rates import Rates
 
 SCRIPT = Path(gpu_cases.__file__).with_name("run.py")
@@ -100,6 +101,15 @@ def test_no_bound_is_a_constant_and_the_cases_that_models_take_are_there() -> No
         assert any(word in case.name for case in all_cases(quick=True)), f"{word}, in the short run"
     assert len(set((case.operation, case.name) for case in all_cases(quick=False))) == len(names)
     assert {case.operation for case in all_cases(quick=True)} == {case.operation for case in all_cases(quick=False)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, whose driver it would hide")
+@pytest.mark.skipif(find_nvrtc().path is None, reason="no NVRTC here: pip install nvidia-cuda-nvrtc")
+def test_the_host_is_timed_without_a_gpu() -> None:
+    host = SCRIPT.with_name("host.py")
+    found = subprocess.run([sys.executable, str(host), "--rounds", "1"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert {line.rpartition("  ")[0].strip() for line in found.stdout.splitlines()} >= {"attention", "sample", "score"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

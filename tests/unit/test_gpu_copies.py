@@ -1,4 +1,4 @@
-"""Draws that the host decides for a GPU: small arrays cross in a few pieces, not one by one."""
+"""Settings of draws on a GPU: plain numbers cross with the launch, small arrays in a few pieces, not one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from support.emulated import TensorMemory, library
 
 import farspan
-from farspan._backend import gpu
-from farspan._backend.settings import Draws, Rules, collect
+from farspan import ops
+from farspan._backend import gpu, settings
+from farspan._backend.settings import NOTHING, Draws, Rules, collect, draws_of
 
 OFF: dict[str, Any] = {
     "order": "hf", "history": None, "prompt_lengths": None, "logit_bias": None, "banned": None, "allowed": None,
@@ -75,3 +76,33 @@ def test_a_draw_with_settings_copies_little(draws_on: str) -> None:
     }
     crossed = ["there", "back", "there"] if draws_on == "host" else ["back", "back", "there"]
     assert memory.copies == crossed, "the draws, what the GPU read of the rows, the results"
+
+
+def test_plain_numbers_cross_with_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library() is None:
+        pytest.skip("the emulator of the CUDA kernels is not built: cargo build -p farspan-cuda-emulator")
+    generator = torch.Generator().manual_seed(5)
+    hidden, weight = (torch.randn(count, 24, generator=generator) for count in (ROWS, 300))
+    given: dict[str, Any] = {"seed": 2**63 + 5, "position": 2**32 - 1, "stream": 3, "temperature": 0.7}
+    cut: dict[str, Any] = {"top_k": 5, "top_p": 1.0, "top": 0}
+    expected = [farspan.sample(hidden, weight, **given, **more).token for more in ({}, cut)]
+    cuts = collect(hidden.numpy(), **OFF | cut)
+    monkeypatch.setattr(settings, "_on_gpu", lambda x: True)
+    draws = draws_of(hidden, **given)
+    assert [(type(x), x.shape) for x in draws] == [(np.ndarray, ())] * 4
+    for on_host, tokens, crossed in ((NOTHING, expected[0], []), (cuts, expected[1], ["back", "there"])):
+        memory = Counted(hidden)
+        found = gpu.sample(memory, "float32", hidden, weight, draws, Rules(), on_host)
+        assert torch.equal(found[0], tokens)
+        assert memory.copies == crossed, "what the GPU read of the rows, the results"
+
+
+def test_the_dispatcher_gets_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = torch.zeros(ROWS, 24)
+    given = (-7, 5, 0, 0.7)
+    of_tensors = draws_of(hidden, *given)
+    monkeypatch.setattr(settings, "_on_gpu", lambda x: True)
+    made = [ops._of_dispatcher(x, hidden) for x in draws_of(hidden, *given)]
+    assert all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(made, of_tensors, strict=True))
+    assert ops._of_dispatcher(hidden, hidden) is hidden
+    assert ops._are_plain((hidden,), (draws_of(hidden, *given),)), "they ask for no gradient"

@@ -8,7 +8,7 @@ import pytest
 
 import static
 from farspan._backend.nvrtc import find_nvrtc
-from sass import INSTALL, Instruction, cost_of_trip, find_nvdisasm, loops, main_loop
+from sass import INSTALL, Instruction, cost_of_trip, find_nvdisasm, loops, main_loop, way
 
 
 def code(text: str) -> list[Instruction]:
@@ -54,6 +54,19 @@ def test_a_trip_does_the_most_work_in_the_fewest_instructions() -> None:
     assert (filled.copies, filled.instructions) == (4, 8 + 3 * 2), "the loop within copies once a trip"
 
 
+def test_a_kind_that_is_asked_for_is_work_too() -> None:
+    loop = code("MOV\nHMMA\n? BRA 6\nF2FP\nF2FP\nFMUL\n? BRA 1\nEXIT")
+    costs = [cost_of_trip(loop, most=most) for most in ("", "F2FP")]
+    assert [cost.instructions for cost in costs if cost is not None] == [3, 6]
+
+
+def test_the_way_through_a_kernel_has_its_loops_beside_it() -> None:
+    kernel = code("MOV\n? BRA 6\nSTG\nFADD\n? BRA 3\nEXIT\nEXIT")
+    found = way(kernel, "STG")
+    assert found.once.kinds == {"MOV": 1, "BRA": 1, "STG": 1, "EXIT": 1}
+    assert [loop.kinds for loop in found.within] == [{"FADD": 1, "BRA": 1}]
+
+
 def test_code_without_a_loop_has_no_trip() -> None:
     assert cost_of_trip(code("MOV\n? BRA 3\nFADD\nEXIT")) is None
     assert loops([0, 1, 2], {0: [1], 1: [2], 2: [1]}) == [[1, 2]]
@@ -78,9 +91,13 @@ def test_a_loop_of_products_is_walked_as_often_as_a_trip_has_products() -> None:
 def test_the_work_of_a_trip_fills_its_tiles() -> None:
     assert static.work_of("attention_bf16_d128_w4", 128) == (16, 128)
     assert static.work_of("attention_f16_d256_w4_hooks", 128) == (24, 192)
+    assert static.work_of("attention_statistics_bf16_d128_w4", 128) == (8, 64)
     assert static.work_of("unembed_bf16_rows8", 256) == (5, 4)
-    without = ("attention_prepare", "attention_combine_bf16_d128", "unembed_target_bf16", "unembed_merge_rows")
-    for name in (*without, "attention_f32_d256_w1_hooks", "unembed_f32_rows64", "probe_bf16"):
+    without = (
+        "attention_prepare", "attention_combine_bf16_d128", "attention_statistics_combine", "unembed_target_bf16",
+        "unembed_merge_rows", "attention_f32_d256_w1_hooks", "unembed_f32_rows64", "probe_bf16",
+    )  # fmt: skip
+    for name in without:
         assert static.work_of(name, 128) is None, name
 
 

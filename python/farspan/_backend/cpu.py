@@ -327,7 +327,7 @@ def _sides(
     """Both sides of a divergence as problems."""
     rows = rows_of("hidden", model[0], "weight", model[1])
     other_rows = rows_of("target_hidden", other[0], "target_weight", other[1])
-    return (dtype, rows, model[1], rules), (dtype, other_rows, other[1], rules._replace(bias=target.target_bias))
+    return (dtype, rows, model[1], rules), (dtype, other_rows, other[1], target.rules(rules))
 
 
 def _per_row(settings: CrossEntropy, rows: Array) -> CrossEntropy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +30,8 @@ _Arguments = TypeVar("_Arguments", bound=tuple[Any, ...])
 def attention(memory: Memory, dtype: str, query: Any, key: Any, value: Any, hooks: Hooks) -> tuple[Any, Any]:
     """Output and LSE."""
     output, lse = [memory.empty(*form) for form in results.attention(dtype, query, key, value, hooks).values()]
-    if hooks.ragged:  # offsets are not read here: a row that no sequence covers sees nothing
-        output[...], lse[...] = 0, -math.inf
+    if hooks.ragged:
+        _fill({"output": output, "lse": lse})
     at = memory.describe
     _core.cuda_attention(memory, dtype, at(output), at(lse), at(query), at(key), at(value), _typed(memory, hooks))
     return output, lse
@@ -63,13 +64,18 @@ def attention_backward(
 def attention_statistics(memory: Memory, dtype: str, query: Any, key: Any, hooks: Hooks) -> tuple[Any, ...]:
     """The fields of `farspan.AttentionStatistics`."""
     out = AttentionStatistics(*_allocate(memory, results.attention_statistics(dtype, query, key, hooks)))
-    if hooks.ragged:  # as in `attention`
-        for name, x in out._asdict().items():
-            x[...] = -math.inf if name == "lse" else 0
+    if hooks.ragged:
+        _fill(out._asdict())
     places = AttentionStatistics(*map(memory.describe, out))
     at_query, at_key = memory.describe(query), memory.describe(key)
     _core.cuda_attention_statistics(memory, dtype, places, at_query, at_key, _typed(memory, hooks))
     return tuple(out)
+
+
+def _fill(found: dict[str, Any]) -> None:
+    """With what a row has that sees nothing: offsets are not read here, and a row may be of no sequence."""
+    for name, x in found.items():
+        x[...] = -math.inf if name == "lse" else 0
 
 
 def greedy(memory: Memory, dtype: str, hidden: Any, weight: Any, rules: Rules) -> tuple[Any, ...]:
@@ -92,13 +98,15 @@ def sample(
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
-    on_device = memory.take_all(draws, kinds)
+    sent = [i for i, x in enumerate(draws) if not _is_number(x)]
+    there = memory.take_all([draws[i] for i in sent], [kinds[i] for i in sent])
+    on_device = Draws(*(dict(enumerate(draws)) | dict(zip(sent, there, strict=True))).values())
     found = results.sample(dtype, hidden, weight, draws, rules, settings)
     out = cpu.allocate("hidden", found)
     _core.cuda_sample_on_host(
         memory,
         _problem(memory, dtype, rows, weight, rules),
-        Draws(*[_per_row(memory, x, rows.shape[0]) for x in on_device]),
+        _described(memory, on_device, rows.shape[0]),
         Draws(*(cpu.column(x, rows.shape[0]) for x in memory.host_all(draws))),
         _on_host(memory, settings),
         shard,
@@ -114,7 +122,7 @@ def _on_host(memory: Memory, settings: Settings) -> Settings | None:
 def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
     rows = _rows(hidden)
     out = _allocate(memory, results.greedy(dtype, hidden, weight, rules))
-    described = None if draws is None else Draws(*[_per_row(memory, x, rows.shape[0]) for x in draws])
+    described = None if draws is None else _described(memory, draws, rows.shape[0])
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
     return out
 
@@ -282,17 +290,23 @@ def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
 
 def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:
     """Arrays of a kind and a shape share a piece of memory: it is asked for a few times, not once for each."""
-    alike: dict[Any, list[int]] = {}
-    for place, form in enumerate(found.values()):
-        alike.setdefault(form, []).append(place)
     made: list[Any] = [None] * len(found)
-    for (shape, kind), places in alike.items():
+    for (shape, kind), places in _alike(tuple(found.values())):
         if len(places) == 1:
             made[places[0]] = memory.empty(shape, kind)
         else:
             for place, x in zip(places, memory.empties(len(places), shape, kind), strict=True):
                 made[place] = x
     return tuple(made)
+
+
+@lru_cache(256)
+def _alike(forms: tuple[tuple[tuple[int, ...], str], ...]) -> list[tuple[tuple[tuple[int, ...], str], list[int]]]:
+    """Where each form of a result stands."""
+    alike: dict[Any, list[int]] = {}
+    for place, form in enumerate(forms):
+        alike.setdefault(form, []).append(place)
+    return list(alike.items())
 
 
 def _rows(hidden: Any) -> Any:
@@ -309,9 +323,8 @@ def _problems(
     rules: Rules,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:  # fmt: skip
     """Both sides of a divergence."""
-    of_target = rules._replace(bias=target.target_bias)
     model = _problem(memory, dtype, _rows(hidden), weight, rules)
-    return model, _problem(memory, dtype, _rows(target_hidden), target_weight, of_target)
+    return model, _problem(memory, dtype, _rows(target_hidden), target_weight, target.rules(rules))
 
 
 def _per_row(memory: Memory, x: Any, rows: int) -> Described:
@@ -319,6 +332,16 @@ def _per_row(memory: Memory, x: Any, rows: int) -> Described:
     if x.ndim == 0:
         return memory.describe(x)[0], (rows,), (0,)
     return memory.describe(x if x.ndim == 1 else x.reshape(-1))
+
+
+def _is_number(x: Any) -> bool:
+    """Whether it stayed on the host, for a launch to carry."""
+    return isinstance(x, np.ndarray) and x.ndim == 0
+
+
+def _described(memory: Memory, draws: Draws, rows: int) -> Draws:
+    """Each as a number and how many rows it is for, or as the array of all rows."""
+    return Draws(*[(x.item(), rows) if _is_number(x) else _per_row(memory, x, rows) for x in draws])
 
 
 def _addresses(memory: Memory, arrays: Sequence[Any]) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from farspan._backend.schema import Array
+from farspan._backend.settings import Rules
 
 REDUCTIONS = ("mean", "sum", "none")
 """What becomes of the losses of rows."""
@@ -32,6 +33,10 @@ class Target(NamedTuple):
 
     target_bias: Array | None = None
     temperature: float = 1.0
+
+    def rules(self, rules: Rules) -> Rules:
+        """How products of the target's side become logits, beside the rules of the other side."""
+        return rules._replace(bias=self.target_bias)
 
 
 class Asked(NamedTuple):

@@ -63,7 +63,8 @@ class GpuMemory:
         torch = sys.modules["torch"]
         open_compiler()
         self._torch, self._device = torch, like.device
-        self.place = (like.device.index or 0, torch.cuda.current_stream(like.device).cuda_stream)
+        ordinal = like.device.index or 0
+        self.place = (ordinal, torch._C._cuda_getCurrentRawStream(ordinal))  # no object around it, which takes longer
         self._held: dict[int, Any] = {}
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:

@@ -8,6 +8,7 @@ and `_core` reads it by name (`rust/py/src/settings.rs`; `tests/unit/test_settin
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def tokens_of(weight: Any, rules: Rules) -> int:
 
 
 class Draws(NamedTuple):
-    """Where the noise of each row comes from, and how much of it there is: one entry, or one per row."""
+    """Where the noise of each row comes from, and how much of it there is: one entry, or one per row. Of rows on a GPU
+    an entry may be NumPy's: a launch carries it."""
 
     seed: Array
     """This and the next two are int64."""
@@ -82,6 +84,25 @@ class Draws(NamedTuple):
     stream: Array
     temperature: Array
     """float32"""
+
+
+def draws_of(hidden: Any, seed: Any, position: Any, stream: Any, temperature: Any) -> Draws:
+    """The public arguments of the same names."""
+    rows, stays = hidden.shape[:-1], _on_gpu(hidden) and not sys.modules["torch"].compiler.is_compiling()
+
+    def per_row(name: str, x: Any, *, integer: bool, low: int = 0, high: int = 0) -> Any:
+        first = _ON_HOST if stays and type(x) in _PLAIN else hidden
+        return arrays.per_row(name, x, first, rows, integer=integer, low=low, high=high)
+
+    return Draws(
+        per_row("seed", seed, integer=True, low=-(2**63), high=2**64),
+        per_row("position", position, integer=True, high=2**32),
+        per_row("stream", stream, integer=True, high=2**32),
+        per_row("temperature", temperature, integer=False),
+    )
+
+
+_ON_HOST = np.empty(0)
 
 
 class Drawn(NamedTuple):

@@ -60,8 +60,15 @@ fn main() {
     build.flag("-fvisibility=hidden").flag("-Wno-unused-function").flag("-Wno-unknown-pragmas");
     build.files(["fiber.cpp", "shared.cpp", "machine.cpp", "launch.cpp"].map(|file| here.join("cpp").join(file)));
     build.file(here.join("kernels/selftest.cpp"));
-    let of_attention = [attention::variants(), gradient::variants(), statistics::variants()].concat();
-    build.files(sources(&out, [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()));
+    let families = [
+        attention::variants(),
+        gradient::variants(),
+        statistics::variants(),
+        loss::variants(),
+        probe::variants(),
+        unembed::variants(),
+    ];
+    build.files(sources(&out, families.concat()));
     println!("cargo::rustc-check-cfg=cfg(sanitized)");
     println!("cargo::rerun-if-env-changed=FARSPAN_SANITIZE");
     if env::var_os("FARSPAN_SANITIZE").is_some() {

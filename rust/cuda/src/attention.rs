@@ -13,7 +13,9 @@ pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
-pub(crate) use variants::{CHUNK, COMBINE_ROWS, WARP_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
+pub(crate) use variants::{
+    CHUNK, DTYPES, ROWS_OF_WARPS, WARP_ROWS, WARPS, hooks_stack_bytes, shared_bytes, type_names, walks,
+};
 
 use crate::device::{Device, Limits, Params, Variant};
 use crate::tensor::{Tensor, Workspace};
@@ -23,7 +25,7 @@ use params::{
     ArrayAt, AttentionParams, PagesAt, PlanParams, PositionsAt, PrepareParams, PrepareSideParams, PreparedAt,
     ProblemParams, ResultParams, RotateParams, SequencesAt,
 };
-use plan::{Plan, Workload};
+use plan::{Plan, Sums, Workload};
 use variants::{PREPARE_THREADS, ROTATE_THREADS, combine, panel_bytes, rotate, walk};
 
 /// Bytes of workspace that a call needs on a device of these limits; known without reading device memory.
@@ -96,11 +98,11 @@ struct Layout {
 
 impl<'a> Call<'a> {
     fn new(problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
-        Call::summing(shape.value_dim, problem, shape, limits)
+        Call::summing(Sums::Values(shape.value_dim), problem, shape, limits)
     }
 
-    /// A call that sums up so many numbers for each row, beside its weights.
-    fn summing(sums: usize, problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
+    /// A call that sums up this for each row, beside its weights.
+    fn summing(sums: Sums, problem: &'a Attention, shape: Shape, limits: &Limits) -> Self {
         let work = Workload {
             dtype: problem.query.dtype,
             head_dim: shape.head_dim,
@@ -142,7 +144,7 @@ impl<'a> Call<'a> {
             device.launch(walk, grid, self.plan.shared_bytes as u32, params.bytes())?;
         }
         if self.plan.splits > 1 {
-            let grid = [self.work.rows().div_ceil(COMBINE_ROWS as usize) as u32, 1, 1];
+            let grid = [self.work.rows().div_ceil(ROWS_OF_WARPS as usize) as u32, 1, 1];
             // SAFETY: the caller's; the launch before has written the partial results of all chunks that a row sees.
             unsafe { device.launch(&combine(), grid, 0, params.bytes())? };
         }
@@ -176,7 +178,7 @@ impl<'a> Call<'a> {
         let [queries, keys] = self.prepared(&mut place, !self.turns_in_tiles());
         let results = self.work.chunks() * self.work.rows();
         let split = self.plan.splits > 1;
-        let partial_sums = place(split, results * self.work.sums * size_of::<f32>());
+        let partial_sums = place(split, results * self.work.sums.count() * size_of::<f32>());
         let partial_states = place(split, results * size_of::<[f32; 2]>());
         Layout { queries, keys, partial_sums, partial_states, bytes }
     }

@@ -41,7 +41,13 @@ pub use tensor::{FloatTensor, Tensor, Workspace};
 
 /// Every kernel there is.
 pub fn variants() -> Vec<Variant> {
-    let of_attention =
-        [attention::variants(), attention::gradient::variants(), attention::statistics::variants()].concat();
-    [of_attention, loss::variants(), probe::variants(), unembed::variants()].concat()
+    [
+        attention::variants(),
+        attention::gradient::variants(),
+        attention::statistics::variants(),
+        loss::variants(),
+        probe::variants(),
+        unembed::variants(),
+    ]
+    .concat()
 }

@@ -26,7 +26,7 @@ pub(crate) use problem::{Checked, check_contiguous, setting};
 
 pub use changes::{Changes, PackedChanges};
 pub use host::{Place, Reader, Threads, sample_on_host};
-pub use problem::{Draws, Matrix, Problem};
+pub use problem::{Draws, Matrix, PerRow, Problem};
 pub use sample::{Options, SampleOut, greedy, sample, sample_workspace};
 pub use score::{ScoreOut, TopOut, rank, rank_workspace, score, score_workspace, top, top_workspace};
 pub use statistics::{StatisticsLayout, StatisticsWants, statistics, statistics_workspace};

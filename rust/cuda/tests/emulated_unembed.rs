@@ -9,7 +9,7 @@ use emulated_unembed::{Emulated, LIMITS, SHARE, address, choose, choose_with, em
 use farspan_core::Dtype;
 use farspan_core::merge::{Best, Mass, Ranked};
 use farspan_core::noise::noise;
-use farspan_cuda::unembed::{Draws, Options};
+use farspan_cuda::unembed::{Draws, Options, PerRow};
 use farspan_cuda::{Device, Limits, Tensor};
 use farspan_testing::numbers::{Stored, bits, normals};
 use farspan_testing::unembed::judge::number;
@@ -204,14 +204,22 @@ fn one_number_serves_all_rows() {
     let repeated = Case { seed: vec![key.seed; rows], temperature: vec![0.8; rows], ..case.clone() };
     let expected = choose(&emulator(), &problem(&case), Some(&repeated.draws()), &Options::default());
     let (seed, position, stream) = ([key.seed as i64], [i64::from(key.position)], [i64::from(key.stream)]);
-    let of = |pointer: u64| Tensor { pointer, shape: [rows], strides: [0] };
-    let draws = Draws {
+    let of = |pointer: u64| PerRow::Each(Tensor { pointer, shape: [rows], strides: [0] });
+    let held = Draws {
         seed: of(address(&seed)),
         position: of(address(&position)),
         stream: of(address(&stream)),
         temperature: of(address(&[0.8f32])),
     };
-    assert_eq!(choose_with(&emulator(), &problem(&case), Some(&draws), &Options::default()), expected);
+    let carried = Draws {
+        seed: PerRow::integer(seed[0], rows),
+        position: PerRow::integer(position[0], rows),
+        stream: PerRow::integer(stream[0], rows),
+        temperature: PerRow::number(0.8, rows),
+    };
+    for draws in [held, carried] {
+        assert_eq!(choose_with(&emulator(), &problem(&case), Some(&draws), &Options::default()), expected);
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 // function that a block uses when it walks them itself.
 #pragma once
 
+#include "attention/members.cuh"
 #include "attention/merge.cuh"
 
-CONSTANT int COMBINE_ROWS = 4; // a warp for each
 CONSTANT int COMBINE_AHEAD = 4; // chunks that are read before the first of them is merged
 
 // Columns of a lane are 32 apart; DIM is the value dimension, rounded up.
@@ -13,23 +13,16 @@ template <typename T, int DIM> DEVICE void attention_combine(const AttentionPara
     const AttentionProblem& p = params.problem;
     const AttentionResults& results = params.results;
     int64_t rows = row_count(p);
-    int64_t index = int64_t(block_index(0)) * COMBINE_ROWS + warp();
+    auto [index, batch, head, time] = row_of_warp(p.query_heads, p.sequences.query_time);
     if (index >= rows) return;
-    int time = int(index % p.sequences.query_time), head = int(index / p.sequences.query_time % p.query_heads);
-    int batch = int(index / p.sequences.query_time / p.query_heads);
-    const Sequences& all = p.sequences;
-    int of = all.query_offsets == 0
-                 ? batch
-                 : sequence_at(all.query_offsets, all.query_offsets_kind, all.count, all.query_time, time);
-    Sequence sequence = sequence_of(all, of);
-    int query = time - sequence.query_start;
-    if (query < 0 || query >= sequence.queries) return;
+    Member member = member_at(p.sequences, true, batch, time);
+    if (!member.exists) return;
 
     float sink = sink_of(p, head);
     State state = first_state(sink);
-    Visible visible = visible_to(p, sequence, query);
+    Visible visible = visible_to(p, member.sequence, member.inside);
     float output[DIM / 32] = {};
-    int chunks = (sequence.keys + CHUNK - 1) / CHUNK;
+    int chunks = (member.sequence.keys + CHUNK - 1) / CHUNK;
     int next = next_chunk(visible, 0, chunks);
     NO_UNROLL
     while (next < chunks) {

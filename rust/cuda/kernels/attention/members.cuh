@@ -21,8 +21,23 @@ DEVICE Member member_at(const Sequences& all, bool of_queries, int batch, int ti
     return Member{sequence, inside, inside >= 0 && inside < (of_queries ? sequence.queries : sequence.keys)};
 }
 
-// Threads of such a kernel: blocks of the queries come first, then those of the keys; an entry of the batch begins a
-// block of its own.
+// Rows of a block whose warps take one each.
+CONSTANT int ROWS_OF_WARPS = 4;
+
+// Of an array [batch][head][time]: the row that a warp is for.
+struct RowOfWarp {
+    int64_t index;
+    int batch, head, time;
+};
+
+DEVICE RowOfWarp row_of_warp(int heads, int time_axis)
+{
+    int64_t index = int64_t(block_index(0)) * ROWS_OF_WARPS + warp();
+    return RowOfWarp{index, int(index / time_axis / heads), int(index / time_axis % heads), int(index % time_axis)};
+}
+
+// Threads of a kernel that goes over queries and keys: blocks of the queries come first, then those of the keys; an
+// entry of the batch begins a block of its own.
 struct Thread {
     bool of_queries;
     int batch;

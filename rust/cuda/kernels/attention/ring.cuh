@@ -76,24 +76,30 @@ private:
         ask(); // into the slot of the tile before, which nobody reads any more
     }
 
-    // Turns the pairs `(i, i + half)` of a tile of keys that holds both of each, by whole pieces. The loads of several
-    // keys' turns are on their way together.
+    // Turns the pairs `(i, i + half)` of a tile of keys that holds both of each, by whole pieces: a thread takes the
+    // same piece of every KEYS-th key. Where all keys exist, nothing is tested and addresses are worked out once; the
+    // loads of several keys' turns are on their way together.
     METHOD void turn_rows(char* tile, int first_key)
     {
-        constexpr int IN_PIECE = Shape::IN_PIECE;
-        constexpr int ACROSS = 8, KEYS = 32 * WARPS / ACROSS; // pieces of a row, and rows, at a time
-        int pieces = p.half / IN_PIECE, keys = sequence.keys - first_key, thread = anew(thread_index());
-        keys = keys < CHUNK ? keys : CHUNK;
-        NO_UNROLL
-        for (int piece = thread % ACROSS; piece < pieces; piece += ACROSS) {
-            auto* turns = reinterpret_cast<const float4*>(
-                source.turns + int64_t(first_key + thread / ACROSS) * p.half + piece * IN_PIECE);
-            UNROLL_BY(4)
-            for (int key = thread / ACROSS; key < keys; key += KEYS) {
-                turn_pieces(tile + place<Shape::WIDTH>(key, piece), tile + place<Shape::WIDTH>(key, piece + pieces),
-                            turns);
-                turns += KEYS * p.half / 2;
-            }
+        constexpr int ACROSS = Shape::PIECES / 2; // pieces that hold the first of each pair
+        constexpr int KEYS = 32 * WARPS / ACROSS;
+        constexpr int PERIOD = KEYS < 8 ? 8 / KEYS : 1; // of rows that are permuted alike
+        int pieces = p.half / Shape::IN_PIECE, keys = sequence.keys - first_key, thread = anew(thread_index());
+        int piece = thread % ACROSS, first = thread / ACROSS;
+        if (piece >= pieces) return;
+        auto* turns = reinterpret_cast<const float4*>(source.turns + int64_t(first_key + first) * p.half +
+                                                      piece * Shape::IN_PIECE);
+        auto turn = [&](int key, int below) {
+            char* row = tile + below * Shape::WIDTH;
+            turn_pieces(row + place<Shape::WIDTH>(key, piece), row + place<Shape::WIDTH>(key, piece + pieces), turns);
+            turns += KEYS * p.half / 2;
+        };
+        if (keys >= CHUNK) {
+            UNROLL
+            for (int i = 0; i < CHUNK / KEYS; ++i) turn(first + i % PERIOD * KEYS, i / PERIOD * PERIOD * KEYS);
+        } else {
+            NO_UNROLL
+            for (int key = first; key < keys; key += KEYS) turn(key, 0);
         }
     }
 

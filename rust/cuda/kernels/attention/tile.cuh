@@ -73,6 +73,10 @@ struct Rotation {
     {
         return interleaved ? column ^ 1 : column < half ? column + half : column - half;
     }
+
+    // Whether a number is the first of its pair, and the pair's number.
+    METHOD bool is_first(int column) const { return interleaved ? column % 2 == 0 : column < half; }
+    METHOD int pair(int column) const { return interleaved ? column / 2 : column < half ? column : column - half; }
 };
 
 template <typename T>
@@ -95,9 +99,9 @@ DEVICE Piece<T> load_turned(const T* row, int column, int dim, bool in_pieces, c
             if (at >= 2 * half) continue;
             float partner = rotation.interleaved ? number_of(own, inside ^ 1) : number_of(partners, inside);
             if (!rotation.interleaved && !together) partner = to_float(row[rotation.partner(at)]);
-            bool is_first = rotation.interleaved ? inside % 2 == 0 : at < half;
-            Turn turn = rotation.turns[rotation.interleaved ? at / 2 : is_first ? at : at - half];
-            numbers[i] = fma(numbers[i], turn.cosine, is_first ? -(partner * turn.sine) : partner * turn.sine);
+            Turn turn = rotation.turns[rotation.pair(at)];
+            float crossed = partner * turn.sine;
+            numbers[i] = fma(numbers[i], turn.cosine, rotation.is_first(at) ? -crossed : crossed);
         }
         turned.words[word] = word_of<T>(numbers);
     }

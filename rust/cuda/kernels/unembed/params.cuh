@@ -13,17 +13,21 @@ struct Matrix {
     int64_t stride;
 };
 
-// One number per row, or stride 0 and one number for all; no address: not given.
+// One number per row, or stride 0 and one number for all. Without an address the bits of one for all of them stand in
+// place of the stride: zeros where nothing is given.
 template <typename T>
 struct Setting {
     const T* first;
     int64_t stride;
 };
 
+DEVICE int64_t value_of(int64_t bits, const int64_t*) { return bits; }
+DEVICE float value_of(int64_t bits, const float*) { return from_bits(uint32_t(bits)); }
+
 template <typename T>
 DEVICE T value(const Setting<T>& setting, int64_t row)
 {
-    return setting.first ? setting.first[row * setting.stride] : T(0);
+    return setting.first ? setting.first[row * setting.stride] : value_of(setting.stride, setting.first);
 }
 
 struct Draws {

@@ -12,7 +12,7 @@ mod variants;
 pub use variants::{Of, variants};
 
 use super::params::ArrayAt;
-use super::{ALIGNMENT, Call, Large, Tensors, WARP_ROWS};
+use super::{ALIGNMENT, Call, Large, ROWS_OF_WARPS, Tensors, WARP_ROWS};
 use super::{border, in_a_row, is_in_pieces, matrix_at, problem as checks, table_at};
 use crate::device::{Device, Limits, Params};
 use crate::tensor::{Tensor, Workspace};
@@ -21,7 +21,7 @@ use farspan_core::array::check_contiguous;
 use farspan_core::attention::Shape;
 use farspan_core::attention::problem::{self, SmallShapes};
 use params::{ClearParams, GradientParams, KnownParams, SumParams, TurnParams};
-use variants::{ROWS_OF_WARPS, SUM_ALONE, SUM_THREADS};
+use variants::{SUM_ALONE, SUM_THREADS};
 use variants::{clear, known, most_sums, shared_bytes, sum, turn_back, walk, warps};
 
 /// A call whose gradients are asked for.

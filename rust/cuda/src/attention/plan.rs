@@ -25,6 +25,32 @@ const THREAD_REGISTERS: usize = 256;
 /// Of each block's shared memory, that the system takes.
 const RESERVED_SHARED_BYTES: usize = 1 << 10;
 
+/// Numbers that a row sums up beside its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sums {
+    /// So many columns of the values.
+    Values(usize),
+    /// So many moments of the weights: no values are read.
+    Moments(usize),
+}
+
+impl Sums {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        match self {
+            Sums::Values(count) | Sums::Moments(count) => count,
+        }
+    }
+
+    /// Columns of the values.
+    fn columns(self) -> usize {
+        match self {
+            Sums::Values(columns) => columns,
+            Sums::Moments(_) => 0,
+        }
+    }
+}
+
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
@@ -32,8 +58,8 @@ pub struct Workload {
     pub dtype: Dtype,
     /// Last axis of query and key.
     pub head_dim: usize,
-    /// Numbers that a row sums up beside its weights: columns of the values, or moments of the weights.
-    pub sums: usize,
+    /// What a row sums up beside its weights.
+    pub sums: Sums,
     /// Heads of query and output.
     pub query_heads: usize,
     /// Query heads that share a key head.
@@ -82,21 +108,22 @@ impl Workload {
 
     /// Memory for the partial results of all rows.
     pub fn partial_bytes(&self) -> usize {
-        self.chunks().saturating_mul(self.rows()).saturating_mul(4 * (self.sums + 2))
+        self.chunks().saturating_mul(self.rows()).saturating_mul(4 * (self.sums.count() + 2))
     }
 
     /// What partial results of a chunk's rows, written and read, are of its keys and values, in thousandths.
     fn extra_of_parts(&self) -> usize {
         let rows = (self.query_time * self.group).clamp(1, WARP_ROWS);
-        let partial = 2 * rows * 4 * (self.sums + 2);
-        1000 * partial / (CHUNK * (self.head_dim + self.sums) * self.dtype.size())
+        let partial = 2 * rows * 4 * (self.sums.count() + 2);
+        1000 * partial / (CHUNK * (self.head_dim + self.sums.columns()) * self.dtype.size())
     }
 
     /// The cut on a device.
     pub fn plan(&self, limits: &Limits) -> Plan {
-        let widest = self.head_dim.max(self.sums);
+        let widest = self.head_dim.max(self.sums.columns());
         let width = WIDTHS.into_iter().find(|width| *width >= widest).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
-        let shared_bytes = |warps| shared_bytes(self.dtype, width, warps, self.far);
+        let weighs = matches!(self.sums, Sums::Values(_));
+        let shared_bytes = |warps| shared_bytes(self.dtype, width, warps, self.far, weighs);
         let fits = |warps| shared_bytes(warps) <= limits.shared_bytes_per_block as usize;
         let warps = if self.query_time * self.group > WARP_ROWS && fits(4) { 4 } else { 1 };
 
@@ -107,7 +134,7 @@ impl Workload {
             Some(sequences) => (self.query_time * self.group).div_ceil(rows) + sequences,
         };
         let shared_bytes = shared_bytes(warps);
-        let parts = self.sums.div_ceil(MOST_COLUMNS);
+        let parts = self.sums.columns().div_ceil(MOST_COLUMNS).max(1);
         let blocks = (tiles * parts * self.query_heads / self.group).max(1);
         let wave = limits.multiprocessors as usize * resident_blocks(limits, warps as usize, shared_bytes);
         let may_split = self.partial_bytes() <= MOST_PARTIAL_BYTES;
@@ -170,7 +197,7 @@ mod tests {
         Workload {
             dtype: Dtype::Bf16,
             head_dim: 128,
-            sums: 128,
+            sums: Sums::Values(128),
             query_heads: 32,
             group: 4,
             batch,
@@ -188,15 +215,16 @@ mod tests {
                 for (batch, ragged) in [(1, None), (64, None), (1, Some(5))] {
                     for (query_time, key_time) in [(1, 1), (1, 1 << 20), (5, 0), (4096, 4096), (200_000, 200_000)] {
                         for (far, limits) in [(false, H200), (true, H200), (false, SMALL), (true, SMALL)] {
-                            let (head_dim, sums) = dims;
+                            let (head_dim, columns) = dims;
+                            let sums = Sums::Values(columns);
                             let sizes = Workload { dtype, head_dim, sums, ragged, far, ..dense(batch, 1, 1) };
                             let work = Workload { query_time, key_time, ..sizes };
                             let plan = work.plan(&limits);
                             let rows = plan.tiles * plan.warps as usize * WARP_ROWS;
-                            assert!(plan.width >= head_dim.max(sums));
+                            assert!(plan.width >= head_dim.max(columns));
                             assert!(plan.shared_bytes <= limits.shared_bytes_per_block as usize, "{work:?} {plan:?}");
                             assert!(rows >= batch * query_time * work.group);
-                            assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= sums);
+                            assert!(plan.parts * plan.width.min(MOST_COLUMNS) >= columns);
                             assert!(plan.splits * plan.chunks_per_block >= work.chunks());
                             assert!(plan.splits == 1 || work.partial_bytes() <= MOST_PARTIAL_BYTES);
                             assert!(plan.splits <= MOST_SPLITS);
@@ -205,6 +233,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn moments_are_no_columns() {
+        let values = Workload { dtype: Dtype::F32, sums: Sums::Values(3), head_dim: 64, ..dense(1, 4, 8192) };
+        let moments = Workload { sums: Sums::Moments(3), ..values };
+        assert_eq!(moments.partial_bytes(), values.partial_bytes());
+        assert!(moments.extra_of_parts() > values.extra_of_parts(), "fewer bytes are read for as many results");
+        let scratch = WARP_ROWS * 4 * CHUNK;
+        assert_eq!(moments.plan(&H200).shared_bytes + scratch, values.plan(&H200).shared_bytes);
+        assert_eq!(moments.plan(&H200).parts, 1);
     }
 
     #[test]
@@ -247,9 +286,9 @@ mod tests {
     #[test]
     fn as_many_blocks_run_as_have_room() {
         let small = Limits { multiprocessors: 46, shared_bytes_per_block: 99 << 10, architecture: 86 };
-        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 128, 1, false)), 3, "by shared memory");
-        assert_eq!(resident_blocks(&small, 1, shared_bytes(Dtype::Bf16, 128, 1, false)), 1);
-        assert_eq!(resident_blocks(&H200, 4, shared_bytes(Dtype::Bf16, 128, 4, false)), 2, "by registers");
+        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 128, 1, false, true)), 3, "by shared memory");
+        assert_eq!(resident_blocks(&small, 1, shared_bytes(Dtype::Bf16, 128, 1, false, true)), 1);
+        assert_eq!(resident_blocks(&H200, 4, shared_bytes(Dtype::Bf16, 128, 4, false, true)), 2, "by registers");
         assert_eq!(resident_blocks(&small, 4, 99 << 10), 1, "one always");
     }
 }

@@ -8,6 +8,7 @@ mod variants;
 
 pub use variants::variants;
 
+use super::plan::Sums;
 use super::{Attention, Call, Layout, problem, table_at};
 use crate::device::{Device, Limits};
 use crate::tensor::{Tensor, Workspace};
@@ -17,7 +18,7 @@ use params::{ResultParams, StatisticsParams};
 use variants::{combine, walk};
 
 /// Numbers of a row's `Moments` in the kernels.
-const MOMENTS: usize = 3;
+const MOMENTS: Sums = Sums::Moments(3);
 
 /// Where the statistics of each row go, `[batch, query_heads, query_time]` of float32. With a row's weights
 /// `p = exp(score - lse)`:

@@ -15,8 +15,8 @@ pub const WARP_ROWS: usize = 16;
 pub const PREPARE_THREADS: u32 = 128;
 /// Threads of a block of `attention_rotate`.
 pub const ROTATE_THREADS: u32 = 128;
-/// Rows that a block of `attention_combine` merges, a warp for each.
-pub const COMBINE_ROWS: u32 = 4;
+/// Rows of a block whose warps take one each: `ROWS_OF_WARPS` of the kernels.
+pub const ROWS_OF_WARPS: u32 = 4;
 
 /// The element type in a kernel's name, and in C++.
 pub(crate) fn type_names(dtype: Dtype) -> (&'static str, &'static str) {
@@ -37,7 +37,7 @@ pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
     let body = format!("attention<{cpp}, {width}, {warps}, {hooks}>");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, {body})");
     let stack_bytes = walk_stack_bytes(dtype, width, hooks);
-    let shared_bytes = shared_bytes(dtype, width, warps, false) as u32;
+    let shared_bytes = shared_bytes(dtype, width, warps, false, true) as u32;
     Variant { name, header: "attention/walk.cuh", line, threads, stack_bytes, shared_bytes }
 }
 
@@ -47,12 +47,12 @@ pub fn panel_bytes(dtype: Dtype, width: usize) -> usize {
 }
 
 /// Shared memory of a block that walks: the ring of tiles, the queries, at their far positions too where a border asks
-/// for it, and the scratch of each warp. `Ring` and `RowBlock` of the kernels.
-pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool) -> usize {
+/// for it, and, to weigh values, the scratch of each warp. `Ring` and `RowBlock` of the kernels.
+pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool, weighs: bool) -> usize {
     let (row, panel) = (width * dtype.size(), panel_bytes(dtype, width));
     let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
     let queries = row * (1 + usize::from(far));
-    let scratch = if dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
+    let scratch = if weighs && dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
     slots * CHUNK * panel + warps as usize * WARP_ROWS * (queries + scratch)
 }
 
@@ -71,7 +71,7 @@ fn walk_stack_bytes(dtype: Dtype, width: usize, hooks: bool) -> u32 {
 /// Merges the partial results of rows whose chunks were shared out.
 pub fn combine(dtype: Dtype, width: usize) -> Variant {
     let (name, cpp) = type_names(dtype);
-    let threads = 32 * COMBINE_ROWS;
+    let threads = 32 * ROWS_OF_WARPS;
     let name = format!("attention_combine_{name}_d{width}");
     let line = format!("FARSPAN_KERNEL_OF({name}, AttentionParams, {threads}, attention_combine<{cpp}, {width}>)");
     Variant { name, header: "attention/combine.cuh", line, threads, stack_bytes: 0, shared_bytes: 0 }
@@ -94,18 +94,30 @@ pub fn rotate(dtype: Dtype) -> Variant {
     Variant { name, header, line, threads: ROTATE_THREADS, stack_bytes: 0, shared_bytes: 0 }
 }
 
-/// Every kernel of attention.
-pub fn variants() -> Vec<Variant> {
-    let mut variants = vec![prepare()];
-    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        variants.push(rotate(dtype));
-        variants.extend(WIDTHS.map(|width| combine(dtype, width)));
+/// Every element type.
+pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+
+/// The kernels of a family that there are for each element type, width and `kind`, without hooks and with them.
+pub fn walks<K: Copy>(kinds: &[K], walk: impl Fn(Dtype, usize, K, bool) -> Variant) -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for dtype in DTYPES {
         for width in WIDTHS {
-            for warps in WARPS {
-                variants.extend([false, true].map(|hooks| walk(dtype, width, warps, hooks)));
-                variants.dedup();
+            for &kind in kinds {
+                variants.extend([false, true].map(|hooks| walk(dtype, width, kind, hooks)));
             }
         }
     }
+    variants.dedup(); // where one kernel does for both
+    variants
+}
+
+/// Every kernel of attention.
+pub fn variants() -> Vec<Variant> {
+    let mut variants = vec![prepare()];
+    for dtype in DTYPES {
+        variants.push(rotate(dtype));
+        variants.extend(WIDTHS.map(|width| combine(dtype, width)));
+    }
+    variants.extend(walks(&WARPS, walk));
     variants
 }

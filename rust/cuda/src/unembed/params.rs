@@ -27,7 +27,7 @@ pub(crate) struct RowsAt {
     pub stride: i64,
 }
 
-/// One number per row.
+/// One number per row; without an address the bits of one for all of them stand in place of the stride.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Setting {

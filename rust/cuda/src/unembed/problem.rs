@@ -2,6 +2,7 @@
 
 use super::params::{DrawsAt, HIDDEN_ALIGNED, RowsAt, Setting, UnembedParams, WEIGHT_ALIGNED};
 use crate::tensor::{FloatTensor, Tensor};
+use farspan_core::array::Array;
 use farspan_core::unembed::Tokens;
 use farspan_core::{Dtype, Error, Result};
 
@@ -11,18 +12,62 @@ pub type Matrix = FloatTensor<2>;
 /// What is read: arrays of the device, the bias contiguous.
 pub type Problem = farspan_core::unembed::Problem<Matrix, Tensor<1>>;
 
-/// The settings of a draw, in device memory: seeds int64, taken by their bits; positions and streams int64, of which
-/// the low 32 bits count; temperatures float32, of which those that are not above 0 are greedy. Stride 0 has one number
-/// serve all rows. Only the kernels read them, so a captured graph takes what is there when it runs.
-pub type Draws = farspan_core::unembed::Draws<Tensor<1>, Tensor<1>, Tensor<1>>;
+/// The settings of a draw: seeds int64, taken by their bits; positions and streams int64, of which the low 32 bits
+/// count; temperatures float32, of which those that are not above 0 are greedy. Only the kernels read those that lie in
+/// device memory, so a captured graph takes what is there when it runs.
+pub type Draws = farspan_core::unembed::Draws<PerRow, PerRow, PerRow>;
+
+/// A number for each row.
+#[derive(Clone, Copy, Debug)]
+pub enum PerRow {
+    /// In device memory. Stride 0 has one number serve all rows.
+    Each(Tensor<1>),
+    /// The bits of one number for so many rows, which a launch carries with it.
+    All(u64, usize),
+}
+
+impl PerRow {
+    /// One int64 for all rows.
+    pub fn integer(value: i64, rows: usize) -> PerRow {
+        PerRow::All(value.cast_unsigned(), rows)
+    }
+
+    /// One float32 for all rows.
+    pub fn number(value: f32, rows: usize) -> PerRow {
+        PerRow::All(value.to_bits().into(), rows)
+    }
+
+    fn at(&self) -> Setting {
+        match self {
+            PerRow::Each(tensor) => setting(tensor),
+            PerRow::All(bits, _) => Setting { first: 0, stride: bits.cast_signed() },
+        }
+    }
+}
+
+impl Array<1> for PerRow {
+    fn shape(&self) -> [usize; 1] {
+        match self {
+            PerRow::Each(tensor) => tensor.shape,
+            PerRow::All(_, rows) => [*rows],
+        }
+    }
+
+    fn last_stride(&self) -> i64 {
+        match self {
+            PerRow::Each(tensor) => tensor.last_stride(),
+            PerRow::All(..) => 0,
+        }
+    }
+}
 
 /// The settings as the kernels take them.
 pub(super) fn draws_at(draws: &Draws) -> DrawsAt {
     DrawsAt {
-        seed: setting(&draws.seed),
-        position: setting(&draws.position),
-        stream: setting(&draws.stream),
-        temperature: setting(&draws.temperature),
+        seed: draws.seed.at(),
+        position: draws.position.at(),
+        stream: draws.stream.at(),
+        temperature: draws.temperature.at(),
     }
 }
 

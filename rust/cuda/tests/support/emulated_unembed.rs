@@ -5,8 +5,8 @@ use farspan_core::unembed::{HostDraws, Rules};
 use farspan_core::{Error, Result};
 use farspan_cuda::emulator::Emulator;
 use farspan_cuda::unembed::{
-    Changes, Draws, Matrix, Options, Problem, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace, sample,
-    sample_workspace, score, score_workspace, top, top_workspace,
+    Changes, Draws, Matrix, Options, PerRow, Problem, SampleOut, ScoreOut, TopOut, greedy, rank, rank_workspace,
+    sample, sample_workspace, score, score_workspace, top, top_workspace,
 };
 use farspan_cuda::{Device, Limits, Tensor, Workspace};
 use farspan_cuda_emulator::forbid;
@@ -184,8 +184,9 @@ impl DeviceDraws {
     }
 
     pub fn view(&self) -> Draws {
-        let of = |values: &[i64]| Tensor::contiguous(address(values), [values.len()]);
+        let of = |values: &[i64]| PerRow::Each(Tensor::contiguous(address(values), [values.len()]));
         let temperature = Tensor::contiguous(address(&self.temperature), [self.temperature.len()]);
+        let temperature = PerRow::Each(temperature);
         Draws { seed: of(&self.seed), position: of(&self.position), stream: of(&self.stream), temperature }
     }
 }

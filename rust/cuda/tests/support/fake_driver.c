@@ -211,6 +211,7 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
 {
     NEED_CONTEXT;
     if (params || (intptr_t)extra[0] != 1 || (intptr_t)extra[2] != 2 || extra[4]) return INVALID_VALUE;
+    if (!getenv("FAKE_CUDA_NOTES")) return SUCCESS;
     const unsigned char* bytes = extra[1];
     size_t count = *(size_t*)extra[3];
     char text[1024];

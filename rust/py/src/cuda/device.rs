@@ -3,10 +3,10 @@
 
 use crate::failure::{Failure, Outcome};
 use farspan_core::{Error, Result};
-use farspan_cuda::{Compiler, Device, Gpu, Tensor, emulator};
+use farspan_cuda::{Compiler, Device, Gpu, Tensor, emulator, unembed};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyFloat, PyTuple};
 use std::path::PathBuf;
 
 /// Runs kernels on the CPU, over NumPy's memory, for tests: the library is built from `rust/cuda/emulator`.
@@ -97,6 +97,39 @@ pub(crate) fn tensor<const N: usize>(argument: &'static str, (pointer, shape, st
         (Ok(shape), Ok(strides)) => Ok(Tensor { pointer, shape, strides }),
         (Err(shape), _) => Err(Error::argument(argument, format!("{N} dimensions"), format!("shape {shape:?}"))),
         (_, Err(strides)) => Err(Error::argument(argument, format!("{N} strides"), format!("{strides:?}"))),
+    }
+}
+
+/// A setting of each row: `[rows]` on the device; or the one number of all rows, a float or an integer of Python, and
+/// how many rows there are.
+pub(crate) enum PerRow {
+    Each(Array),
+    All(unembed::PerRow),
+}
+
+impl PerRow {
+    pub(crate) fn read(self, argument: &'static str) -> Result<unembed::PerRow> {
+        match self {
+            PerRow::Each(array) => Ok(unembed::PerRow::Each(tensor(argument, array)?)),
+            PerRow::All(number) => Ok(number),
+        }
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for PerRow {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let tuple = given.cast::<PyTuple>()?;
+        if tuple.len() != 2 {
+            return Ok(PerRow::Each(given.extract()?));
+        }
+        let (value, rows) = (tuple.get_item(0)?, tuple.get_item(1)?.extract()?);
+        let number = match value.is_instance_of::<PyFloat>() {
+            true => unembed::PerRow::number(value.extract::<f64>()? as f32, rows),
+            false => unembed::PerRow::integer(value.extract()?, rows),
+        };
+        Ok(PerRow::All(number))
     }
 }
 

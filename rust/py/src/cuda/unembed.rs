@@ -1,6 +1,6 @@
 //! `_core.cuda_greedy` and its siblings: the unembedding over memory of a device.
 
-use super::device::{Array, Memory, tensor};
+use super::device::{Array, Memory, PerRow, tensor};
 use crate::arrays::named_dtype;
 use crate::failure::{Failure, Outcome, guarded};
 use crate::settings::{Draws as DrawArrays, GivenArrays, Owned, Rules as GivenRules};
@@ -33,12 +33,12 @@ pub(super) fn problem((dtype, hidden, weight, rules): Arguments<'_>, shard: Opti
     })
 }
 
-fn draws(draws: DrawArrays<Array>) -> Result<Draws> {
+fn draws(draws: DrawArrays<PerRow>) -> Result<Draws> {
     Ok(Draws {
-        seed: tensor("seed", draws.seed)?,
-        position: tensor("position", draws.position)?,
-        stream: tensor("stream", draws.stream)?,
-        temperature: tensor("temperature", draws.temperature)?,
+        seed: draws.seed.read("seed")?,
+        position: draws.position.read("position")?,
+        stream: draws.stream.read("stream")?,
+        temperature: draws.temperature.read("temperature")?,
     })
 }
 
@@ -54,7 +54,7 @@ fn sample_out(out: [u64; 12]) -> SampleOut {
 pub(crate) fn cuda_sample(
     memory: &Bound<'_, PyAny>,
     arguments: Arguments<'_>,
-    drawn: Option<DrawArrays<Array>>,
+    drawn: Option<DrawArrays<PerRow>>,
     out: [u64; 12],
 ) -> Outcome {
     guarded(|| {
@@ -84,7 +84,7 @@ fn on_threads<'r>(parts: Vec<Rows<'r>>, work: &(dyn Fn(Rows<'r>) + Sync)) -> Res
 pub(crate) fn cuda_sample_on_host<'py>(
     memory: &Bound<'py, PyAny>,
     arguments: Arguments<'_>,
-    drawn: DrawArrays<Array>,
+    drawn: DrawArrays<PerRow>,
     draws: DrawArrays<Bound<'py, PyAny>>,
     settings: Option<GivenArrays<'py>>,
     shard: Option<Holder>,

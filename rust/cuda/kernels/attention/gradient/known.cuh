@@ -5,18 +5,13 @@
 #include "attention/members.cuh"
 #include "attention/merge.cuh"
 
-CONSTANT int KNOWN_ROWS = 4; // a warp for each
-
 template <typename T> DEVICE void attention_known(const KnownParams& params)
 {
     const AttentionProblem& p = params.problem;
-    const Sequences& all = p.sequences;
-    int64_t index = int64_t(block_index(0)) * KNOWN_ROWS + warp();
+    auto [index, batch, head, time] = row_of_warp(p.query_heads, p.sequences.query_time);
     if (index >= row_count(p)) return;
-    int time = int(index % all.query_time), head = int(index / all.query_time % p.query_heads);
-    int batch = int(index / all.query_time / p.query_heads);
     auto* sinks = reinterpret_cast<float*>(params.sinks);
-    if (!member_at(all, true, batch, time).exists) {
+    if (!member_at(p.sequences, true, batch, time).exists) {
         if (sinks != nullptr && lane() == 0) sinks[index] = 0.0f;
         return;
     }

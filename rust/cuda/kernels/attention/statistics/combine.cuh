@@ -5,15 +5,12 @@
 #include "attention/members.cuh"
 #include "attention/statistics/moments.cuh"
 
-CONSTANT int STATISTICS_ROWS = 4; // a warp for each
-
 DEVICE void combine_statistics(const StatisticsParams& params)
 {
     const AttentionProblem& p = params.problem;
-    int64_t rows = row_count(p), index = int64_t(block_index(0)) * STATISTICS_ROWS + warp();
+    int64_t rows = row_count(p);
+    auto [index, batch, head, time] = row_of_warp(p.query_heads, p.sequences.query_time);
     if (index >= rows) return;
-    int time = int(index % p.sequences.query_time), head = int(index / p.sequences.query_time % p.query_heads);
-    int batch = int(index / p.sequences.query_time / p.query_heads);
     Member member = member_at(p.sequences, true, batch, time);
     if (!member.exists) return;
 

@@ -1,6 +1,6 @@
 //! The kernels of attention's backward pass. The emulator's build script reads this file too.
 
-use crate::attention::{CHUNK, WARP_ROWS, WIDTHS, type_names};
+use crate::attention::{CHUNK, DTYPES, ROWS_OF_WARPS, WARP_ROWS, type_names, walks};
 use crate::device::Variant;
 use farspan_core::Dtype;
 
@@ -15,8 +15,6 @@ pub enum Of {
     Value,
 }
 
-/// Rows that a block of `attention_known_...` and `attention_turn_back_...` takes, a warp for each.
-pub const ROWS_OF_WARPS: u32 = 4;
 /// Threads of a block of `attention_sum`.
 pub const SUM_THREADS: u32 = 256;
 /// Terms that a thread of it adds up by itself: `SUM_ALONE` of the kernel.
@@ -105,14 +103,7 @@ pub fn clear() -> Variant {
 /// Every kernel of the backward pass.
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![sum(), clear()];
-    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        variants.extend([known(dtype), turn_back(dtype)]);
-        for width in WIDTHS {
-            for of in [Of::Query, Of::Key, Of::Value] {
-                variants.extend([false, true].map(|hooks| walk(dtype, width, of, hooks)));
-                variants.dedup();
-            }
-        }
-    }
+    variants.extend(DTYPES.into_iter().flat_map(|dtype| [known(dtype), turn_back(dtype)]));
+    variants.extend(walks(&[Of::Query, Of::Key, Of::Value], walk));
     variants
 }

@@ -1,6 +1,6 @@
 //! The kernels of attention's statistics. The emulator's build script reads this file too.
 
-use crate::attention::{COMBINE_ROWS, WARPS, WIDTHS, hooks_stack_bytes, shared_bytes, type_names};
+use crate::attention::{ROWS_OF_WARPS, WARPS, hooks_stack_bytes, shared_bytes, type_names, walks};
 use crate::device::Variant;
 use farspan_core::Dtype;
 
@@ -13,13 +13,13 @@ pub fn walk(dtype: Dtype, width: usize, warps: u32, hooks: bool) -> Variant {
     let body = format!("attention_statistics<{cpp}, {width}, {warps}, {hooks}>");
     let line = format!("FARSPAN_KERNEL_OF({name}, StatisticsParams, {threads}, {body})");
     let header = "attention/statistics/walk.cuh";
-    let shared_bytes = shared_bytes(dtype, width, warps, false) as u32;
+    let shared_bytes = shared_bytes(dtype, width, warps, false, false) as u32;
     Variant { name, header, line, threads, stack_bytes: hooks_stack_bytes(hooks), shared_bytes }
 }
 
 /// Merges the partial results of rows whose chunks were shared out.
 pub fn combine() -> Variant {
-    let (name, threads) = ("attention_statistics_combine".to_string(), 32 * COMBINE_ROWS);
+    let (name, threads) = ("attention_statistics_combine".to_string(), 32 * ROWS_OF_WARPS);
     let line = format!("FARSPAN_KERNEL_OF({name}, StatisticsParams, {threads}, combine_statistics)");
     let header = "attention/statistics/combine.cuh";
     Variant { name, header, line, threads, stack_bytes: 0, shared_bytes: 0 }
@@ -28,13 +28,6 @@ pub fn combine() -> Variant {
 /// Every kernel of the statistics.
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![combine()];
-    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        for width in WIDTHS {
-            for warps in WARPS {
-                variants.extend([false, true].map(|hooks| walk(dtype, width, warps, hooks)));
-                variants.dedup();
-            }
-        }
-    }
+    variants.extend(walks(&WARPS, walk));
     variants
 }
