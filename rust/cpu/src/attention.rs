@@ -16,6 +16,7 @@ mod output;
 mod packing;
 mod statistics;
 mod stream;
+mod turning;
 mod visibility;
 mod walk;
 

@@ -6,11 +6,10 @@ use crate::arch::rowwise::{self, Activated, Normalized};
 use crate::{dispatch, threads};
 use farspan_core::{Error, Result};
 use ndarray::{ArrayView2, Axis};
-use rayon::prelude::*;
 
 /// Numbers below which waking threads costs more than it saves.
 const ALONE: usize = 1 << 15;
-/// Rows whose slopes by a weight are summed before they are added to those of other rows.
+/// Rows that a thread takes together. Their slopes by a weight are summed before they are added to those of others.
 const BLOCK: usize = 64;
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight` for each row of `x`; `out` holds the rows one after the other.
@@ -62,15 +61,8 @@ pub fn add_rms_norm(
             kernels.normalize(sum, weight, eps, out);
         }
     };
-    let size = (BLOCK * width).max(1);
-    if out.len() < ALONE {
-        sum.chunks_mut(size).zip(out.chunks_mut(size)).enumerate().for_each(|(block, rows)| work(block, rows));
-        return Ok(());
-    }
-    threads::run(|| {
-        let blocks = sum.par_chunks_mut(size).zip(out.par_chunks_mut(size)).enumerate();
-        blocks.for_each(|(block, rows)| work(block, rows));
-    })
+    let (size, count) = ((BLOCK * width).max(1), out.len());
+    each_block(count, sum.chunks_mut(size).zip(out.chunks_mut(size)), work)
 }
 
 /// The slopes of a result by what [`rms_norm`] was given, from the `slope` by what it gave: of `x` in `out`, of the
@@ -101,16 +93,8 @@ pub fn rms_norm_gradient(
             kernels.normalize_gradient(&row, out, sums);
         }
     };
-    let size = BLOCK * width;
-    if out.len() < ALONE {
-        let blocks = out.chunks_mut(size.max(1)).zip(sums.chunks_mut(width.max(1)));
-        blocks.enumerate().for_each(|(block, rows)| work(block, rows));
-    } else {
-        threads::run(|| {
-            let blocks = out.par_chunks_mut(size).zip(sums.par_chunks_mut(width));
-            blocks.enumerate().for_each(|(block, rows)| work(block, rows));
-        })?;
-    }
+    let (size, count) = ((BLOCK * width).max(1), out.len());
+    each_block(count, out.chunks_mut(size).zip(sums.chunks_mut(width.max(1))), work)?;
     of_weight.fill(0.0);
     for sums in sums.chunks_exact(width.max(1)) {
         of_weight.iter_mut().zip(sums).for_each(|(sum, more)| *sum += more);
@@ -179,12 +163,25 @@ fn each_row(
         return Ok(());
     }
     check_rows("x", &x, x.dim())?;
-    let one = |(index, out): (usize, &mut [f32])| work(index, numbers(&x, index), out);
-    if out.len() < ALONE {
-        out.chunks_exact_mut(width).enumerate().for_each(one);
+    each_block(out.len(), out.chunks_mut(BLOCK * width), |block, out: &mut [f32]| {
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            let index = block * BLOCK + i;
+            work(index, numbers(&x, index), out);
+        }
+    })
+}
+
+/// Calls `work` with each block of rows and its index: in turn where there are few numbers, else on all threads.
+fn each_block<T: Send>(
+    numbers: usize,
+    blocks: impl Iterator<Item = T>,
+    work: impl Fn(usize, T) + Send + Sync,
+) -> Result<()> {
+    if numbers < ALONE {
+        blocks.enumerate().for_each(|(index, block)| work(index, block));
         return Ok(());
     }
-    threads::run(|| out.par_chunks_exact_mut(width).enumerate().for_each(one))
+    threads::for_each(blocks.enumerate().collect(), |(index, block)| work(index, block))
 }
 
 #[cfg(test)]

@@ -68,13 +68,14 @@ pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(pool()?.install(work))
 }
 
-/// Does `work` on each item, shared out among the threads.
+/// Does `work` on each item, shared out among the threads; a single thread is the caller's own, whose caches have what
+/// it made last.
 pub fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) -> Result<()> {
-    match items.len() {
-        0 | 1 => items.into_iter().for_each(work),
-        _ => run(|| items.into_par_iter().for_each(work))?,
+    if items.len() < 2 || num_threads() == 1 {
+        items.into_iter().for_each(work);
+        return Ok(());
     }
-    Ok(())
+    run(|| items.into_par_iter().for_each(work))
 }
 
 fn pool() -> Result<Arc<ThreadPool>> {

@@ -97,19 +97,19 @@ impl Slope {
     }
 }
 
-/// Sizes and element types that reach every branch.
+/// Sizes and element types that reach every branch; many rows of whole vectors of float32 among them.
 pub fn cases() -> impl Strategy<Value = Case> {
     let dtype = || prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16), Just(Dtype::F16)];
     let rows = prop_oneof![3 => 0usize..10, 1 => 10usize..150];
     let features = prop_oneof![3 => 0usize..80, 1 => 500usize..600];
     let inner = prop_oneof![3 => 0usize..70, 1 => 200usize..280];
-    (rows, features, inner, dtype(), dtype(), any::<bool>(), any::<u64>()).prop_map(
-        |(rows, features, inner, x, weight, biased, seed)| Case {
-            x: Stored::new(&normals(seed, rows * inner), rows, inner, seed as usize % 3, x),
-            weight: Stored::new(&normals(seed ^ 1, features * inner), features, inner, seed as usize % 5, weight),
-            bias: biased.then(|| normals(seed ^ 2, features)),
-        },
-    )
+    let vectors = (48usize..150, 0usize..80, (3usize..10).prop_map(|count| 16 * count), Just(Dtype::F32));
+    let sizes = prop_oneof![4 => (rows, features, inner, dtype()), 1 => vectors];
+    (sizes, dtype(), any::<bool>(), any::<u64>()).prop_map(|((rows, features, inner, x), weight, biased, seed)| Case {
+        x: Stored::new(&normals(seed, rows * inner), rows, inner, seed as usize % 3, x),
+        weight: Stored::new(&normals(seed ^ 1, features * inner), features, inner, seed as usize % 5, weight),
+        bias: biased.then(|| normals(seed ^ 2, features)),
+    })
 }
 
 pub fn products_are_right_and_have_the_same_bits_in_every_call(cpu: &Cpu) {

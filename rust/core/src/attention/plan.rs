@@ -7,7 +7,7 @@ use super::Sequence;
 pub const KEY_CHUNK: usize = 256;
 
 /// Scratch memory that a thread may use for a block of queries.
-pub const SCRATCH_BYTES: usize = 3 << 19;
+pub const SCRATCH_BYTES: usize = 5 << 19;
 
 /// Keys that the backward pass takes together; their share of a query's gradient is added to that of the keys before
 /// them. Counted from a sequence's first key, as [`KEY_CHUNK`] is: this too changes the bits of results.
@@ -104,15 +104,22 @@ impl Workload {
         self.value_dim.next_multiple_of(16)
     }
 
-    /// Packed keys and values, turns of sixteen keys, scores of a tile, positions, and a last tile that is not full.
+    /// Packed keys and values, turns of the keys, a tile of queries as rows, scores of a tile, positions, and a last
+    /// tile that is not full.
     fn fixed_floats(&self) -> usize {
         let packed = KEY_CHUNK * (self.head_dim * self.rotations() + self.width());
-        packed + 16 * self.head_dim + 2 * 12 * KEY_CHUNK + 2 * KEY_CHUNK + 12 * self.row_floats()
+        let rows = 12 * self.head_dim.next_multiple_of(16) * self.rotations();
+        packed + KEY_CHUNK * self.turn_floats() + rows + 2 * 12 * KEY_CHUNK + 2 * KEY_CHUNK + 12 * self.row_floats()
     }
 
-    /// A packed query, its sums, and its share of the state of its tile.
+    /// A packed query, its turns, its sums, and its share of the state of its tile.
     fn row_floats(&self) -> usize {
-        self.head_dim * self.rotations() + self.width() + 32
+        self.head_dim * self.rotations() + self.turn_floats() + self.width() + 32
+    }
+
+    /// Cosines and sines of a row, and twice its position.
+    fn turn_floats(&self) -> usize {
+        (self.head_dim + 4) * self.rotations()
     }
 }
 

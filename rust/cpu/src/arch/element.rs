@@ -78,6 +78,16 @@ unsafe impl Element for f32 {
         // SAFETY: the caller's.
         unsafe { L::store(p, x) }
     }
+    #[inline(always)]
+    unsafe fn load_part<L: Lanes>(p: *const Self, count: usize) -> L::F {
+        // SAFETY: the caller's.
+        unsafe { L::load_part(p, count) }
+    }
+    #[inline(always)]
+    unsafe fn store_part<L: Lanes>(p: *mut Self, x: L::F, count: usize) {
+        // SAFETY: the caller's.
+        unsafe { L::store_part(p, x, count) }
+    }
 }
 
 // SAFETY: forwards to the lanes.

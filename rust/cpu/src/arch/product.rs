@@ -6,5 +6,5 @@ mod rows;
 mod table;
 
 pub(crate) use dot::{Carry, Padded, Product, Rows, padded_width};
-pub(crate) use panels::{Multiplied, Order, Panels};
+pub(crate) use panels::{Left, Multiplied, Order, Panels};
 pub(crate) use table::{Kernels, kernels};

@@ -111,32 +111,33 @@ impl<'p, 'a> Context<'p, 'a> {
         }
     }
 
-    /// Where the keys `keys` stand; what lies behind in `out` stays.
+    /// Where the keys `keys` stand.
     pub(super) fn key_positions(
         &self,
         sequence: &Sequence,
         keys: Range<usize>,
         side: Side,
-        out: &mut [f64; KEY_CHUNK],
-    ) {
+    ) -> impl Iterator<Item = f64> {
         let given = match side {
             Side::Near => self.problem.key_positions,
             Side::Far => self.problem.rotary.and_then(|rotary| rotary.far).map(|far| far.key_positions),
         };
-        for (position, key) in out.iter_mut().zip(keys) {
-            *position = match given {
-                Some(positions) => positions.at([sequence.key_batch, sequence.key_start + key]),
-                None => key as f64,
-            };
-        }
+        let (batch, start) = (sequence.key_batch, sequence.key_start);
+        keys.map(move |key| given.map_or(key as f64, |positions| positions.at([batch, start + key])))
     }
 
-    /// Cosines and sines of a sequence's positions.
-    pub(super) fn turn_table(&self, sequence: usize, positions: &[f64], out: [&mut [f32]; 2]) {
-        if let Some(rotary) = &self.problem.rotary {
-            let inv_freq = if self.half() == 0 { &[] } else { rotary.inv_freq.row([sequence, 0]) };
-            self.kernels.turn_table(positions, inv_freq, rotary.magnitude, out);
-        }
+    /// The same of the keys of a chunk; 0 behind them.
+    pub(super) fn chunk_positions(&self, sequence: &Sequence, keys: &Range<usize>) -> [f64; KEY_CHUNK] {
+        let mut out = [0.0; KEY_CHUNK];
+        let positions = self.key_positions(sequence, keys.clone(), Side::Near);
+        out.iter_mut().zip(positions).for_each(|(out, position)| *out = position);
+        out
+    }
+
+    /// What a sequence's positions are multiplied with; empty without rotation.
+    pub(super) fn inv_freq(&self, sequence: usize) -> &'a [f32] {
+        let rotary = self.problem.rotary.as_ref().filter(|_| self.half() > 0);
+        rotary.map_or(&[], |rotary| rotary.inv_freq.row([sequence, 0]))
     }
 
     /// A row as a chunk of keys sees it.

@@ -3,10 +3,11 @@
 
 use super::Input;
 use super::context::{Context, QueryBlock, Side};
-use crate::arch::attention::{MAX_DIM, Rows, Spread, Turns, height};
+use super::turning::Turning;
+use crate::arch::attention::{Rows, Spread, Turns, height};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use farspan_core::attention::{KEY_CHUNK, Sequence};
+use farspan_core::attention::Sequence;
 use std::ops::Range;
 
 /// The rows `first .. first + rows` of a block of queries, packed for kernels of `height` rows.
@@ -25,52 +26,95 @@ pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = TileRows> 
     })
 }
 
-/// Packs a tile's queries as `[head_dim, height]`, scale included; rows that do not exist are 0.
+/// Room for the queries of a tile as rows, and their turns.
+#[derive(Default)]
+pub(super) struct QueryRoom {
+    rows: Buffer,
+    turning: Turning<1>,
+}
+
+/// Packs the queries of a block, tile behind tile `[head_dim, height]`, scale included; rows that do not exist are 0.
 pub(super) fn pack_queries(
     context: &Context,
     query_block: &QueryBlock,
-    tile_rows: TileRows,
+    tiles: &[TileRows],
     side: Side,
+    QueryRoom { rows, turning }: &mut QueryRoom,
     out: &mut [f32],
 ) {
-    out.fill(0.0);
-    turned_queries(context, query_block, tile_rows.first..tile_rows.first + tile_rows.rows, side, |lane, row| {
-        for (column, x) in out.chunks_exact_mut(tile_rows.height).zip(row) {
-            column[lane] = *x;
-        }
-    });
+    let dim = context.shape.head_dim;
+    let width = dim.next_multiple_of(LANES);
+    let turns = query_turns(context, query_block, side, turning);
+    for TileRows { first, rows: count, height } in tiles.iter().copied() {
+        let rows = rows.take(count * width);
+        turned_queries(context, query_block, first..first + count, turns, rows);
+        context.kernels.tile(rows, dim, &mut out[first * dim..(first + height) * dim]);
+    }
 }
 
-/// Hands each of the rows `rows` of a block, counted from the first of them, to `take`: widened, turned and scaled,
-/// with zeros up to the next multiple of [`LANES`].
+/// The turns of a block's queries.
+pub(super) fn query_turns<'t, const N: usize>(
+    context: &Context,
+    query_block: &QueryBlock,
+    side: Side,
+    turning: &'t mut Turning<N>,
+) -> Option<Turns<'t>> {
+    let sequence = context.sequence(query_block.sequence);
+    let positions = query_block.queries.clone().map(|query| context.query_position(sequence, query, side));
+    turning.turns(context, query_block.sequence, positions)
+}
+
+/// Writes the rows `rows` of a block one behind the other: widened, turned and scaled, each with zeros up to the next
+/// multiple of [`LANES`]. `turns` are those of all queries of the block.
 pub(super) fn turned_queries(
     context: &Context,
     query_block: &QueryBlock,
     rows: Range<usize>,
-    side: Side,
-    mut take: impl FnMut(usize, &[f32]),
+    turns: Option<Turns>,
+    out: &mut [f32],
 ) {
     let sequence = context.sequence(query_block.sequence);
-    let (dim, half) = (context.shape.head_dim, context.half());
-    let mut row_room = [0.0; MAX_DIM];
-    let row = &mut row_room[..dim.next_multiple_of(LANES)];
-    let (mut cos, mut sin) = ([0.0; MAX_DIM / 2], [0.0; MAX_DIM / 2]);
-    let mut turned = None;
-    for (index, block_row) in rows.enumerate() {
-        let (head, query) = query_block.row(block_row);
+    runs(query_block, rows, |query, head, place| {
         let time = sequence.query_start + query;
-        context.kernels.widen(&Rows::new(&context.problem.query, sequence.batch, head, time, 1), row);
-        if let Some(rotary) = &context.problem.rotary {
-            if turned != Some(query) {
-                let position = [context.query_position(sequence, query, side)];
-                context.turn_table(query_block.sequence, &position, [&mut cos[..half], &mut sin[..half]]);
-                turned = Some(query);
-            }
-            context.kernels.turn_row(row, &cos[..half], &sin[..half], rotary.interleaved);
+        let mut scales = [0.0; LANES];
+        for (i, scale) in scales[..place.len()].iter_mut().enumerate() {
+            *scale = context.query_scale(sequence, head, time + i);
         }
-        let scale = context.query_scale(sequence, head, time);
-        row[..dim].iter_mut().for_each(|x| *x *= scale);
-        take(index, row);
+        let source = Rows::new(&context.problem.query, sequence.batch, head, time, place.len());
+        let first = query - query_block.queries.start;
+        let turns = turns.map(|turns| turns.rows(first..first + place.len()));
+        let width = source.width();
+        let out = &mut out[place.start * width..place.end * width];
+        context.kernels.rows(&source, turns, Some(&scales[..place.len()]), out);
+    });
+}
+
+/// Writes the rows `rows` of a block of an array like the queries one behind the other: widened, each with zeros up to
+/// the next multiple of [`LANES`].
+pub(super) fn widened_rows(
+    context: &Context,
+    query_block: &QueryBlock,
+    input: &Input,
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
+    let sequence = context.sequence(query_block.sequence);
+    runs(query_block, rows, |query, head, place| {
+        let time = sequence.query_start + query;
+        let source = Rows::new(input, sequence.batch, head, time, place.len());
+        let width = source.width();
+        context.kernels.rows(&source, None, None, &mut out[place.start * width..place.end * width]);
+    });
+}
+
+/// Calls `take` with the query and the head of the first row, and the places among `rows`, of up to [`LANES`] rows of
+/// consecutive queries in the same head.
+fn runs(query_block: &QueryBlock, rows: Range<usize>, mut take: impl FnMut(usize, usize, Range<usize>)) {
+    let most = if query_block.heads.len() == 1 { LANES } else { 1 };
+    for first in rows.clone().step_by(most) {
+        let (head, query) = query_block.row(first);
+        let place = first - rows.start;
+        take(query, head, place..place + most.min(rows.end - first));
     }
 }
 
@@ -124,22 +168,26 @@ pub(super) fn pack_keys(
     keys: &Range<usize>,
     panels: Range<usize>,
     side: Side,
-    turns: &mut [Buffer; 2],
+    turning: &mut Turning<1>,
     out: &mut [f32],
 ) {
-    let sequence = context.sequence(sequence_index);
-    let (dim, half) = (context.shape.head_dim, context.half());
-    let mut positions = [0.0; KEY_CHUNK];
-    context.key_positions(sequence, keys.clone(), side, &mut positions);
-    let [cos, sin] = turns;
+    let dim = context.shape.head_dim;
+    let turns = key_turns(context, sequence_index, keys, side, turning);
     for panel in panels {
         let which = panel * LANES..((panel + 1) * LANES).min(keys.len());
-        let pairs = which.len() * half;
-        let (cos, sin) = (cos.take(pairs), sin.take(pairs));
-        let turns = context.problem.rotary.as_ref().map(|rotary| {
-            context.turn_table(sequence_index, &positions[which.clone()], [cos, sin]);
-            Turns { cos, sin, half, interleaved: rotary.interleaved }
-        });
+        let turns = turns.map(|turns| turns.rows(which.clone()));
         context.kernels.panel(rows, which, turns, &mut out[panel * dim * LANES..(panel + 1) * dim * LANES]);
     }
+}
+
+/// The turns of a chunk's keys.
+pub(super) fn key_turns<'t, const N: usize>(
+    context: &Context,
+    sequence_index: usize,
+    keys: &Range<usize>,
+    side: Side,
+    turning: &'t mut Turning<N>,
+) -> Option<Turns<'t>> {
+    let positions = context.key_positions(context.sequence(sequence_index), keys.clone(), side);
+    turning.turns(context, sequence_index, positions)
 }

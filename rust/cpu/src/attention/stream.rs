@@ -2,9 +2,10 @@
 
 use super::context::{Context, QueryBlock, Side};
 use super::output::OutputBlock;
-use super::packing::{ChunkRows, TileRows, pack_queries, tiles};
+use super::packing::{ChunkRows, QueryRoom, TileRows, key_turns, pack_queries, tiles};
+use super::turning::Turning;
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
-use crate::arch::attention::{Distance, Partial, Room, Row, Spread, State, Streamed, Tile, Turns};
+use crate::arch::attention::{Partial, Room, Row, Spread, State, Streamed, Tile};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::threads::Spawner;
@@ -16,7 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a thread keeps between chunks.
 struct Scratch {
-    turns: [[Buffer; 2]; 2],
+    queries: QueryRoom,
+    turning: [Turning<1>; 2],
     scores: Buffer,
     room: Box<Room>,
     spread: [Spread; 2],
@@ -24,7 +26,8 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        turns: Default::default(),
+        queries: QueryRoom::default(),
+        turning: Default::default(),
         scores: Buffer::default(),
         room: Box::new(Room::EMPTY),
         spread: Default::default(),
@@ -90,7 +93,9 @@ fn start<'s>(
     let mut tasks: Vec<ChunkTask> = chunks.into_iter().flat_map(tasks_of).collect();
     tasks.iter_mut().for_each(|task| task.query_blocks.end = task.query_blocks.end.min(query_blocks.len()));
     let job = Arc::new(Job {
-        queries: query_blocks.iter().map(|query_block| pack(context, query_block)).collect(),
+        queries: SCRATCH.with_borrow_mut(|scratch| {
+            query_blocks.iter().map(|query_block| pack(context, query_block, &mut scratch.queries)).collect()
+        }),
         parts: tasks.iter().map(|_| Mutex::default()).collect(),
         left: AtomicUsize::new(tasks.len()),
         output_blocks: Mutex::new(output_blocks),
@@ -112,17 +117,14 @@ fn start<'s>(
     }
 }
 
-fn pack(context: &Context, query_block: &QueryBlock) -> Queries {
-    let tiles: Vec<TileRows> = tiles(query_block.rows(), context.kernels.rows).collect();
+fn pack(context: &Context, query_block: &QueryBlock, room: &mut QueryRoom) -> Queries {
+    let tiles: Vec<TileRows> = tiles(query_block.rows(), context.kernels.tile_rows).collect();
     let height = tiles.iter().map(|tile_rows| tile_rows.height).sum();
     let dim = context.shape.head_dim;
     let packed = [Side::Near, Side::Far].map(|side| {
         let mut out = vec![0.0; if context.sides().contains(&side) { height * dim } else { 0 }];
         if !out.is_empty() {
-            for tile_rows in &tiles {
-                let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
-                pack_queries(context, query_block, *tile_rows, side, &mut out[place]);
-            }
+            pack_queries(context, query_block, &tiles, side, room, &mut out);
         }
         out
     });
@@ -142,13 +144,14 @@ fn run(context: &Context, job: &Job, task: &ChunkTask, scratch: &mut Scratch) ->
     let mut parts = ChunkResults { states: Vec::with_capacity(tile_count), sums: vec![0.0; height * width] };
     let Some(panels) = hull(&union(context, &query_blocks[0], queries.clone()), &keys) else { return parts };
 
-    let mut positions = [0.0; KEY_CHUNK];
-    context.key_positions(sequence, keys.clone(), Side::Near, &mut positions);
+    let positions = context.chunk_positions(sequence, &keys);
     let key_span = extent(positions[..keys.len()].iter().copied());
     let distance = distance(context, span(context, &query_blocks[0], 0..query_blocks[0].rows()), key_span);
-    let Scratch { turns: [near_turns, far_turns], scores, room, spread: [of_keys, of_values] } = scratch;
-    let turns = |side, room| turns(context, *index, &keys, side, distance, room);
-    let (turns, far_turns) = (turns(Side::Near, near_turns), turns(Side::Far, far_turns));
+    let Scratch { turning: [near_turning, far_turning], scores, room, spread: [of_keys, of_values], .. } = scratch;
+    let turns = |side, turning| {
+        if needs(distance, side) { key_turns(context, *index, &keys, side, turning) } else { None }
+    };
+    let (turns, far_turns) = (turns(Side::Near, near_turning), turns(Side::Far, far_turning));
     let chunk = context.chunk(&keys, &positions);
 
     let key_rows = ChunkRows::new(context, &context.problem.key, sequence, &keys, of_keys);
@@ -195,25 +198,6 @@ fn run(context: &Context, job: &Job, task: &ChunkTask, scratch: &mut Scratch) ->
         parts.states.extend(out.iter().map(|partial| partial.state));
     }
     parts
-}
-
-/// The turns of a chunk's keys, where a rotation is asked for and used.
-fn turns<'t>(
-    context: &Context,
-    sequence: usize,
-    keys: &Range<usize>,
-    side: Side,
-    used: Distance,
-    room: &'t mut [Buffer; 2],
-) -> Option<Turns<'t>> {
-    let rotary = context.problem.rotary.as_ref().filter(|_| needs(used, side))?;
-    let half = context.half();
-    let mut positions = [0.0; KEY_CHUNK];
-    context.key_positions(context.sequence(sequence), keys.clone(), side, &mut positions);
-    let [cos, sin] = room;
-    let (cos, sin) = (cos.take(keys.len() * half), sin.take(keys.len() * half));
-    context.turn_table(sequence, &positions[..keys.len()], [cos, sin]);
-    Some(Turns { cos, sin, half, interleaved: rotary.interleaved })
 }
 
 /// Merges the chunks in order and writes the output.

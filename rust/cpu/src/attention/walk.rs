@@ -1,7 +1,8 @@
 //! Many queries against the chunks of their keys: a chunk is packed once and meets all tiles of the block.
 
 use super::context::{Context, QueryBlock, Side};
-use super::packing::{ChunkRows, TileRows, pack_keys, pack_queries, tiles};
+use super::packing::{ChunkRows, QueryRoom, TileRows, pack_keys, pack_queries, tiles};
+use super::turning::Turning;
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, PackedKeys, Row, Scores, Spread, Tile};
 use crate::arch::buffer::Buffer;
@@ -21,8 +22,9 @@ pub(super) trait Visitor {
 /// What a thread keeps between walks: with what its visitors keep at most `plan::SCRATCH_BYTES`.
 pub(super) struct Scratch {
     queries: [Buffer; 2],
+    query_room: [QueryRoom; 2],
     keys: [Buffer; 2],
-    turns: [Buffer; 2],
+    turning: [Turning<1>; 2],
     scores: Box<Scores>,
     spread: Spread,
 }
@@ -31,8 +33,9 @@ impl Default for Scratch {
     fn default() -> Self {
         Scratch {
             queries: Default::default(),
+            query_room: Default::default(),
             keys: Default::default(),
-            turns: Default::default(),
+            turning: Default::default(),
             scores: Box::new(Scores::EMPTY),
             spread: Spread::default(),
         }
@@ -41,7 +44,7 @@ impl Default for Scratch {
 
 /// The tiles of a block.
 pub(super) fn tiles_of(context: &Context, query_block: &QueryBlock) -> Vec<TileRows> {
-    tiles(query_block.rows(), context.kernels.rows).collect()
+    tiles(query_block.rows(), context.kernels.tile_rows).collect()
 }
 
 /// Shows the chunks in their order, and for each of them the tiles of the block, `tiles`.
@@ -54,33 +57,32 @@ pub(super) fn walk(
 ) {
     let dim = context.shape.head_dim;
     let packed_rows: usize = tiles.iter().map(|tile_rows| tile_rows.height).sum();
-    let Scratch { queries: [near_queries, far_queries], keys: [near_keys, far_keys], turns, scores, spread } = scratch;
+    let Scratch { queries, query_room, keys: [near_keys, far_keys], turning, scores, spread } = scratch;
+    let [near_queries, far_queries] = queries;
     let has = |side| context.sides().contains(&side);
     let near_queries = near_queries.take(packed_rows * dim);
     let far_queries = far_queries.take(if has(Side::Far) { packed_rows * dim } else { 0 });
-    for tile_rows in tiles {
-        let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
-        pack_queries(context, query_block, *tile_rows, Side::Near, &mut near_queries[place.clone()]);
-        if has(Side::Far) {
-            pack_queries(context, query_block, *tile_rows, Side::Far, &mut far_queries[place]);
+    for (side, out) in [(Side::Near, &mut *near_queries), (Side::Far, &mut *far_queries)] {
+        if has(side) {
+            pack_queries(context, query_block, tiles, side, &mut query_room[side as usize], out);
         }
     }
     let near_keys = near_keys.take(KEY_CHUNK * dim);
     let far_keys = far_keys.take(if has(Side::Far) { KEY_CHUNK * dim } else { 0 });
     let sequence = context.sequence(query_block.sequence);
     let whole_span = span(context, query_block, 0..query_block.rows());
-    let mut positions = [0.0; KEY_CHUNK];
     for chunk in chunks(context, query_block) {
         let range = context.chunk_keys(sequence, chunk);
         let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &range) else { continue };
-        context.key_positions(sequence, range.clone(), Side::Near, &mut positions);
+        let positions = context.chunk_positions(sequence, &range);
         let key_span = extent(positions[..range.len()].iter().copied());
         let block_distance = distance(context, whole_span, key_span);
         for (side, out) in [(Side::Near, &mut *near_keys), (Side::Far, &mut *far_keys)] {
             if has(side) && needs(block_distance, side) {
                 let rows =
                     ChunkRows::new(context, &context.problem.key, sequence, &range, spread).of(query_block.key_head);
-                pack_keys(context, query_block.sequence, &rows, &range, panels.clone(), side, turns, out);
+                let turning = &mut turning[side as usize];
+                pack_keys(context, query_block.sequence, &rows, &range, panels.clone(), side, turning, out);
             }
         }
         visitor.chunk(sequence, &range, spread);

@@ -7,7 +7,7 @@
 use super::tasks::{check_out, is_little, share};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::arch::product::{Kernels, Multiplied, Order, Panels, Rows, kernels};
+use crate::arch::product::{Kernels, Left, Multiplied, Order, Panels, Rows, kernels};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::typed::RowMut;
 use crate::{dispatch, threads};
@@ -91,14 +91,16 @@ impl Product<'_> {
                 }
                 for step in (0..depth).step_by(DEPTH) {
                     let steps = DEPTH.min(depth - step);
-                    let (a, b) = (scratch.a.take(padded * steps), scratch.b.take(width * steps));
-                    if self.across {
-                        self.kernels.pack_columns(&self.a.part(step, steps).panel(first, rows), a);
+                    let a = if self.across {
+                        let numbers = scratch.a.take(padded * steps);
+                        self.kernels.pack_columns(&self.a.part(step, steps).panel(first, rows), numbers);
+                        Left::Panels(Panels { numbers, steps })
                     } else {
-                        self.kernels.pack_rows(&self.a.part(first, rows).panel(step, steps), order, a);
-                    }
+                        self.kernels.left(self.a.part(first, rows).panel(step, steps), order, &mut scratch.a)
+                    };
+                    let b = scratch.b.take(width * steps);
                     self.kernels.pack_columns(&self.b.part(step, steps).panel(start, here), b);
-                    let (a, b) = (Panels { numbers: a, steps }, Panels { numbers: b, steps });
+                    let b = Panels { numbers: b, steps };
                     let add = step > 0;
                     self.kernels.multiply(Multiplied { a, b, order, rows, out: sums, stride: width, add });
                 }

@@ -4,7 +4,7 @@
 
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::arch::product::{Kernels, Multiplied, Order, Panels, Rows};
+use crate::arch::product::{Kernels, Left, Multiplied, Order, Panels, Rows};
 use crate::typed::RowMut;
 use std::cell::RefCell;
 
@@ -17,6 +17,10 @@ const LONGEST_DIRECT: usize = 1024;
 /// Rows of a block, which share the weights that a task lays out: fewer where they would leave the caches.
 const MOST_ROWS: usize = 256;
 const FEWEST_ROWS: usize = 128;
+/// The same of rows that are read where they lie, which fill no cache.
+const MOST_LYING_ROWS: usize = 1024;
+/// Rows of a block whose products are rounded and stored together, while they are in a cache.
+const TOGETHER: usize = 4 * LANES;
 /// Numbers of a block of rows, and of the weights that meet it at the same time.
 const HELD: usize = 96 << 10;
 /// Weight rows that a number of tiles divides on every machine.
@@ -44,8 +48,12 @@ pub(super) fn pay(rows: usize, weight: &Rows) -> bool {
 }
 
 /// How many rows share one layout of the weights: even blocks of whole panels. No result depends on it.
-pub(super) fn block_rows(rows: usize, columns: usize) -> usize {
-    let most = (HELD / columns.max(1)).clamp(FEWEST_ROWS, MOST_ROWS);
+pub(super) fn block_rows(x: &Rows) -> usize {
+    let (rows, columns) = (x.count(), x.columns());
+    let most = match Left::reads(x, Order::Planes) {
+        true => MOST_LYING_ROWS,
+        false => (HELD / columns.max(1)).clamp(FEWEST_ROWS, MOST_ROWS),
+    };
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1).next_multiple_of(LANES)
 }
 
@@ -58,27 +66,28 @@ pub(super) fn fill(
     first: usize,
     mut pieces: Vec<RowMut>,
 ) {
-    let (order, rows) = (Order::Planes, x.count());
+    let order = Order::Planes;
     let steps = order.steps(x.columns());
     let columns = first..first + pieces[0].len();
     let strip = (HELD / steps).max(STRIP).min(columns.len().next_multiple_of(STRIP)) / STRIP * STRIP;
     SCRATCH.with_borrow_mut(|scratch| {
-        let padded = rows.next_multiple_of(LANES);
-        let a = scratch.x.take(padded * steps);
-        kernels.pack_rows(&x, order, a);
+        let a = kernels.left(x, order, &mut scratch.x);
         for start in columns.clone().step_by(strip) {
             let here = start..columns.end.min(start + strip);
             let width = here.len().next_multiple_of(LANES);
             let b = scratch.weight.take(width * steps);
             kernels.pack_rows(&weight.part(here.start, here.len()), order, b);
-            let products = scratch.products.take(padded * width);
-            let (a, b) = (Panels { numbers: a, steps }, Panels { numbers: b, steps });
-            kernels.multiply(Multiplied { a, b, order, rows, out: products, stride: width, add: false });
-            for (row, products) in pieces.iter_mut().zip(products.chunks_exact_mut(width)) {
-                if let Some(bias) = bias {
-                    kernels.add_bias(products, &bias[here.clone()]);
+            let b = Panels { numbers: b, steps };
+            for (at, pieces) in pieces.chunks_mut(TOGETHER).enumerate() {
+                let products = scratch.products.take(pieces.len().next_multiple_of(LANES) * width);
+                let (a, rows) = (a.part(at * TOGETHER, pieces.len()), pieces.len());
+                kernels.multiply(Multiplied { a, b, order, rows, out: &mut *products, stride: width, add: false });
+                for (row, products) in pieces.iter_mut().zip(products.chunks_exact_mut(width)) {
+                    if let Some(bias) = bias {
+                        kernels.add_bias(products, &bias[here.clone()]);
+                    }
+                    kernels.store(products, row.part(here.start - first, here.len()));
                 }
-                kernels.store(products, row.part(here.start - first, here.len()));
             }
         }
     });

@@ -5,7 +5,6 @@ use crate::typed::RowMut;
 use crate::{each, threads};
 use farspan_core::{Error, Result};
 use ndarray::ArrayViewMut2;
-use rayon::prelude::*;
 
 /// Up to so many multiplications, waking a second thread costs more than it saves.
 const ALONE: usize = 1 << 18;
@@ -36,11 +35,7 @@ pub(super) fn share(
     task: impl Fn(usize, Vec<RowMut>) + Sync,
 ) -> Result<()> {
     let tasks: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
-    if tasks.len() == 1 {
-        tasks.into_iter().for_each(|pieces| task(0, pieces));
-        return Ok(());
-    }
-    threads::run(|| tasks.into_par_iter().enumerate().for_each(|(index, pieces)| task(index, pieces)))
+    threads::for_each(tasks.into_iter().enumerate().collect(), |(index, pieces)| task(index, pieces))
 }
 
 /// A piece of every row for each block of rows and each range of columns.

@@ -25,6 +25,11 @@ impl<'a> Turns<'a> {
         let part = rows.start * self.half..rows.end * self.half;
         Turns { cos: &self.cos[part.clone()], sin: &self.sin[part], ..*self }
     }
+
+    /// Whether they are those of so many rows, which are long enough.
+    pub(super) fn fit(&self, rows: usize, dim: usize) -> bool {
+        self.cos.len() == rows * self.half && self.sin.len() == self.cos.len() && 2 * self.half <= dim
+    }
 }
 
 /// pi / 2 as the float64 nearest to it and what that leaves.
@@ -77,25 +82,113 @@ fn cos_sin(angle: f64) -> (f32, f32) {
     (x, y)
 }
 
-/// Turns the first `2 * half` numbers of a row.
+/// Turns the first `2 * half` numbers of rows that begin `stride` apart; `back` turns them the other way.
+///
+/// # Safety
+/// As [`Lanes`]; the rows of the turns must exist from `start` on.
 #[inline(always)]
-pub(super) fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
-    let half = cos.len();
-    if interleaved {
-        for ((pair, cos), sin) in row[..2 * half].chunks_exact_mut(2).zip(cos).zip(sin) {
-            (pair[0], pair[1]) = turned(pair[0], pair[1], *cos, *sin);
-        }
-    } else {
-        let (first, second) = row[..2 * half].split_at_mut(half);
-        for (((x, y), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-            (*x, *y) = turned(*x, *y, *cos, *sin);
+pub(super) unsafe fn turn_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
+    let half = turns.half;
+    // SAFETY: the caller's.
+    unsafe {
+        let flip = L::splat_u(if back { 0x8000_0000 } else { 0 });
+        for row in 0..turns.cos.len() / half.max(1) {
+            let (row, at) = (start.add(row * stride), row * half);
+            let (cos, sin) = (turns.cos.as_ptr().add(at), turns.sin.as_ptr().add(at));
+            if turns.interleaved {
+                for pair in 0..half {
+                    let (x, y) = (row.add(2 * pair), row.add(2 * pair + 1));
+                    let (cos, sin) = (*cos.add(pair), if back { -*sin.add(pair) } else { *sin.add(pair) });
+                    (*x, *y) = ((-*y).mul_add(sin, *x * cos), (*x).mul_add(sin, *y * cos));
+                }
+                continue;
+            }
+            for at in (0..half).step_by(LANES) {
+                let (x, y, here) = (row.add(at), row.add(half + at), (half - at).min(LANES));
+                let (cos, sin) = (some::<L>(cos.add(at), here), some::<L>(sin.add(at), here));
+                let sin = L::from_bits(L::xor_u(L::bits(sin), flip));
+                let (old_x, old_y) = (some::<L>(x, here), some::<L>(y, here));
+                let minus_y = L::from_bits(L::xor_u(L::bits(old_y), L::splat_u(0x8000_0000)));
+                let new_x = L::fma(minus_y, sin, L::mul(old_x, cos));
+                let new_y = L::fma(old_x, sin, L::mul(old_y, cos));
+                if here == LANES {
+                    L::store(x, new_x);
+                    L::store(y, new_y);
+                } else {
+                    L::store_part(x, new_x, here);
+                    L::store_part(y, new_y, here);
+                }
+            }
         }
     }
 }
 
+/// `count <= 16` numbers, zeros behind.
+///
+/// # Safety
+/// As [`Lanes`].
 #[inline(always)]
-fn turned(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
-    ((-y).mul_add(sin, x * cos), x.mul_add(sin, y * cos))
+unsafe fn some<L: Lanes>(p: *const f32, count: usize) -> L::F {
+    // SAFETY: the caller's.
+    unsafe { if count == LANES { L::load(p) } else { L::load_part(p, count) } }
+}
+
+/// Widens all rows one behind the other, each with zeros up to the next multiple of [`LANES`], turns them, and scales
+/// each by its own factor.
+///
+/// # Safety
+/// As [`Lanes`]; the rows must exist, turns and scales be theirs, and `out` be valid for them.
+#[inline(always)]
+pub(super) unsafe fn rows<L: Lanes>(rows: &Rows, turns: Option<Turns>, scales: Option<&[f32]>, out: *mut f32) {
+    let width = rows.width();
+    // SAFETY: the caller's.
+    unsafe {
+        widen_rows::<L>(rows, 0..rows.rows, out, width, &Ahead::NONE);
+        if let Some(turns) = &turns {
+            turn_rows::<L>(out, width, turns, false);
+        }
+        for (row, scale) in scales.unwrap_or(&[]).iter().enumerate() {
+            for at in (0..rows.dim).step_by(LANES) {
+                let place = out.add(row * width + at);
+                // Zeros behind the row stay zeros, whatever the scale.
+                let factor = L::select(L::first(rows.dim - at), L::splat(*scale), L::splat(1.0));
+                L::store(place, L::mul(L::load(place), factor));
+            }
+        }
+    }
+}
+
+/// Lays up to sixteen rows of whole vectors, one behind the other, out as columns `[dim][height]`; rows that do not
+/// exist are 0.
+///
+/// # Safety
+/// As [`Lanes`]; there must be `count <= height <= 16` rows of `dim` numbers, rounded up to [`LANES`], and room in
+/// `out`.
+#[inline(always)]
+pub(super) unsafe fn tile<L: Lanes>(rows: *const f32, count: usize, dim: usize, height: usize, out: *mut f32) {
+    let width = dim.next_multiple_of(LANES);
+    // SAFETY: the caller's.
+    unsafe {
+        if height == 1 {
+            return std::ptr::copy_nonoverlapping(rows, out, dim);
+        }
+        for at in (0..dim).step_by(LANES) {
+            let mut block: [L::F; LANES] = [L::splat(0.0); LANES];
+            for (row, lanes) in block.iter_mut().enumerate().take(count) {
+                *lanes = L::load(rows.add(row * width + at));
+            }
+            L::transpose(&mut block);
+            for (d, lanes) in block.into_iter().enumerate().take(dim - at) {
+                let place = out.add((at + d) * height);
+                // What a whole vector writes too much is written again, as long as columns follow.
+                if (dim - at - d) * height >= LANES {
+                    L::store(place, lanes);
+                } else {
+                    L::store_part(place, lanes, height);
+                }
+            }
+        }
+    }
 }
 
 /// Rows that will be needed soon. What decides the speed of reading keys in place is that they are asked for in the
@@ -163,16 +256,6 @@ impl<'a> Ahead<'a> {
 unsafe fn piece<L: Lanes, E: Element>(row: *const E, at: usize, dim: usize) -> L::F {
     // SAFETY: the caller's.
     unsafe { if at + LANES <= dim { E::load::<L>(row.add(at)) } else { E::load_part::<L>(row.add(at), dim - at) } }
-}
-
-/// Widens the first row; zeros follow up to the next multiple of [`LANES`].
-///
-/// # Safety
-/// As [`Lanes`]; the row must exist and `out` be valid for its numbers rounded up to [`LANES`].
-#[inline(always)]
-pub(super) unsafe fn widen<L: Lanes>(rows: &Rows, out: *mut f32) {
-    // SAFETY: the caller's.
-    unsafe { widen_rows::<L>(rows, 0..1, out, 0, &Ahead::NONE) }
 }
 
 /// Widens some rows, each to `width` numbers behind the one before. The rows of `ahead` are fetched meanwhile.
@@ -368,12 +451,9 @@ unsafe fn panel_from<L: Lanes, E: Element>(
         let scratch = scratch.as_mut_ptr().cast::<f32>();
         let room = dim.next_multiple_of(LANES);
         for row in 0..rows {
-            let place = scratch.add(row * room);
-            widen_row::<L, E>(starts.of(row), dim, place);
-            let part = row * turns.half..(row + 1) * turns.half;
-            let place = std::slice::from_raw_parts_mut(place, dim);
-            turn_row(place, &turns.cos[part.clone()], &turns.sin[part], turns.interleaved);
+            widen_row::<L, E>(starts.of(row), dim, scratch.add(row * room));
         }
+        turn_rows::<L>(scratch, room, &turns, false);
         columns::<L, f32>((scratch.cast_const(), room), rows, dim, out, ahead);
     }
 }

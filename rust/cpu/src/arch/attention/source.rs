@@ -1,5 +1,6 @@
 //! Rows of a large input: one head of one sequence, `[time, dim]`, evenly spaced or spread over pages.
 
+use crate::arch::lanes::LANES;
 use crate::{Typed, View, each, map};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -65,6 +66,11 @@ impl<'a> Rows<'a> {
         let start = input.start([0, head, 0, 0], [0, head, 0, 0]);
         let (rows, dim) = (spread.offsets.len(), spread.geometry[0][3]);
         Rows { start, place: Place::Spread(&spread.offsets), rows, dim }
+    }
+
+    /// Numbers of a row in whole vectors.
+    pub(crate) fn width(&self) -> usize {
+        self.dim.next_multiple_of(LANES)
     }
 
     /// How many elements behind the start a row lies.

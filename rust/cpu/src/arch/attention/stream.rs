@@ -58,8 +58,7 @@ pub(super) fn check(tiles: &[Tile], streamed: &Streamed, panels: &Range<usize>, 
     assert!(panels.start * LANES < chunk.keys && panels.end <= chunk.keys.div_ceil(LANES));
     assert!(keys.dim <= MAX_DIM && values.dim <= MAX_DIM);
     for turns in turns.iter().chain(far_turns) {
-        assert!(turns.cos.len() == chunk.keys * turns.half && turns.sin.len() == turns.cos.len());
-        assert!(2 * turns.half <= keys.dim);
+        assert!(turns.fit(chunk.keys, keys.dim));
     }
     let rows: usize = tiles.iter().map(|tile| tile.height).sum();
     assert!(scores.len() == 2 * rows * CHUNK && out.len() == tiles.len() && tiles.len() <= MAX_TILES);

@@ -15,6 +15,7 @@ use crate::typed::RowMut;
 use std::ops::Range;
 
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
+type LayRows = unsafe fn(&Rows, Option<Turns>, Option<&[f32]>, &mut [f32]);
 type Attend = unsafe fn(&Tile, &PackedKeys, &[f32], Range<usize>, &mut Scores, &mut State, &mut [f32]);
 type Observe = unsafe fn(&Tile, &PackedKeys, Range<usize>, &Orders, &mut Scores, &mut Moments);
 type Stream = unsafe fn(&[Tile], &Streamed, Range<usize>, &mut Room, &mut [f32], &mut [Partial]);
@@ -24,10 +25,11 @@ type Differentiate = unsafe fn(&QueryTile, &KeyPanels, Range<usize>, Slopes, &mu
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
     /// Rows of a full tile.
-    pub rows: usize,
+    pub tile_rows: usize,
     turn_table: TurnTable,
-    widen: unsafe fn(&Rows, &mut [f32]),
-    turn_row: unsafe fn(&mut [f32], &[f32], &[f32], bool),
+    rows: LayRows,
+    turn_back: unsafe fn(&mut [f32], usize, &Turns),
+    tile: unsafe fn(&[f32], usize, usize, &mut [f32]),
     panel: unsafe fn(&Rows, Range<usize>, Option<Turns>, &mut [f32]),
     values: unsafe fn(&Rows, &mut [f32]),
     attend: Attend,
@@ -50,28 +52,38 @@ impl Kernels {
         unsafe { (self.turn_table)(positions, inv_freq, magnitude, cos, sin) }
     }
 
-    /// The first row in float32, with zeros up to the next multiple of sixteen.
-    pub(crate) fn widen(&self, rows: &Rows, out: &mut [f32]) {
-        assert!(rows.rows > 0 && out.len() == rows.dim.next_multiple_of(LANES));
-        // SAFETY: as above; the row exists and `out` has room.
-        unsafe { (self.widen)(rows, out) }
+    /// All rows in float32 one behind the other, each with zeros up to the next multiple of sixteen; turned, and then
+    /// scaled, where turns and scales are given.
+    pub(crate) fn rows(&self, rows: &Rows, turns: Option<Turns>, scales: Option<&[f32]>, out: &mut [f32]) {
+        assert!(out.len() == rows.rows * rows.width());
+        assert!(turns.is_none_or(|turns| turns.fit(rows.rows, rows.dim)));
+        assert!(scales.is_none_or(|scales| scales.len() == rows.rows));
+        // SAFETY: as above; the rows exist, turns and scales are theirs, and `out` has room.
+        unsafe { (self.rows)(rows, turns, scales, out) }
     }
 
-    /// Turns a row in place.
-    pub(crate) fn turn_row(&self, row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
-        assert!(cos.len() == sin.len() && 2 * cos.len() <= row.len());
-        // SAFETY: as above.
-        unsafe { (self.turn_row)(row, cos, sin, interleaved) }
+    /// Turns rows that begin `stride` numbers apart the other way.
+    pub(crate) fn turn_back(&self, rows: &mut [f32], stride: usize, turns: &Turns) {
+        let count = turns.cos.len() / turns.half.max(1);
+        assert!(turns.fit(count, stride) && count.saturating_sub(1) * stride + 2 * turns.half <= rows.len());
+        // SAFETY: as above; the turns are those of the rows.
+        unsafe { (self.turn_back)(rows, stride, turns) }
+    }
+
+    /// Rows of whole vectors, one behind the other, as columns `[dim, height]`; rows that do not exist are 0.
+    pub(crate) fn tile(&self, rows: &[f32], dim: usize, out: &mut [f32]) {
+        let (width, height) = (dim.next_multiple_of(LANES), out.len() / dim);
+        assert!(rows.len().is_multiple_of(width) && out.len() == height * dim);
+        assert!(rows.len() / width <= height && height <= LANES);
+        // SAFETY: as above; so many rows exist, and `out` has room.
+        unsafe { (self.tile)(rows, dim, height, out) }
     }
 
     /// Up to sixteen keys as columns `[dim, LANES]`; `turns` are those of these keys.
     pub(crate) fn panel(&self, rows: &Rows, which: Range<usize>, turns: Option<Turns>, out: &mut [f32]) {
         assert!(which.end <= rows.rows && which.len() <= LANES && rows.dim <= MAX_DIM);
         assert!(out.len() == rows.dim * LANES);
-        if let Some(turns) = turns {
-            let pairs = which.len() * turns.half;
-            assert!(turns.cos.len() == pairs && turns.sin.len() == pairs && 2 * turns.half <= rows.dim);
-        }
+        assert!(turns.is_none_or(|turns| turns.fit(which.len(), rows.dim)));
         // SAFETY: as above; the rows exist, the turns are theirs and `out` has room.
         unsafe { (self.panel)(rows, which, turns, out) }
     }
@@ -97,7 +109,7 @@ impl Kernels {
         output: &mut [f32],
     ) {
         tile::check(tile, keys, values, &panels, output);
-        assert!(tile.height <= self.rows);
+        assert!(tile.height <= self.tile_rows);
         // SAFETY: as above, and the check.
         unsafe { (self.attend)(tile, keys, values, panels, room, state, output) }
     }
@@ -113,7 +125,7 @@ impl Kernels {
         moments: &mut Moments,
     ) {
         tile::check_keys(tile, keys, &panels);
-        assert!(tile.height <= self.rows);
+        assert!(tile.height <= self.tile_rows);
         // SAFETY: as above, and the check.
         unsafe { (self.observe)(tile, keys, panels, orders, room, moments) }
     }
@@ -129,7 +141,7 @@ impl Kernels {
         out: &mut [Partial],
     ) {
         stream::check(tiles, streamed, &panels, scores, out);
-        assert!(tiles.iter().all(|tile| tile.height <= self.rows));
+        assert!(tiles.iter().all(|tile| tile.height <= self.tile_rows));
         // SAFETY: as above, and the check.
         unsafe { (self.stream)(tiles, streamed, panels, room, scores, out) }
     }
@@ -158,7 +170,7 @@ impl Kernels {
         collected: &mut [Collected],
     ) {
         gradient::check(tile, packed, &panels, &out, collected);
-        assert!(tile.height <= self.rows);
+        assert!(tile.height <= self.tile_rows);
         // SAFETY: as above, and the check.
         unsafe { (self.differentiate)(tile, packed, panels, out, collected) }
     }
@@ -184,7 +196,7 @@ impl Kernels {
         out: &mut [f32],
     ) {
         assert!(count > 0 && keys.len().is_multiple_of(count * LANES) && out.len() == keys.len() / count * height);
-        assert!(slopes.len() == height * PITCH && first + count <= PITCH && height <= self.rows);
+        assert!(slopes.len() == height * PITCH && first + count <= PITCH && height <= self.tile_rows);
         // SAFETY: as above; rows have whole vectors, and every row of slopes has the keys.
         unsafe { (self.spread)(&slopes[first..], keys, count, height, out) }
     }
@@ -212,14 +224,22 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn widen(rows: &Rows, out: &mut [f32]) {
+            unsafe fn rows(rows: &Rows, turns: Option<Turns>, scales: Option<&[f32]>, out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { pack::widen::<$machine>(rows, out.as_mut_ptr()) }
+                unsafe { pack::rows::<$machine>(rows, turns, scales, out.as_mut_ptr()) }
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
-                pack::turn_row(row, cos, sin, interleaved);
+            unsafe fn turn_back(rows: &mut [f32], stride: usize, turns: &Turns) {
+                // SAFETY: the caller's.
+                unsafe { pack::turn_rows::<$machine>(rows.as_mut_ptr(), stride, turns, true) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn tile(rows: &[f32], dim: usize, height: usize, out: &mut [f32]) {
+                let count = rows.len() / dim.next_multiple_of(LANES);
+                // SAFETY: the caller's.
+                unsafe { pack::tile::<$machine>(rows.as_ptr(), count, dim, height, out.as_mut_ptr()) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -326,10 +346,11 @@ macro_rules! compile {
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
-                rows: <$machine as Machine>::ROWS,
+                tile_rows: <$machine as Machine>::ROWS,
                 turn_table,
-                widen,
-                turn_row,
+                rows,
+                turn_back,
+                tile,
                 panel,
                 values,
                 attend,

@@ -1,5 +1,6 @@
-//! Products of many rows with many rows, both operands laid out in panels of sixteen: what lies in the lanes of a
-//! vector belongs to sixteen results, so nothing is added up across lanes.
+//! Products of many rows with many rows, the right operand laid out in panels of sixteen: what lies in the lanes of a
+//! vector belongs to sixteen results, so nothing is added up across lanes. The left operand is laid out so too, or is
+//! read where it lies.
 //!
 //! Two orders of summation are served. [`Order::Chain`]: one chain of fused multiply-adds over all steps. And
 //! [`Order::Planes`]: that of [`super::dot`], sixteen chains, each over every sixteenth step, added by the tree of
@@ -7,7 +8,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and by vector")]
 
-use super::dot::Rows;
+use super::dot::{Rows, Start};
 use crate::arch::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
 use std::mem::MaybeUninit;
@@ -58,10 +59,40 @@ impl Panels<'_> {
     }
 }
 
+/// A left operand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left<'a> {
+    Panels(Panels<'a>),
+    /// Rows that [`Left::reads`].
+    Rows(Rows<'a>),
+}
+
+impl Left<'_> {
+    /// `count` rows from row `first`, a multiple of [`LANES`].
+    ///
+    /// # Panics
+    /// When they do not exist.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+        match self {
+            Left::Rows(rows) => Left::Rows(rows.part(first, count)),
+            Left::Panels(Panels { numbers, steps }) => {
+                assert!(first.is_multiple_of(LANES));
+                let numbers = &numbers[first * steps..(first + count.next_multiple_of(LANES)) * steps];
+                Left::Panels(Panels { numbers, steps: *steps })
+            }
+        }
+    }
+
+    /// Whether rows can be read where they lie, with a step for each column.
+    pub(crate) fn reads(rows: &Rows, order: Order) -> bool {
+        matches!(rows.start, Start::F32(_)) && (order == Order::Chain || rows.columns.is_multiple_of(LANES))
+    }
+}
+
 /// One call: `out[i, j] (+)= sum over steps of a[step, i] * b[step, j]`.
 #[derive(Debug)]
 pub(crate) struct Multiplied<'a, 'o> {
-    pub a: Panels<'a>,
+    pub a: Left<'a>,
     pub b: Panels<'a>,
     pub order: Order,
     /// So many of the rows of a are needed; those up to the next multiple of [`LANES`] may be written too.
@@ -76,12 +107,22 @@ pub(crate) struct Multiplied<'a, 'o> {
 impl Multiplied<'_, '_> {
     /// That every access of [`multiply`] lies inside its operand.
     pub(crate) fn check(&self) {
-        let (a, b) = (self.a, self.b);
-        assert!(a.steps == b.steps && a.steps > 0, "steps");
-        assert!(self.order == Order::Chain || a.steps.is_multiple_of(LANES), "planes");
+        let b = self.b;
         let whole = |panels: Panels| panels.numbers.len().is_multiple_of(panels.steps * LANES);
-        assert!(whole(a) && whole(b), "panels");
-        assert!(self.rows <= a.count() * LANES, "rows of a");
+        let (rows, steps) = match self.a {
+            Left::Panels(a) => {
+                assert!(whole(a), "panels of a");
+                (a.count() * LANES, a.steps)
+            }
+            Left::Rows(a) => {
+                assert!(Left::reads(&a, self.order), "rows of a");
+                (a.count, a.columns)
+            }
+        };
+        assert!(steps == b.steps && steps > 0, "steps");
+        assert!(self.order == Order::Chain || steps.is_multiple_of(LANES), "planes");
+        assert!(whole(b), "panels of b");
+        assert!(self.rows <= rows, "rows of a");
         let rows = self.rows.next_multiple_of(LANES);
         let width = b.count() * LANES;
         let reach = rows.checked_sub(1).map_or(0, |last| last * self.stride + width);
@@ -124,51 +165,112 @@ unsafe fn strip<L: Lanes, const R: usize, const REST: usize, const V: usize, con
     call: &mut Multiplied,
     panel: usize,
 ) {
-    let size = call.a.steps * LANES;
+    let steps = call.b.steps;
+    let size = steps * LANES;
     let mut row = 0;
     while row < call.rows {
-        let (of_a, lane) = (row / LANES, row % LANES);
+        // Tiles end where a panel does.
+        let lane = row % LANES;
         // SAFETY: the caller's: `lane` and the rows behind it lie in one panel.
         unsafe {
-            let operands = Operands {
-                a: call.a.numbers.as_ptr().add(of_a * size + lane),
-                b: call.b.numbers.as_ptr().add(panel * size),
-                steps: call.a.steps,
-            };
+            let b = call.b.numbers.as_ptr().add(panel * size);
             let out = (call.out.as_mut_ptr().add(row * call.stride + panel * LANES), call.stride);
-            if lane + R <= LANES {
-                tile::<L, R, V, P>(operands, out, call.add);
-                row += R;
-            } else {
-                tile::<L, REST, V, P>(operands, out, call.add);
-                row += REST;
+            let whole = lane + R <= LANES;
+            match call.a {
+                Left::Panels(a) => {
+                    let a = InPanel(a.numbers.as_ptr().add(row / LANES * size + lane));
+                    if whole {
+                        tile::<L, _, R, V, P>(Operands { a, b, steps }, out, call.add);
+                    } else {
+                        tile::<L, _, REST, V, P>(Operands { a, b, steps }, out, call.add);
+                    }
+                }
+                Left::Rows(a) => {
+                    if whole {
+                        let a = lying::<R>(&a, row, call.rows);
+                        tile::<L, _, R, V, P>(Operands { a, b, steps }, out, call.add);
+                    } else {
+                        let a = lying::<REST>(&a, row, call.rows);
+                        tile::<L, _, REST, V, P>(Operands { a, b, steps }, out, call.add);
+                    }
+                }
             }
+            row += if whole { R } else { REST };
         }
     }
 }
 
+/// Where `R` rows from row `first` on begin; the last of `count` stands for those behind it.
+#[inline(always)]
+fn lying<const R: usize>(rows: &Rows, first: usize, count: usize) -> [*const f32; R] {
+    let Start::F32(start) = rows.start else { unreachable!("rows that were checked") };
+    let mut begin = [start; R];
+    for (r, begin) in begin.iter_mut().enumerate() {
+        *begin = start.wrapping_add((first + r).min(count - 1) * rows.stride);
+    }
+    begin
+}
+
 /// Where the operands of a tile begin. The steps of a panel are [`LANES`] apart.
 #[derive(Clone, Copy)]
-struct Operands {
-    a: *const f32,
+struct Operands<A> {
+    a: A,
     b: *const f32,
     steps: usize,
+}
+
+/// The rows of the left operand of a tile.
+trait Lies: Copy {
+    /// How far apart the steps of a chain are.
+    const CHAIN: usize;
+    /// Where row `r` begins.
+    fn row(&self, r: usize) -> *const f32;
+    /// Where step 0 of a plane lies behind that, of `count` steps that are [`LANES`] apart.
+    fn plane(plane: usize, count: usize) -> usize;
+}
+
+/// A row to a lane, from the first on.
+#[derive(Clone, Copy)]
+struct InPanel(*const f32);
+
+impl Lies for InPanel {
+    const CHAIN: usize = LANES;
+    #[inline(always)]
+    fn row(&self, r: usize) -> *const f32 {
+        self.0.wrapping_add(r)
+    }
+    #[inline(always)]
+    fn plane(plane: usize, count: usize) -> usize {
+        plane * count * LANES
+    }
+}
+
+impl<const R: usize> Lies for [*const f32; R] {
+    const CHAIN: usize = 1;
+    #[inline(always)]
+    fn row(&self, r: usize) -> *const f32 {
+        self[r]
+    }
+    #[inline(always)]
+    fn plane(plane: usize, _: usize) -> usize {
+        plane
+    }
 }
 
 /// # Safety
 /// As [`Lanes`]; the pointers must be valid for all of the tile.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const V: usize, const P: usize>(
-    operands: Operands,
+unsafe fn tile<L: Lanes, A: Lies, const R: usize, const V: usize, const P: usize>(
+    operands: Operands<A>,
     (out, stride): (*mut f32, usize),
     add: bool,
 ) {
     // SAFETY: the caller's.
     unsafe {
         let sums = if P == 0 {
-            chains::<L, R, V, 1>(operands, [0], operands.steps)[0]
+            chains::<L, A, R, V, 1>(operands, [(0, 0)], A::CHAIN, operands.steps)[0]
         } else {
-            planes::<L, R, V, P>(operands)
+            planes::<L, A, R, V, P>(operands)
         };
         for r in 0..R {
             for v in 0..V {
@@ -188,7 +290,9 @@ struct Waiting<const R: usize, const V: usize>([[[[f32; LANES]; V]; R]; LEVELS])
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn planes<L: Lanes, const R: usize, const V: usize, const P: usize>(operands: Operands) -> [[L::F; V]; R] {
+unsafe fn planes<L: Lanes, A: Lies, const R: usize, const V: usize, const P: usize>(
+    operands: Operands<A>,
+) -> [[L::F; V]; R] {
     let count = operands.steps / LANES;
     let mut waiting = MaybeUninit::<Waiting<R, V>>::uninit();
     let waiting = waiting.as_mut_ptr().cast::<f32>();
@@ -199,11 +303,12 @@ unsafe fn planes<L: Lanes, const R: usize, const V: usize, const P: usize>(opera
         let mut sums = [[L::splat(0.0); V]; R];
         let turns = LANES / P.max(1);
         for turn in 0..turns {
-            let mut firsts = [0; P];
+            let mut firsts = [(0, 0); P];
             for p in 0..P {
-                firsts[p] = TURNS[turn * P + p] * count;
+                let plane = TURNS[turn * P + p];
+                firsts[p] = (A::plane(plane, count), plane * count * LANES);
             }
-            let mut found = chains::<L, R, V, P>(operands, firsts, count);
+            let mut found = chains::<L, A, R, V, P>(operands, firsts, LANES, count);
             let mut left = P;
             while left > 1 {
                 left /= 2;
@@ -238,36 +343,34 @@ unsafe fn planes<L: Lanes, const R: usize, const V: usize, const P: usize>(opera
     }
 }
 
-/// For each result `P` chains of `count` steps, from each of `firsts` on.
+/// For each result `P` chains of `count` steps, from each of `firsts` on: behind the beginnings of a, whose steps are
+/// `apart`, and of b.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn chains<L: Lanes, const R: usize, const V: usize, const P: usize>(
-    operands: Operands,
-    firsts: [usize; P],
+unsafe fn chains<L: Lanes, A: Lies, const R: usize, const V: usize, const P: usize>(
+    operands: Operands<A>,
+    firsts: [(usize, usize); P],
+    apart: usize,
     count: usize,
 ) -> [[[L::F; V]; R]; P] {
     let panel = operands.steps * LANES;
     // SAFETY: the caller's.
     unsafe {
         let mut sums = [[[L::splat(0.0); V]; R]; P];
-        let mut starts = [(operands.a, operands.b); P];
-        for p in 0..P {
-            starts[p] = (operands.a.add(firsts[p] * LANES), operands.b.add(firsts[p] * LANES));
-        }
         for at in (0..count / 2 * 2).step_by(2) {
             for u in 0..2 {
                 for p in 0..P {
-                    let at = (at + u) * LANES;
-                    step::<L, R, V>(&mut sums[p], starts[p].0.add(at), starts[p].1.add(at), panel);
+                    let (a, b) = (firsts[p].0 + (at + u) * apart, firsts[p].1 + (at + u) * LANES);
+                    step::<L, A, R, V>(&mut sums[p], operands.a, a, operands.b.add(b), panel);
                 }
             }
         }
         if !count.is_multiple_of(2) {
             for p in 0..P {
-                let at = (count - 1) * LANES;
-                step::<L, R, V>(&mut sums[p], starts[p].0.add(at), starts[p].1.add(at), panel);
+                let (a, b) = (firsts[p].0 + (count - 1) * apart, firsts[p].1 + (count - 1) * LANES);
+                step::<L, A, R, V>(&mut sums[p], operands.a, a, operands.b.add(b), panel);
             }
         }
         sums
@@ -277,9 +380,10 @@ unsafe fn chains<L: Lanes, const R: usize, const V: usize, const P: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn step<L: Lanes, const R: usize, const V: usize>(
+unsafe fn step<L: Lanes, A: Lies, const R: usize, const V: usize>(
     sums: &mut [[L::F; V]; R],
-    a: *const f32,
+    a: A,
+    at: usize,
     b: *const f32,
     panel: usize,
 ) {
@@ -290,7 +394,7 @@ unsafe fn step<L: Lanes, const R: usize, const V: usize>(
             columns[v] = L::load(b.add(v * panel));
         }
         for r in 0..R {
-            let factor = L::splat(*a.add(r));
+            let factor = L::splat(*a.row(r).add(at));
             for v in 0..V {
                 sums[r][v] = L::fma(factor, columns[v], sums[r][v]);
             }

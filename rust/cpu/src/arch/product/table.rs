@@ -1,8 +1,9 @@
 //! Each kernel of products compiled for each machine, behind functions that check what they are given.
 
 use super::dot::{self, Product, Rows, padded_width};
-use super::panels::{self, Multiplied, Order};
+use super::panels::{self, Left, Multiplied, Order, Panels};
 use super::rows;
+use crate::arch::buffer::Buffer;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
@@ -51,6 +52,17 @@ impl Kernels {
         assert_eq!(out.len(), rows.count().next_multiple_of(LANES) * order.steps(rows.columns()));
         // SAFETY: see the impl.
         unsafe { (self.pack_rows)(rows, order, out) }
+    }
+
+    /// Rows as a left operand: as they lie where they can be read so, else packed into `room`.
+    pub(crate) fn left<'a>(&self, rows: Rows<'a>, order: Order, room: &'a mut Buffer) -> Left<'a> {
+        if Left::reads(&rows, order) {
+            return Left::Rows(rows);
+        }
+        let steps = order.steps(rows.columns());
+        let numbers = room.take(rows.count().next_multiple_of(LANES) * steps);
+        self.pack_rows(&rows, order, numbers);
+        Left::Panels(Panels { numbers, steps })
     }
 
     /// Panels `[panels, steps, LANES]` with columns in their lanes and a step for each row.

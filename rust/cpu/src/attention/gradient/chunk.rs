@@ -3,19 +3,19 @@
 use super::Pass;
 use super::job::{Block, Job, KeyTask};
 use super::keys::PackedKeys;
-use super::packed::PackedQueries;
+use super::packed::{PackedQueries, QueryRoom};
 use crate::arch::attention::{Chunk, Collected, Distance, KeyPanels, PITCH, QueryTile, Row, Slopes};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::context::{QueryBlock, Side};
 use crate::attention::visibility::{distance, extent, hull, needs, span, union};
-use farspan_core::attention::KEY_CHUNK;
 use std::ops::Range;
 
 /// What a thread keeps between chunks.
 #[derive(Default)]
 pub(super) struct Scratch {
     keys: PackedKeys,
+    queries: QueryRoom,
     /// Weights, slopes, and slopes of the far keys where a block has both: rows [`PITCH`] apart.
     weights: Buffer,
     slopes: [Buffer; 2],
@@ -51,8 +51,7 @@ pub(super) fn run(pass: &Pass, job: &Job, task: &mut KeyTask, scratch: &mut Scra
     let context = &pass.context;
     let sequence = context.sequence(job.whole.sequence);
     let keys = task.keys.clone();
-    let mut positions = [0.0; KEY_CHUNK];
-    context.key_positions(sequence, keys.clone(), Side::Near, &mut positions);
+    let positions = context.chunk_positions(sequence, &keys);
     let key_span = extent(positions[..keys.len()].iter().copied());
     let chunk = context.chunk(&keys, &positions);
     scratch.keys.begin(pass, &job.whole, &keys);
@@ -60,7 +59,7 @@ pub(super) fn run(pass: &Pass, job: &Job, task: &mut KeyTask, scratch: &mut Scra
     for block in &job.blocks {
         let query_block = &block.query_block;
         let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &keys) else { continue };
-        let packed = block.packed(pass);
+        let packed = block.packed(pass, &mut scratch.queries);
         let block_distance = distance(context, packed.span, key_span);
         for side in [Side::Near, Side::Far] {
             if needs(block_distance, side) {
@@ -223,7 +222,7 @@ impl Scratch {
             }
         }
         let rows = block.query_block.rows() * width;
-        block.in_turn(pass, chunk, |sums| {
+        block.in_turn(pass, chunk, &mut self.queries, |sums| {
             for ((side, _), part) in sides.iter().zip(of_keys.chunks_exact(height * width)) {
                 let total = &mut sums.of_keys[*side as usize];
                 total.resize(rows, 0.0);
@@ -235,7 +234,6 @@ impl Scratch {
     /// Writes the gradients of the chunk's keys and values, and of their biases.
     fn write(&mut self, pass: &Pass, job: &Job, task: &mut KeyTask) {
         let context = &pass.context;
-        let sequence = context.sequence(job.whole.sequence);
         let key_width = context.shape.head_dim.next_multiple_of(LANES);
         if let Some(out) = &mut task.parts.value {
             for (key, sums) in self.of_upstream.get().chunks_exact(context.width()).take(task.keys.len()).enumerate() {
@@ -243,21 +241,17 @@ impl Scratch {
             }
         }
         if let Some(out) = &mut task.parts.key {
-            let mut positions = [[0.0; KEY_CHUNK]; 2];
+            let count = task.keys.len() * key_width;
             for side in context.sides() {
-                context.key_positions(sequence, task.keys.clone(), *side, &mut positions[*side as usize]);
+                let sums = &mut self.of_queries[*side as usize].get_mut()[..count];
+                self.keys.turn_back(pass, &job.whole, &task.keys, *side, sums);
             }
             let [near, far] = &mut self.of_queries;
-            let [near_at, far_at] = positions;
-            for (key, (near_at, far_at)) in near_at.into_iter().zip(far_at).enumerate().take(task.keys.len()) {
-                let place = key * key_width..(key + 1) * key_width;
-                let sums = &mut near.get_mut()[place.clone()];
-                pass.turn_back(job.whole.sequence, near_at, sums);
-                if context.sides().contains(&Side::Far) {
-                    let of_far = &mut far.get_mut()[place];
-                    pass.turn_back(job.whole.sequence, far_at, of_far);
-                    sums.iter_mut().zip(of_far).for_each(|(sum, x)| *sum += *x);
-                }
+            let near = &mut near.get_mut()[..count];
+            if context.sides().contains(&Side::Far) {
+                near.iter_mut().zip(far.get()).for_each(|(sum, x)| *sum += x);
+            }
+            for (key, sums) in near.chunks_exact(key_width).enumerate() {
                 context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
             }
         }

@@ -1,12 +1,12 @@
 //! A chunk of keys and values, packed as the products of the backward pass want them.
 
 use super::Pass;
-use crate::arch::attention::{Rows, Spread, Turns};
+use crate::arch::attention::Spread;
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::context::{QueryBlock, Side};
-use crate::attention::packing::{ChunkRows, pack_keys};
-use farspan_core::attention::KEY_CHUNK;
+use crate::attention::packing::{ChunkRows, key_turns};
+use crate::attention::turning::Turning;
 use std::ops::Range;
 
 /// Room for the packed keys and values of a chunk.
@@ -18,7 +18,7 @@ pub(super) struct PackedKeys {
     rows: [Buffer; 2],
     /// Panels `[panel, value_dim, LANES]`.
     values: Buffer,
-    turns: [Buffer; 2],
+    turning: Turning<4>,
     spread: Spread,
     /// Which rotations are packed.
     has: [bool; 2],
@@ -45,26 +45,29 @@ impl PackedKeys {
             return;
         }
         let context = &pass.context;
-        let (dim, half) = (context.shape.head_dim, context.half());
+        let dim = context.shape.head_dim;
         let sequence = context.sequence(whole.sequence);
-        let rows = ChunkRows::new(context, &context.problem.key, sequence, keys, &mut self.spread).of(whole.key_head);
-        let count = keys.len().div_ceil(LANES);
-        let panels = self.panels[side as usize].take(count * dim * LANES);
-        pack_keys(context, whole.sequence, &rows, keys, 0..count, side, &mut self.turns, panels);
-        let mut positions = [0.0; KEY_CHUNK];
-        context.key_positions(sequence, keys.clone(), side, &mut positions);
-        let [cos, sin] = self.turns.each_mut().map(|room| room.take(half));
-        let width = dim.next_multiple_of(LANES);
-        let by_row = self.rows[side as usize].take(keys.len() * width);
-        for ((row, key), position) in by_row.chunks_exact_mut(width).zip(keys.clone()).zip(positions) {
-            let time = sequence.key_start + key;
-            let source = Rows::new(&context.problem.key, sequence.key_batch, whole.key_head, time, 1);
-            context.kernels.widen(&source, row);
-            if let Some(rotary) = &context.problem.rotary {
-                context.turn_table(whole.sequence, &[position], [&mut *cos, &mut *sin]);
-                let turns = Turns { cos, sin, half, interleaved: rotary.interleaved };
-                context.kernels.turn_row(row, turns.cos, turns.sin, turns.interleaved);
-            }
+        let source = ChunkRows::new(context, &context.problem.key, sequence, keys, &mut self.spread).of(whole.key_head);
+        let rows = self.rows[side as usize].take(keys.len() * source.width());
+        let turns = key_turns(context, whole.sequence, keys, side, &mut self.turning);
+        context.kernels.rows(&source, turns, None, rows);
+        let panels = self.panels[side as usize].take(keys.len().div_ceil(LANES) * dim * LANES);
+        for (rows, panel) in rows.chunks(LANES * source.width()).zip(panels.chunks_exact_mut(dim * LANES)) {
+            context.kernels.tile(rows, dim, panel);
+        }
+    }
+
+    /// Turns sums of rows of turned keys back.
+    pub(super) fn turn_back(
+        &mut self,
+        pass: &Pass,
+        whole: &QueryBlock,
+        keys: &Range<usize>,
+        side: Side,
+        sums: &mut [f32],
+    ) {
+        if let Some(turns) = key_turns(&pass.context, whole.sequence, keys, side, &mut self.turning) {
+            pass.context.kernels.turn_back(sums, sums.len() / keys.len(), &turns);
         }
     }
 

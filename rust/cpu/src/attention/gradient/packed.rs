@@ -2,14 +2,22 @@
 //! the last one has.
 
 use super::Pass;
-use crate::ViewMut;
+use super::cut::QueryParts;
 use crate::arch::attention::{Known, MAX_DIM, Rows};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::attention::Output;
-use crate::attention::context::{QueryBlock, Side};
-use crate::attention::packing::{TileRows, tiles, turned_queries};
+use crate::attention::context::{Context, QueryBlock, Side};
+use crate::attention::packing::{TileRows, query_turns, tiles, turned_queries, widened_rows};
+use crate::attention::turning::Turning;
 use crate::attention::visibility::span;
+use std::ops::Range;
+
+/// What a thread keeps between blocks: turns of their queries, and their outputs.
+#[derive(Default)]
+pub(super) struct QueryRoom {
+    turning: Turning<4>,
+    output: Buffer,
+}
 
 /// A block of queries with everything that chunks of keys ask of it.
 pub(super) struct PackedQueries {
@@ -26,10 +34,10 @@ pub(super) struct PackedQueries {
 }
 
 impl PackedQueries {
-    pub(super) fn new(pass: &Pass, query_block: &QueryBlock) -> Self {
+    pub(super) fn new(pass: &Pass, query_block: &QueryBlock, room: &mut QueryRoom) -> Self {
         let context = &pass.context;
         let (rows, head_dim, value_dim) = (query_block.rows(), context.shape.head_dim, context.shape.value_dim);
-        let tiles: Vec<TileRows> = tiles(rows, context.kernels.rows).collect();
+        let tiles: Vec<TileRows> = tiles(rows, context.kernels.tile_rows).collect();
         let mut packed = PackedQueries {
             span: span(context, query_block, 0..rows),
             known: Vec::with_capacity(rows),
@@ -41,17 +49,15 @@ impl PackedQueries {
         };
         for side in context.sides() {
             let (tiled, by_row) = &mut packed.query[*side as usize];
-            let mut place = Places::new(&packed.tiles, head_dim, rows, tiled, by_row);
-            turned_queries(context, query_block, 0..rows, *side, |row, numbers| place.put(row, numbers));
+            let by_row = by_row.take(rows * head_dim.next_multiple_of(LANES));
+            let turns = query_turns(context, query_block, *side, &mut room.turning);
+            turned_queries(context, query_block, 0..rows, turns, by_row);
+            tile(context, &packed.tiles, head_dim, by_row, tiled);
         }
         let (tiled, by_row) = &mut packed.upstream;
-        let mut place = Places::new(&packed.tiles, value_dim, rows, tiled, by_row);
-        let mut room = [0.0; MAX_DIM];
-        for row in 0..rows {
-            let numbers = &mut room[..value_dim.next_multiple_of(LANES)];
-            packed.known.push(known(pass, query_block, row, numbers));
-            place.put(row, numbers);
-        }
+        let by_row = by_row.take(rows * context.width());
+        packed.known.extend(known(pass, query_block, 0..rows, by_row, room.output.take(rows * context.width())));
+        tile(context, &packed.tiles, value_dim, by_row, tiled);
         packed
     }
 
@@ -80,94 +86,75 @@ fn part(buffer: &Buffer, first: usize, rows: usize, size: usize) -> &[f32] {
     &buffer.get()[first * size..(first + rows) * size]
 }
 
-/// Where the rows of a block go, in both layouts.
-struct Places<'p> {
-    tiles: &'p [TileRows],
-    dim: usize,
-    tiled: &'p mut [f32],
-    by_row: &'p mut [f32],
-}
-
-impl<'p> Places<'p> {
-    fn new(tiles: &'p [TileRows], dim: usize, rows: usize, tiled: &'p mut Buffer, by_row: &'p mut Buffer) -> Self {
-        let height: usize = tiles.iter().map(|tile_rows| tile_rows.height).sum();
-        let (tiled, by_row) = (tiled.take(height * dim), by_row.take(rows * dim.next_multiple_of(LANES)));
-        tiled.fill(0.0);
-        Places { tiles, dim, tiled, by_row }
-    }
-
-    fn put(&mut self, row: usize, numbers: &[f32]) {
-        let width = numbers.len();
-        self.by_row[row * width..(row + 1) * width].copy_from_slice(numbers);
-        // All tiles but the last are full.
-        let TileRows { first, height, .. } = self.tiles[row / self.tiles[0].rows];
-        let tile = &mut self.tiled[first * self.dim..(first + height) * self.dim];
-        for (column, x) in tile.chunks_exact_mut(height).zip(numbers) {
-            column[row - first] = *x;
-        }
+/// Lays the rows of a block out as tiles `[dim, height]`, one behind the other.
+fn tile(context: &Context, tiles: &[TileRows], dim: usize, by_row: &[f32], tiled: &mut Buffer) {
+    let height: usize = tiles.iter().map(|tile_rows| tile_rows.height).sum();
+    let (width, tiled) = (dim.next_multiple_of(LANES), tiled.take(height * dim));
+    for TileRows { first, rows, height } in tiles.iter().copied() {
+        let out = &mut tiled[first * dim..(first + height) * dim];
+        context.kernels.tile(&by_row[first * width..(first + rows) * width], dim, out);
     }
 }
 
-/// What is known of a row of a block; `upstream` gets the gradient of its output, whole vectors of it.
-pub(super) fn known(pass: &Pass, query_block: &QueryBlock, row: usize, upstream: &mut [f32]) -> Known {
+/// What is known of the rows `rows` of a block; `upstream` gets the gradients of their outputs, whole vectors of them,
+/// and `output` the outputs.
+pub(super) fn known<'k>(
+    pass: &'k Pass,
+    query_block: &'k QueryBlock,
+    rows: Range<usize>,
+    upstream: &'k mut [f32],
+    output: &'k mut [f32],
+) -> impl Iterator<Item = Known> {
     let Pass { context, call, .. } = pass;
+    widened_rows(context, query_block, &call.output, rows.clone(), output);
+    widened_rows(context, query_block, &call.output_gradient, rows.clone(), upstream);
     let sequence = context.sequence(query_block.sequence);
-    let (head, query) = query_block.row(row);
-    let time = sequence.query_start + query;
-    let mut room = [0.0; MAX_DIM];
-    let output = &mut room[..upstream.len()];
-    context.kernels.widen(&Rows::new(&call.output, sequence.batch, head, time, 1), output);
-    context.kernels.widen(&Rows::new(&call.output_gradient, sequence.batch, head, time, 1), upstream);
-    let of_lse = call.lse_gradient.map_or(0.0, |gradient| gradient.at([sequence.batch, head, time]));
-    Known { lse: call.lse.at([sequence.batch, head, time]), share: context.kernels.dot(upstream, output) - of_lse }
+    let pairs = upstream.chunks_exact(context.width()).zip(output.chunks_exact(context.width()));
+    rows.zip(pairs).map(move |(row, (upstream, output))| {
+        let (head, query) = query_block.row(row);
+        let index = [sequence.batch, head, sequence.query_start + query];
+        let of_lse = call.lse_gradient.map_or(0.0, |gradient| gradient.at(index));
+        Known { lse: call.lse.at(index), share: context.kernels.dot(upstream, output) - of_lse }
+    })
 }
 
 /// Turns the sums of a block's rows back, adds them and writes what is asked for.
 pub(super) fn finish(
     pass: &Pass,
     query_block: &QueryBlock,
-    sums: [Vec<f32>; 2],
-    query_gradient: &mut Option<Output>,
-    scale_gradient: &mut Option<ViewMut<f32, 3>>,
+    room: &mut QueryRoom,
+    mut sums: [Vec<f32>; 2],
+    parts: &mut QueryParts,
 ) {
     let context = &pass.context;
     let sequence = context.sequence(query_block.sequence);
-    let width = context.shape.head_dim.next_multiple_of(LANES);
-    let mut room = [[0.0; MAX_DIM]; 2];
-    let [gradient, other] = room.each_mut().map(|room| &mut room[..width]);
-    for row in 0..query_block.rows() {
-        let (head, query) = query_block.row(row);
-        gradient.fill(0.0);
-        for (side, sums) in [Side::Near, Side::Far].into_iter().zip(&sums) {
-            if !sums.is_empty() {
-                other.copy_from_slice(&sums[row * width..(row + 1) * width]);
-                let position = context.query_position(sequence, query, side);
-                pass.turn_back(query_block.sequence, position, other);
-                gradient.iter_mut().zip(&*other).for_each(|(sum, x)| *sum += x);
-            }
-        }
-        let index = [0, head - query_block.heads.start, query - query_block.queries.start, 0];
-        let time = sequence.query_start + query;
-        if let Some(out) = query_gradient {
-            context.kernels.finish(gradient, context.query_scale(sequence, head, time), out.row(index));
-        }
-        if let Some(out) = scale_gradient.as_mut().filter(|_| gradient.iter().any(|x| *x != 0.0)) {
-            context.kernels.widen(&Rows::new(&context.problem.query, sequence.batch, head, time, 1), other);
-            let slope = context.kernels.dot(gradient, other) * context.problem.rules.scale;
-            out.row_mut([0, index[1], 0])[index[2]] = slope;
+    let (width, group) = (context.shape.head_dim.next_multiple_of(LANES), query_block.heads.len());
+    for (side, sums) in [Side::Near, Side::Far].into_iter().zip(&mut sums).filter(|(_, sums)| !sums.is_empty()) {
+        let Some(turns) = query_turns(context, query_block, side, &mut room.turning) else { continue };
+        for head in 0..group {
+            context.kernels.turn_back(&mut sums[head * width..], group * width, &turns);
         }
     }
-}
-
-impl Pass<'_, '_> {
-    /// The transposed rotation of a row at a position of a sequence.
-    pub(super) fn turn_back(&self, sequence: usize, position: f64, row: &mut [f32]) {
-        let Some(rotary) = &self.context.problem.rotary else { return };
-        let half = self.context.half();
-        let mut room = [[0.0; MAX_DIM / 2]; 2];
-        let [cos, sin] = room.each_mut().map(|room| &mut room[..half]);
-        self.context.turn_table(sequence, &[position], [cos, sin]);
-        sin.iter_mut().for_each(|x| *x = -*x);
-        self.context.kernels.turn_row(row, cos, sin, rotary.interleaved);
+    let [near, far] = sums;
+    let total = match (near.is_empty(), far.is_empty()) {
+        (true, _) => far,
+        (false, true) => near,
+        (false, false) => near.into_iter().zip(far).map(|(near, far)| near + far).collect(),
+    };
+    let mut query_room = [0.0; MAX_DIM];
+    for (row, gradient) in total.chunks_exact(width).enumerate() {
+        let (head, query) = query_block.row(row);
+        let index = [0, head - query_block.heads.start, query - query_block.queries.start, 0];
+        let time = sequence.query_start + query;
+        if let Some(out) = &mut parts.query {
+            context.kernels.finish(gradient, context.query_scale(sequence, head, time), out.row(index));
+        }
+        if let Some(out) = parts.scale.as_mut().filter(|_| gradient.iter().any(|x| *x != 0.0)) {
+            let source = Rows::new(&context.problem.query, sequence.batch, head, time, 1);
+            let query = &mut query_room[..width];
+            context.kernels.rows(&source, None, None, query);
+            let slope = context.kernels.dot(gradient, query) * context.problem.rules.scale;
+            out.row_mut([0, index[1], 0])[index[2]] = slope;
+        }
     }
 }

@@ -114,11 +114,15 @@ pub(super) fn sinks(pass: &Pass, alone: bool, out: &mut ViewMut<f32, 1>) -> Resu
             let of_head = QueryBlock { sequence: index, key_head: head / group, heads: head..head + 1, queries };
             let sink = f64::from(sink.at([head]));
             spawner.spawn(move |_| {
-                let mut room = [0.0; MAX_DIM];
-                let upstream = &mut room[..context.shape.value_dim.next_multiple_of(LANES)];
-                for row in (0..of_head.rows()).filter(|_| sink != f64::NEG_INFINITY) {
-                    let known = known(pass, &of_head, row, upstream);
-                    *sum -= (sink - f64::from(known.lse)).exp() * f64::from(known.share);
+                let mut room = [[0.0; LANES * MAX_DIM]; 2];
+                let rows = if sink == f64::NEG_INFINITY { 0 } else { of_head.rows() };
+                for first in (0..rows).step_by(LANES) {
+                    let rows = first..(first + LANES).min(rows);
+                    let size = rows.len() * context.width();
+                    let [upstream, output] = room.each_mut().map(|room| &mut room[..size]);
+                    for known in known(pass, &of_head, rows, upstream, output) {
+                        *sum -= (sink - f64::from(known.lse)).exp() * f64::from(known.share);
+                    }
                 }
             });
         }
