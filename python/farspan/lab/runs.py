@@ -16,6 +16,7 @@ from typing import Any
 
 from farspan._errors import Error, message
 from farspan._files import read_json, remove_unfinished, write_json
+from farspan.model.state import require_same
 
 RUNS, RESULT = "runs", "extrapolate.json"
 
@@ -23,13 +24,6 @@ RUNS, RESULT = "runs", "extrapolate.json"
 def written(name: str) -> str:
     """A name of a scheme as a part of a file's."""
     return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name)
-
-
-def require_same(facts: Mapping[str, Any], made_with: Mapping[str, Any], path: Path) -> None:
-    """Error: what lies at `path` was made with other facts."""
-    for name, value in facts.items():
-        if made_with.get(name) != value:
-            raise Error(message(name, f"{made_with.get(name)!r}, as {path} was made with", repr(value)))
 
 
 class Runs:
@@ -56,7 +50,7 @@ class Runs:
         if not path.exists():
             return None
         found: dict[str, Any] = read_json(path)
-        require_same(facts, found[self._facts], path)
+        require_same(facts, found[self._facts], f"{path} was made with")
         return found
 
     def keep(self, name: str, result: Mapping[str, Any]) -> None:

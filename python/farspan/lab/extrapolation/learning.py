@@ -13,9 +13,8 @@ from farspan._errors import Error, message
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
-from farspan.lab.runs import require_same
 from farspan.lab.tasks.layout import Sequences
-from farspan.model.state import StateFile
+from farspan.model.state import StateFile, require_same
 from farspan.training.optimizer import Optimizer
 from farspan.training.recipe import Recipe
 
@@ -111,7 +110,7 @@ class Learner:
         if found is None:
             return
         stored, facts = found[0], found[1]["facts"]
-        require_same(self.trial.facts, facts["trial"], file.path)
+        require_same(self.trial.facts, facts["trial"], f"{file.path} was made with")
         self._optimizer.restore({name: tensor.read() for name, tensor in stored.items()}, facts["step"])
         self.step, self.losses, self.seconds = facts["step"], facts["losses"], facts["seconds"]
         self._sum, self._counted = facts["sum"], facts["counted"]
