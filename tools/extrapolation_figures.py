@@ -17,11 +17,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from farspan.lab import language
 from farspan.lab.extrapolation import Extrapolation, report
+from farspan.lab.language.result import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "extrapolation-results.md"
 RESULTS = ROOT / "benches" / "results" / "extrapolate"
+LANGUAGE = "language"
+"""The name of a document that is on no task."""
 MARKED = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -38,9 +42,6 @@ def runs_of(documents: dict[str, dict[str, Any]]) -> dict[str, Extrapolation]:
     return {
         name: Extrapolation.from_dict(document) for name, document in documents.items() if document["task"] != LANGUAGE
     }
-
-
-LANGUAGE = "language"
 
 
 def table(folder: str) -> str:
@@ -75,15 +76,13 @@ def spread(shares: Sequence[float]) -> str:
 
 
 def language_table(document: dict[str, Any]) -> str:
-    """Bits per byte at each length, in the median over seeds, and the share of bytes copied at the last but one."""
-    lengths = document["settings"]["test_lengths"]
-    points: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for point in document["points"]:
-        points.setdefault(point["scheme"], {}).setdefault(point["length"], []).append(point)
+    """Bits per byte at each length, in the median over seeds."""
+    found = language.Language.from_dict(document)
+    lengths = found.settings.test_lengths
     rows = []
-    for scheme, at in points.items():
-        nats = (statistics.median(point["nats_per_byte"] for point in at[length]) for length in lengths)
-        rows.append([f"`{scheme}`", *(f"{x / math.log(2):.2f}" for x in nats)])
+    for name in found.names:
+        nats = (found.median(name, Model.loss, length) for length in lengths)
+        rows.append([f"`{name}`", *("" if x is None else f"{x / math.log(2):.2f}" for x in nats)])
     return markdown(["bits per byte", *map(str, lengths)], rows, texts=1)
 
 
@@ -115,10 +114,13 @@ def main() -> int:
         picture = PAGE.parent / f"extrapolation-{folder}.png"
         if f"({picture.name})" not in page:
             continue
-        runs = runs_of(documents_of(folder))
-        if len(runs) == 1:
+        documents = documents_of(folder)
+        runs = runs_of(documents)
+        if LANGUAGE in documents:
+            language.draw(language.Language.from_dict(documents[LANGUAGE]), picture)
+        elif len(runs) == 1:
             report.draw(*runs.values(), picture)
-        elif runs:
+        else:
             report.draw_overview(runs, picture)
     return 0
 

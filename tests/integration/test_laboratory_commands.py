@@ -68,6 +68,17 @@ def test_a_recipe_of_several_tasks_has_a_folder_for_each(
     assert (tmp_path / "extrapolate.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_folder_that_cannot_be_used_is_told_before_the_first_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "sort_integers" / "runs" / "rope-seed0-rate0.001.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    assert main(["extrapolate", "e3", "--schemes", "rope", *TINY, "--out", str(tmp_path)]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert list(tmp_path.glob("copy/runs/*")) == [], "nothing was trained"
+
+
 def test_variants_of_a_recipe_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = [*TINY[:2], "--test-lengths", "8", *TINY[4:]]
     sizes = ["--layers", "--width", "--heads"]

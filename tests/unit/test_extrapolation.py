@@ -31,7 +31,9 @@ from farspan.lab.extrapolation.folder import Folder
 from farspan.lab.extrapolation.learning import Learner, batch_of
 from farspan.lab.extrapolation.report import overview
 from farspan.lab.extrapolation.subject import Subject
+from farspan.lab.extrapolation.trial import run_trial
 from farspan.lab.recipes import RECIPES, Recipe
+from farspan.lab.trainings import all_steps
 
 SMALL = Settings(
     "reverse_string", schemes=("rope", "alibi"), train_length=5, test_lengths=(5, 9), steps=8, seeds=2, examples=20,
@@ -384,6 +386,25 @@ def test_more_schemes_and_seeds_can_join(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(ran) == 3, "what was there is not repeated"
     assert numbers(joined)[: len(first.points)] == numbers(first)
     assert numbers(joined) == numbers(extrapolate(SMALL, tmp_path / "whole", workers=1))
+
+
+def test_what_a_checkpoint_has_done_counts_from_the_beginning(tmp_path: Path) -> None:
+    """Else the first report of each training looks like speed."""
+    first, second, *others = SMALL.trials()
+    folder = Folder(tmp_path, resume=False)
+    run_trial(first, None, quiet)
+    learner = Learner(second, Subject(second), folder.checkpoint(second))
+    learner._begun = 0.0
+    for _ in range(5):
+        learner._take_step()
+    assert learner._file is not None
+    learner._save(learner._file)
+    assert [folder.steps(one) for one in (first, second, *others)] == [0, 5, *(0 for _ in others)]
+    folder.keep(first, run_trial(first, None, quiet))
+    told: list[int] = []
+    extrapolate(SMALL, tmp_path, resume=True, workers=1, progress=lambda done, total, what: told.append(done))
+    assert told[0] == SMALL.steps + 6, "a training that is over, five steps of another and one more"
+    assert max(told) == all_steps(SMALL.trainings)
 
 
 def test_runs_of_several_machines_join_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,13 @@ def made_up() -> Language:
     return Language(changed(schemes=("rope", "alibi"), zero_shot=(), tuned=()), "a machine", "a text", 9, tuple(models))
 
 
+def test_a_result_comes_back_from_its_document() -> None:
+    found = made_up()
+    again = Language.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found
+    assert again.to_dict() == found.to_dict()
+
+
 def test_figures_of_a_paper_stand_beside_ours() -> None:
     recipe = LanguageRecipe("what", {}, "somebody", {"rope": {1: 10.0, 2: 50.0}}, {"alibi": 12.5})
     lines = published_table(made_up(), recipe).splitlines()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 import extrapolation_figures
 from checks import Outcome, Step, cargo_outcomes, junit_outcomes, summary
+from farspan.lab import language
+from farspan.lab.language.result import Model
 from machine import slug
 from readme_table import BEGIN, END, README_ROWS, chosen, committed, replaced, section, wanted
 from setup_venv import requirements
@@ -153,12 +156,16 @@ def test_figures_of_several_seeds_have_the_least_and_the_most() -> None:
     assert extrapolation_figures.spread([0.5]) == "50"
     assert extrapolation_figures.spread([0.25, 1.0, 0.5]) == "50 (25-100)"
     assert extrapolation_figures.spread([]) == ""
-    points = [
-        {"scheme": name, "seed": seed, "length": length, "nats_per_byte": length * seed * 0.6931471805599453}
-        for name in ("rope", "alibi") for seed in (1, 2, 3) for length in (1, 2)
-    ]  # fmt: skip
-    document = {"settings": {"test_lengths": [1, 2]}, "points": points}
-    assert extrapolation_figures.language_table(document).splitlines()[2] == "| `rope` | 2.00 | 4.00 |"
+
+
+def test_figures_of_language_are_medians_in_bits() -> None:
+    settings = language.Settings(("rope", "alibi"), train_length=2, test_lengths=(2, 4), seeds=3)
+    models = tuple(
+        Model(name, seed, {n: n * (seed + 1) * math.log(2) for n in (2, 4)}, {2: 0.1, 4: 0.1}, (), ())
+        for seed in range(3) for name in settings.schemes
+    )  # fmt: skip
+    document = language.Language(settings, "a machine", "a text", 9, models).to_dict()
+    assert extrapolation_figures.language_table(document).splitlines()[2] == "| `rope` | 4.00 | 8.00 |"
 
 
 def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:

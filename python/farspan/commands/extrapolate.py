@@ -82,17 +82,20 @@ def run(options: argparse.Namespace) -> None:
     recipe = RECIPES.get(options.task)
     runs = recipe.runs if recipe else {options.task: (options.task, {})}
     asked = {name: _settings(options, task, common) for name, (task, common) in runs.items()}
-    from farspan.lab.extrapolation import extrapolate, report
+    from farspan.lab.extrapolation import extrapolate, report, require_folder
 
     report.require_matplotlib()
     out = options.out or Path("out") / f"extrapolate-{options.task}"
     several = len(asked) > 1
     trainings = sum((settings.trainings for settings in asked.values()), Trainings())
     _announce(options.task, trainings, f"{len(asked)} runs, " * several)
+    places = {name: out / name if several else out for name in asked}
+    for name, settings in asked.items():  # told now, and not after the trainings of the runs before
+        require_folder(settings, places[name], resume=options.resume)
     found: dict[str, Extrapolation] = {}
     before = 0
     for name, settings in asked.items():
-        place = out / name if several else out
+        place = places[name]
         with _training(options.task) as progress:
             found[name] = extrapolate(
                 settings, place, resume=options.resume, workers=options.workers, device=options.device,

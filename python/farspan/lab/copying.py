@@ -71,6 +71,8 @@ def find_copies(
 ) -> tuple[Copied, ...]:  # fmt: skip
     """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
     being the model's own. ArgumentError: a length has no room for two pieces."""
+    if not lengths:
+        return ()
     require_room(min(lengths), first_tokens)
     pieces = [_piece(length, first_tokens) for length in lengths]
     targets = min(TARGETS, min(pieces))

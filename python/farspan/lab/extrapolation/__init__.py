@@ -22,7 +22,14 @@ from farspan.lab.trainings import Tally
 if TYPE_CHECKING:
     from farspan.lab.progress import Progress
 
-__all__ = ["Extrapolation", "Point", "Settings", "Trial", "extrapolate", "table"]
+__all__ = ["Extrapolation", "Point", "Settings", "Trial", "extrapolate", "require_folder", "table"]
+
+
+def require_folder(settings: Settings, out: str | os.PathLike[str], *, resume: bool = False) -> None:
+    """Error: what `out` holds is not what `extrapolate` with the same arguments could go on with."""
+    folder = Folder(out, resume=resume)
+    for trial in settings.trials():
+        folder.steps(trial)
 
 
 def extrapolate(
@@ -49,8 +56,8 @@ def extrapolate(
     folder = Folder(out, resume=resume)
     results = {trial: found for trial in trials if (found := folder.result(trial)) is not None}
     tally = Tally(settings.trainings, progress)
-    for trial in results:
-        tally.count(trial, settings.steps)
+    for trial in trials:
+        tally.count(trial, folder.steps(trial))
 
     def report(trial: Trial, done: int, _: int, what: str) -> None:
         tally.count(trial, done)

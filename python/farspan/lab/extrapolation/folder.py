@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from farspan.lab.extrapolation.learning import steps_kept
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.runs import Runs
 
@@ -20,6 +21,10 @@ class Folder:
 
     def checkpoint(self, trial: Trial) -> Path:
         return self._runs.place(trial.name, ".safetensors")
+
+    def steps(self, trial: Trial) -> int:
+        """How many steps of a trial's training are done."""
+        return trial.settings.steps if self.result(trial) is not None else steps_kept(self.checkpoint(trial))
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
         """What a trial has given, None where it is not over. Error: it was made with other settings."""

@@ -50,6 +50,16 @@ def batch_of(trial: Trial, step: int) -> Sequences:
     return sequences_of(trial, length, trial.settings.batch, trial.seed * 2**32 + step)[1]
 
 
+def _state_file(path: Path) -> StateFile:
+    return StateFile(path, "a training that an extrapolation keeps")
+
+
+def steps_kept(path: Path) -> int:
+    """How many steps a training has done that can go on from this file; 0: there is none."""
+    found = _state_file(path).read()
+    return 0 if found is None else int(found[1]["facts"]["step"])
+
+
 class Learner:
     """A subject that learns, and the file it can go on from."""
 
@@ -59,7 +69,7 @@ class Learner:
         self._optimizer = Optimizer(subject.model, self._recipe)
         self.step, self.losses, self.seconds = 0, [], 0.0  # type: int, list[list[float]], float
         self._sum, self._counted = 0.0, 0
-        self._file = None if path is None else StateFile(path, "a training that an extrapolation keeps")
+        self._file = None if path is None else _state_file(path)
         if self._file is not None:
             self._restore(self._file)
 

@@ -9,9 +9,9 @@ The recipes e5, e6 and e7 of `farspan extrapolate` are this on the command line,
 
 from __future__ import annotations
 
-from farspan.lab.language.report import published_table, table, write
+from farspan.lab.language.report import draw, published_table, table, write
 from farspan.lab.language.result import Language
 from farspan.lab.language.settings import Settings
 from farspan.lab.language.work import run
 
-__all__ = ["Language", "Settings", "published_table", "run", "table", "write"]
+__all__ = ["Language", "Settings", "draw", "published_table", "run", "table", "write"]

@@ -100,6 +100,23 @@ class Language:
             "bytes_learnt": self.learnt, "points": self.rows(), "retrieval": asked,
         }  # fmt: skip
 
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Language:
+        """What `to_dict` gave."""
+        points = [(point["scheme"], point["seed"], point) for point in document["points"]]
+
+        def by_length(asked: Mapping[str, Any], value: str) -> dict[int, float]:
+            own = (asked["scheme"], asked["seed"])
+            return {point["length"]: _number(point[value]) for *of, point in points if tuple(of) == own}
+
+        models = tuple(
+            Model(asked["scheme"], asked["seed"], by_length(asked, "nats_per_byte"), by_length(asked, "standard_error"),
+                  tuple(asked["needles"]), tuple(asked["copies"]))
+            for asked in document["retrieval"]
+        )  # fmt: skip
+        settings = Settings(**document["settings"])
+        return cls(settings, document["machine"], document["text"], document["bytes_learnt"], models)
+
 
 def _number(x: float | None) -> float:
     return math.nan if x is None else x
