@@ -21,7 +21,8 @@ from torch import Tensor
 from farspan import _gradients as gradients
 from farspan import _transforms as transforms
 from farspan._backend import cpu, gpu, results
-from farspan._backend.arrays import HALVES, dtype_name
+from farspan._backend.arrays import HALVES as HALF_NAMES
+from farspan._backend.arrays import dtype_name
 from farspan._backend.compiler import warn_of_cache
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
@@ -30,7 +31,7 @@ from farspan._backend.settings import Shard
 from farspan._errors import BackendError, DtypeError, message
 
 _LIBRARY = torch.library.Library("farspan", "DEF")
-HALVES = tuple(getattr(torch, name) for name in HALVES)
+HALVES = tuple(getattr(torch, name) for name in HALF_NAMES)
 
 
 # ------------------------------------------------------------------------------------- the kernels of any operation

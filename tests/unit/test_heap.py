@@ -55,6 +55,26 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+def test_the_last_to_end_gives_memory_back(told: list[str]) -> None:
+    with freed_memory_stays():
+        with freed_memory_stays():
+            assert told == ["size", "keep"]
+        assert told == ["size", "keep"], "another training goes on"
+    assert told == ["size", "keep", "size", "give back"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MALLOC_TRIM_THRESHOLD_", "1000"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1000")]
+)
+def test_settings_of_the_environment_stay(
+    name: str, value: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with freed_memory_stays():
+        pass
+    assert told == []
+
+
 def test_trainings_keep_their_memory_between_steps(told: list[str]) -> None:
     config = farspan.Config(
         vocab_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1

@@ -100,7 +100,8 @@ def sample(
     kinds = Draws("int64", "int64", "int64", "float32")
     sent = [i for i, x in enumerate(draws) if not _is_number(x)]
     there = memory.take_all([draws[i] for i in sent], [kinds[i] for i in sent])
-    on_device = Draws(*(dict(enumerate(draws)) | dict(zip(sent, there, strict=True))).values())
+    arrays = iter(there)
+    on_device = Draws(*[x if _is_number(x) else next(arrays) for x in draws])
     found = results.sample(dtype, hidden, weight, draws, rules, settings)
     out = cpu.allocate("hidden", found)
     _core.cuda_sample_on_host(

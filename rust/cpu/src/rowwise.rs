@@ -9,8 +9,13 @@ use ndarray::{ArrayView2, Axis};
 
 /// Numbers below which waking threads costs more than it saves.
 const ALONE: usize = 1 << 15;
-/// Rows that a thread takes together. Their slopes by a weight are summed before they are added to those of others.
+/// Rows whose slopes by a weight are summed before they are added to those of others.
 const BLOCK: usize = 64;
+
+/// How many rows a thread takes together; no result depends on it.
+fn rows_together(width: usize) -> usize {
+    (ALONE / 4 / width.max(1)).clamp(1, BLOCK)
+}
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight` for each row of `x`; `out` holds the rows one after the other.
 pub fn rms_norm(x: ArrayView2<f32>, weight: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
@@ -54,14 +59,15 @@ pub fn add_rms_norm(
     check_numbers("sum", sum, x.dim())?;
     check_numbers("out", out, x.dim())?;
     let kernels = rowwise::kernels(dispatch::machine()?);
+    let rows = rows_together(width);
     let work = |block: usize, (sum, out): (&mut [f32], &mut [f32])| {
         for (i, (sum, out)) in sum.chunks_exact_mut(width).zip(out.chunks_exact_mut(width)).enumerate() {
-            let row = block * BLOCK + i;
+            let row = block * rows + i;
             kernels.add(numbers(&x, row), numbers(&y, row), sum);
             kernels.normalize(sum, weight, eps, out);
         }
     };
-    let (size, count) = ((BLOCK * width).max(1), out.len());
+    let (size, count) = ((rows * width).max(1), out.len());
     each_block(count, sum.chunks_mut(size).zip(out.chunks_mut(size)), work)
 }
 
@@ -163,9 +169,10 @@ fn each_row(
         return Ok(());
     }
     check_rows("x", &x, x.dim())?;
-    each_block(out.len(), out.chunks_mut(BLOCK * width), |block, out: &mut [f32]| {
+    let rows = rows_together(width);
+    each_block(out.len(), out.chunks_mut(rows * width), |block, out: &mut [f32]| {
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            let index = block * BLOCK + i;
+            let index = block * rows + i;
             work(index, numbers(&x, index), out);
         }
     })

@@ -65,21 +65,22 @@ pub(crate) fn scope<'s>(alone: bool, start: impl FnOnce(&Spawner<'_, 's>) + Send
 /// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads. Any number of threads may
 /// call.
 pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
-    Ok(pool()?.install(work))
+    Ok(pool(num_threads())?.install(work))
 }
 
 /// Does `work` on each item, shared out among the threads; a single thread is the caller's own, whose caches have what
 /// it made last.
 pub fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) -> Result<()> {
-    if items.len() < 2 || num_threads() == 1 {
+    let count = if items.len() < 2 { 1 } else { num_threads() };
+    if count == 1 {
         items.into_iter().for_each(work);
         return Ok(());
     }
-    run(|| items.into_par_iter().for_each(work))
+    pool(count)?.install(|| items.into_par_iter().for_each(work));
+    Ok(())
 }
 
-fn pool() -> Result<Arc<ThreadPool>> {
-    let count = num_threads();
+fn pool(count: usize) -> Result<Arc<ThreadPool>> {
     let process = std::process::id();
     let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(threads) = current.as_ref()

@@ -13,6 +13,7 @@ pub(super) struct Context<'p, 'a> {
     pub problem: &'p Attention<'a>,
     pub shape: Shape,
     pub work: Workload,
+    pub machine: dispatch::Machine,
     pub kernels: Kernels,
 }
 
@@ -56,7 +57,7 @@ impl<'p, 'a> Context<'p, 'a> {
             parts: shape.key_heads * problem.sequences.len(),
             threads: threads::num_threads(),
         };
-        Context { problem, shape, work, kernels: kernels(machine) }
+        Context { problem, shape, work, machine, kernels: kernels(machine) }
     }
 
     /// Value dimension in whole vectors.

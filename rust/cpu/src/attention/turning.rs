@@ -4,10 +4,12 @@
 use super::context::Context;
 use crate::arch::attention::Turns;
 use crate::arch::buffer::Buffer;
+use crate::dispatch::Machine;
 
 /// The turns of some rows, and what they follow from.
 #[derive(Default)]
 struct Table {
+    machine: Option<Machine>,
     positions: Vec<f64>,
     inv_freq: Vec<f32>,
     magnitude: f32,
@@ -17,8 +19,9 @@ struct Table {
 
 impl Table {
     /// Whether it is that of these rows, to the bit.
-    fn is_of(&self, positions: &[f64], inv_freq: &[f32], magnitude: f32) -> bool {
-        self.positions.len() == positions.len()
+    fn is_of(&self, machine: Machine, positions: &[f64], inv_freq: &[f32], magnitude: f32) -> bool {
+        self.machine == Some(machine)
+            && self.positions.len() == positions.len()
             && self.inv_freq.len() == inv_freq.len()
             && self.magnitude.to_bits() == magnitude.to_bits()
             && self.inv_freq.iter().zip(inv_freq).all(|(a, b)| a.to_bits() == b.to_bits())
@@ -52,17 +55,20 @@ impl<const N: usize> Turning<N> {
         self.wanted.clear();
         self.wanted.extend(positions);
         let pairs = self.wanted.len() * inv_freq.len();
-        let known = self.tables.iter().position(|table| table.is_of(&self.wanted, inv_freq, rotary.magnitude));
+        let known =
+            self.tables.iter().position(|table| table.is_of(context.machine, &self.wanted, inv_freq, rotary.magnitude));
         let index = known.unwrap_or_else(|| {
             let index = self.oldest;
             self.oldest = (index + 1) % N;
-            let Table { positions, inv_freq: frequencies, magnitude, cos, sin } = &mut self.tables[index];
+            let Table { machine, positions, inv_freq: frequencies, magnitude, cos, sin } = &mut self.tables[index];
+            *machine = None; // until the table is whole
             positions.clone_from(&self.wanted);
             frequencies.clear();
             frequencies.extend_from_slice(inv_freq);
             *magnitude = rotary.magnitude;
             let out = [cos.take(pairs), sin.take(pairs)];
             context.kernels.turn_table(positions, inv_freq, rotary.magnitude, out);
+            *machine = Some(context.machine);
             index
         });
         let Table { cos, sin, .. } = &self.tables[index];

@@ -47,11 +47,12 @@ pub(super) fn pay(rows: usize, weight: &Rows) -> bool {
     }
 }
 
-/// How many rows share one layout of the weights: even blocks of whole panels. No result depends on it.
-pub(super) fn block_rows(x: &Rows) -> usize {
+/// How many rows share one layout of the weights: even blocks of whole panels, as many as `wanted` where there are rows
+/// enough. No result depends on it.
+pub(super) fn block_rows(x: &Rows, wanted: usize) -> usize {
     let (rows, columns) = (x.count(), x.columns());
     let most = match Left::reads(x, Order::Planes) {
-        true => MOST_LYING_ROWS,
+        true => (rows / wanted).clamp(FEWEST_ROWS, MOST_LYING_ROWS),
         false => (HELD / columns.max(1)).clamp(FEWEST_ROWS, MOST_ROWS),
     };
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1).next_multiple_of(LANES)

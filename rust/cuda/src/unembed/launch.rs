@@ -80,8 +80,11 @@ impl Group<'_> {
         if result == 0 { 0 } else { result + (self.first * each) as u64 }
     }
 
-    /// The number of the group's first row in a setting of `bytes` each.
+    /// The number of the group's first row in a setting of `bytes` each; a setting without an address is the number.
     fn own_setting(&self, setting: Setting, bytes: i64) -> Setting {
+        if setting.first == 0 {
+            return setting;
+        }
         Setting { first: setting.first.wrapping_add_signed(setting.stride * bytes * self.first as i64), ..setting }
     }
 

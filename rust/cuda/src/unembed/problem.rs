@@ -72,7 +72,8 @@ pub(super) fn draws_at(draws: &Draws) -> DrawsAt {
 }
 
 pub(crate) fn setting(tensor: &Tensor<1>) -> Setting {
-    Setting { first: tensor.pointer, stride: if tensor.shape[0] < 2 { 0 } else { tensor.strides[0] } }
+    let same = tensor.pointer == 0 || tensor.shape[0] < 2;
+    Setting { first: tensor.pointer, stride: if same { 0 } else { tensor.strides[0] } }
 }
 
 /// A problem whose arrays fit each other and can be read.

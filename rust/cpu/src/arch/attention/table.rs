@@ -72,9 +72,9 @@ impl Kernels {
 
     /// Rows of whole vectors, one behind the other, as columns `[dim, height]`; rows that do not exist are 0.
     pub(crate) fn tile(&self, rows: &[f32], dim: usize, out: &mut [f32]) {
-        let (width, height) = (dim.next_multiple_of(LANES), out.len() / dim);
+        let (width, height) = (dim.next_multiple_of(LANES), out.len().checked_div(dim).unwrap_or(0));
         assert!(rows.len().is_multiple_of(width) && out.len() == height * dim);
-        assert!(rows.len() / width <= height && height <= LANES);
+        assert!(!rows.is_empty() && rows.len() / width <= height && height <= LANES);
         // SAFETY: as above; so many rows exist, and `out` has room.
         unsafe { (self.tile)(rows, dim, height, out) }
     }

@@ -85,7 +85,7 @@ impl Left<'_> {
 
     /// Whether rows can be read where they lie, with a step for each column.
     pub(crate) fn reads(rows: &Rows, order: Order) -> bool {
-        matches!(rows.start, Start::F32(_)) && (order == Order::Chain || rows.columns.is_multiple_of(LANES))
+        matches!(rows.start, Start::F32(_)) && (order == Order::Chain || rows.is_wide())
     }
 }
 
