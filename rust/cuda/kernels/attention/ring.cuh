@@ -77,8 +77,8 @@ private:
     }
 
     // Turns the pairs `(i, i + half)` of a tile of keys that holds both of each, by whole pieces: a thread takes the
-    // same piece of every KEYS-th key. Where all keys exist, nothing is tested and addresses are worked out once; the
-    // loads of several keys' turns are on their way together.
+    // same piece of every KEYS-th key. Where all keys of a tile of halves exist, nothing is tested and addresses are
+    // worked out once; the loads of several keys' turns are on their way together.
     METHOD void turn_rows(char* tile, int first_key)
     {
         constexpr int ACROSS = Shape::PIECES / 2; // pieces that hold the first of each pair
@@ -94,7 +94,11 @@ private:
             turn_pieces(row + place<Shape::WIDTH>(key, piece), row + place<Shape::WIDTH>(key, piece + pieces), turns);
             turns += KEYS * p.half / 2;
         };
-        if (keys >= CHUNK) {
+        if constexpr (sizeof(T) == 4) { // no registers are left for the addresses of a whole tile
+            keys = keys < CHUNK ? keys : CHUNK;
+            UNROLL_BY(4)
+            for (int key = first; key < keys; key += KEYS) turn(key, 0);
+        } else if (keys >= CHUNK) {
             UNROLL
             for (int i = 0; i < CHUNK / KEYS; ++i) turn(first + i % PERIOD * KEYS, i / PERIOD * PERIOD * KEYS);
         } else {
