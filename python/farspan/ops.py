@@ -22,7 +22,7 @@ from farspan import _gradients as gradients
 from farspan import _transforms as transforms
 from farspan._backend import cpu, gpu, results
 from farspan._backend.arrays import HALVES as HALF_NAMES
-from farspan._backend.arrays import dtype_name
+from farspan._backend.arrays import dtype_name, stays_on_host
 from farspan._backend.compiler import warn_of_cache
 from farspan._backend.memory import GpuMemory
 from farspan._backend.operations import OPERATIONS, Operation
@@ -201,7 +201,7 @@ def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists:
 
 def _of_dispatcher(x: Any, like: Tensor) -> Tensor:
     """A number that stayed on the host, as a tensor beside `like`; a tensor as it is."""
-    if isinstance(x, np.ndarray):
+    if stays_on_host(x):
         return torch.full((), x.item(), dtype=getattr(torch, x.dtype.name), device=like.device)
     return x
 
@@ -212,9 +212,11 @@ def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
     gradients = torch.is_grad_enabled()
     for tensors in (large, *map(given_arrays, lists)):
         for tensor in tensors:
-            if type(tensor) is np.ndarray:  # a number that stayed on the host
-                continue
-            if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
+            if type(tensor) not in _PLAIN:
+                if stays_on_host(tensor):
+                    continue
+                return False
+            if tensor.layout is not torch.strided:
                 return False
             if gradients and tensor.requires_grad:
                 return False

@@ -16,7 +16,7 @@ import numpy as np
 
 from farspan import _core
 from farspan._backend import cpu, results
-from farspan._backend.arrays import dtype_name
+from farspan._backend.arrays import dtype_name, stays_on_host
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
 from farspan._backend.memory import Described, Memory
@@ -98,10 +98,10 @@ def sample(
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
-    sent = [i for i, x in enumerate(draws) if not _is_number(x)]
+    sent = [i for i, x in enumerate(draws) if not stays_on_host(x)]
     there = memory.take_all([draws[i] for i in sent], [kinds[i] for i in sent])
     arrays = iter(there)
-    on_device = Draws(*[x if _is_number(x) else next(arrays) for x in draws])
+    on_device = Draws(*[x if stays_on_host(x) else next(arrays) for x in draws])
     found = results.sample(dtype, hidden, weight, draws, rules, settings)
     out = cpu.allocate("hidden", found)
     _core.cuda_sample_on_host(
@@ -335,14 +335,9 @@ def _per_row(memory: Memory, x: Any, rows: int) -> Described:
     return memory.describe(x if x.ndim == 1 else x.reshape(-1))
 
 
-def _is_number(x: Any) -> bool:
-    """Whether it stayed on the host, for a launch to carry."""
-    return isinstance(x, np.ndarray) and x.ndim == 0
-
-
 def _described(memory: Memory, draws: Draws, rows: int) -> Draws:
     """Each as a number and how many rows it is for, or as the array of all rows."""
-    return Draws(*[(x.item(), rows) if _is_number(x) else _per_row(memory, x, rows) for x in draws])
+    return Draws(*[(x.item(), rows) if stays_on_host(x) else _per_row(memory, x, rows) for x in draws])
 
 
 def _addresses(memory: Memory, arrays: Sequence[Any]) -> list[int]:

@@ -91,7 +91,7 @@ def draws_of(hidden: Any, seed: Any, position: Any, stream: Any, temperature: An
     rows, stays = hidden.shape[:-1], _on_gpu(hidden) and not sys.modules["torch"].compiler.is_compiling()
 
     def per_row(name: str, x: Any, *, integer: bool, low: int = 0, high: int = 0) -> Any:
-        first = _ON_HOST if stays and type(x) in _PLAIN else hidden
+        first = arrays.ON_HOST if stays and type(x) in _PLAIN else hidden
         return arrays.per_row(name, x, first, rows, integer=integer, low=low, high=high)
 
     return Draws(
@@ -100,9 +100,6 @@ def draws_of(hidden: Any, seed: Any, position: Any, stream: Any, temperature: An
         per_row("stream", stream, integer=True, high=2**32),
         per_row("temperature", temperature, integer=False),
     )
-
-
-_ON_HOST = np.empty(0)
 
 
 class Drawn(NamedTuple):
