@@ -6,8 +6,8 @@ clipping and AdamW. Memory that is freed stays with the process on both sides, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from unittest import mock
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
 from farspan.model import Config
 from timing import Case
+from train import step_of
 
 GOAL = 1.5
 
@@ -34,40 +35,18 @@ def in_steady_memory(full: bool) -> Iterator[Case]:
         _, sequences = learning.sequences_of(trial, length, trial.settings.batch, seed=1)
         learner = learning.Learner(trial, Subject(trial), None)
         config = learner.subject.model.config
+        eager = Eager(config)
+        weights = list(eager.parameters())
+        optimizer = torch.optim.AdamW(weights, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.0)
         yield Case(
             operation="training step",
             case=f"f32 bucket_sort, {config.num_hidden_layers} layers of {config.hidden_size}, "
             f"batch {trial.settings.batch}, length {length}",
             peer="torch SDPA, cross_entropy",
-            farspan=step_of_learner(learner, sequences),
-            other=step_of_torch(Eager(config), sequences),
+            farspan=partial(learner.take, sequences),
+            other=step_of(weights, partial(eager.loss, sequences), optimizer),
             goal=GOAL,
         )
-
-
-def step_of_learner(learner: learning.Learner, sequences: Sequences) -> Callable[[], None]:
-    """Always of the same batch."""
-
-    def step() -> None:
-        with mock.patch.object(learning, "batch_of", return_value=sequences):
-            learner._take_step()
-
-    return step
-
-
-def step_of_torch(model: nn.Module, sequences: Sequences) -> Callable[[], None]:
-    tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.98), weight_decay=0.0)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        loss.item()
-        optimizer.step()
-
-    return step
 
 
 class Eager(nn.Module):
@@ -90,6 +69,10 @@ class Eager(nn.Module):
             x = block(x, angles.cos(), angles.sin())
         out: Tensor = self.head(self.norm(x))
         return out
+
+    def loss(self, sequences: Sequences) -> Tensor:
+        tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
+        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
 
 
 class EagerBlock(nn.Module):

@@ -43,9 +43,11 @@ def loss_with_logits(model: EagerLlama, ids: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def step_of(weights: list[torch.Tensor], loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """Rates so small that all steps see the same weights."""
-    optimizer = torch.optim.AdamW(weights, lr=1e-12)
+def step_of(
+    weights: list[torch.Tensor], loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer | None = None
+) -> Callable[[], None]:
+    """A step of `optimizer`: by default one with a rate so small that all steps see the same weights."""
+    optimizer = torch.optim.AdamW(weights, lr=1e-12) if optimizer is None else optimizer
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

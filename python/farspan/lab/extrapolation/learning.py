@@ -92,8 +92,12 @@ class Learner:
         self.seconds = time.monotonic() - self._begun
 
     def _take_step(self) -> float:
+        return self.take(batch_of(self.trial, self.step + 1))
+
+    def take(self, sequences: Sequences) -> float:
+        """One step on these sequences; gives the loss before it."""
         step = self.step + 1
-        loss = self.subject.loss(batch_of(self.trial, step), draw=self.trial.seed * 2**32 + step)
+        loss = self.subject.loss(sequences, draw=self.trial.seed * 2**32 + step)
         self._optimizer.forget_gradients()
         loss.backward()
         self._optimizer.collect()
