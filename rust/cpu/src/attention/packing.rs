@@ -3,7 +3,7 @@
 
 use super::Input;
 use super::context::{Context, QueryBlock, Side};
-use super::turning::Turning;
+use super::turning::{TABLES_OF_SIDE, Turning};
 use crate::arch::attention::{Rows, Spread, Turns, height};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
@@ -26,11 +26,11 @@ pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = TileRows> 
     })
 }
 
-/// Room for the queries of a tile as rows, and their turns.
+/// Room for the queries of a tile as rows, and their turns on one side.
 #[derive(Default)]
 pub(super) struct QueryRoom {
     rows: Buffer,
-    turning: Turning<1>,
+    turning: Turning<TABLES_OF_SIDE>,
 }
 
 /// Packs the queries of a block, tile behind tile `[head_dim, height]`, scale included; rows that do not exist are 0.
@@ -168,7 +168,7 @@ pub(super) fn pack_keys(
     keys: &Range<usize>,
     panels: Range<usize>,
     side: Side,
-    turning: &mut Turning<1>,
+    turning: &mut Turning<TABLES_OF_SIDE>,
     out: &mut [f32],
 ) {
     let dim = context.shape.head_dim;

@@ -3,7 +3,7 @@
 use super::context::{Context, QueryBlock, Side};
 use super::output::OutputBlock;
 use super::packing::{ChunkRows, QueryRoom, TileRows, key_turns, pack_queries, tiles};
-use super::turning::Turning;
+use super::turning::{TABLES_OF_SIDE, Turning};
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Partial, Room, Row, Spread, State, Streamed, Tile};
 use crate::arch::buffer::Buffer;
@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a thread keeps between chunks.
 struct Scratch {
-    queries: QueryRoom,
-    turning: [Turning<1>; 2],
+    query_room: [QueryRoom; 2],
+    turning: [Turning<TABLES_OF_SIDE>; 2],
     scores: Buffer,
     room: Box<Room>,
     spread: [Spread; 2],
@@ -26,7 +26,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        queries: QueryRoom::default(),
+        query_room: Default::default(),
         turning: Default::default(),
         scores: Buffer::default(),
         room: Box::new(Room::EMPTY),
@@ -94,7 +94,7 @@ fn start<'s>(
     tasks.iter_mut().for_each(|task| task.query_blocks.end = task.query_blocks.end.min(query_blocks.len()));
     let job = Arc::new(Job {
         queries: SCRATCH.with_borrow_mut(|scratch| {
-            query_blocks.iter().map(|query_block| pack(context, query_block, &mut scratch.queries)).collect()
+            query_blocks.iter().map(|query_block| pack(context, query_block, &mut scratch.query_room)).collect()
         }),
         parts: tasks.iter().map(|_| Mutex::default()).collect(),
         left: AtomicUsize::new(tasks.len()),
@@ -117,14 +117,14 @@ fn start<'s>(
     }
 }
 
-fn pack(context: &Context, query_block: &QueryBlock, room: &mut QueryRoom) -> Queries {
+fn pack(context: &Context, query_block: &QueryBlock, query_room: &mut [QueryRoom; 2]) -> Queries {
     let tiles: Vec<TileRows> = tiles(query_block.rows(), context.kernels.tile_rows).collect();
     let height = tiles.iter().map(|tile_rows| tile_rows.height).sum();
     let dim = context.shape.head_dim;
     let packed = [Side::Near, Side::Far].map(|side| {
         let mut out = vec![0.0; if context.sides().contains(&side) { height * dim } else { 0 }];
         if !out.is_empty() {
-            pack_queries(context, query_block, &tiles, side, room, &mut out);
+            pack_queries(context, query_block, &tiles, side, &mut query_room[side as usize], &mut out);
         }
         out
     });

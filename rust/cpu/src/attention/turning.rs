@@ -29,6 +29,14 @@ impl Table {
     }
 }
 
+/// How many tables a forward pass keeps for a side. Each side has its own, and heads that follow each other ask for the
+/// same one where a sequence is short: its queries are one block, and its keys one chunk.
+pub(super) const TABLES_OF_SIDE: usize = 1;
+
+/// How many tables the backward pass keeps for both sides. They serve four blocks or chunks of a sequence by one
+/// rotation, or two by both. Each head begins again with the first of them.
+pub(super) const TABLES_OF_BOTH_SIDES: usize = 4;
+
 /// The `N` tables that a thread has computed last.
 pub(super) struct Turning<const N: usize> {
     tables: [Table; N],

@@ -2,7 +2,7 @@
 
 use super::context::{Context, QueryBlock, Side};
 use super::packing::{ChunkRows, QueryRoom, TileRows, pack_keys, pack_queries, tiles};
-use super::turning::Turning;
+use super::turning::{TABLES_OF_SIDE, Turning};
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, PackedKeys, Row, Scores, Spread, Tile};
 use crate::arch::buffer::Buffer;
@@ -24,7 +24,7 @@ pub(super) struct Scratch {
     queries: [Buffer; 2],
     query_room: [QueryRoom; 2],
     keys: [Buffer; 2],
-    turning: [Turning<1>; 2],
+    turning: [Turning<TABLES_OF_SIDE>; 2],
     scores: Box<Scores>,
     spread: Spread,
 }

@@ -3,7 +3,7 @@
 use super::Pass;
 use super::job::{Block, Job, KeyTask};
 use super::keys::PackedKeys;
-use super::packed::{PackedQueries, QueryRoom};
+use super::packed::{BlockRoom, PackedQueries};
 use crate::arch::attention::{Chunk, Collected, Distance, KeyPanels, PITCH, QueryTile, Row, Slopes};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
@@ -15,7 +15,7 @@ use std::ops::Range;
 #[derive(Default)]
 pub(super) struct Scratch {
     keys: PackedKeys,
-    queries: QueryRoom,
+    queries: BlockRoom,
     /// Weights, slopes, and slopes of the far keys where a block has both: rows [`PITCH`] apart.
     weights: Buffer,
     slopes: [Buffer; 2],

@@ -2,7 +2,7 @@
 
 use super::chunk::{self, Scratch};
 use super::cut::{KeyParts, QueryParts};
-use super::packed::{PackedQueries, QueryRoom};
+use super::packed::{BlockRoom, PackedQueries};
 use super::small::InOrder;
 use super::{Pass, packed};
 use crate::attention::context::{Context, QueryBlock};
@@ -125,12 +125,12 @@ impl<'a> Block<'a> {
     }
 
     /// Its queries, packed by whoever comes first.
-    pub(super) fn packed(&self, pass: &Pass, room: &mut QueryRoom) -> &PackedQueries {
+    pub(super) fn packed(&self, pass: &Pass, room: &mut BlockRoom) -> &PackedQueries {
         self.packed.get_or_init(|| PackedQueries::new(pass, &self.query_block, room))
     }
 
     /// Lets `add` add what a chunk gives, once the chunks before it have had their turn.
-    pub(super) fn in_turn(&self, pass: &Pass, chunk: usize, room: &mut QueryRoom, add: impl FnOnce(&mut Sums)) {
+    pub(super) fn in_turn(&self, pass: &Pass, chunk: usize, room: &mut BlockRoom, add: impl FnOnce(&mut Sums)) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         while sums.turn < chunk {
             sums = self.moved.wait(sums).unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +139,7 @@ impl<'a> Block<'a> {
         self.pass_on(pass, chunk, room, sums);
     }
 
-    fn pass_on(&self, pass: &Pass, chunk: usize, room: &mut QueryRoom, mut sums: MutexGuard<Sums>) {
+    fn pass_on(&self, pass: &Pass, chunk: usize, room: &mut BlockRoom, mut sums: MutexGuard<Sums>) {
         sums.turn = next_chunk(&pass.context, &self.query_block, chunk + 1);
         if sums.turn == DONE {
             let Sums { of_keys, parts, .. } = &mut *sums;

@@ -6,7 +6,7 @@ use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::context::{QueryBlock, Side};
 use crate::attention::packing::{ChunkRows, key_turns};
-use crate::attention::turning::Turning;
+use crate::attention::turning::{TABLES_OF_BOTH_SIDES, Turning};
 use std::ops::Range;
 
 /// Room for the packed keys and values of a chunk.
@@ -18,7 +18,7 @@ pub(super) struct PackedKeys {
     rows: [Buffer; 2],
     /// Panels `[panel, value_dim, LANES]`.
     values: Buffer,
-    turning: Turning<4>,
+    turning: Turning<TABLES_OF_BOTH_SIDES>,
     spread: Spread,
     /// Which rotations are packed.
     has: [bool; 2],

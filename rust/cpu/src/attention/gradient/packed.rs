@@ -8,14 +8,14 @@ use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::context::{Context, QueryBlock, Side};
 use crate::attention::packing::{TileRows, query_turns, tiles, turned_queries, widened_rows};
-use crate::attention::turning::Turning;
+use crate::attention::turning::{TABLES_OF_BOTH_SIDES, Turning};
 use crate::attention::visibility::span;
 use std::ops::Range;
 
 /// What a thread keeps between blocks: turns of their queries, and their outputs.
 #[derive(Default)]
-pub(super) struct QueryRoom {
-    turning: Turning<4>,
+pub(super) struct BlockRoom {
+    turning: Turning<TABLES_OF_BOTH_SIDES>,
     output: Buffer,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct PackedQueries {
 }
 
 impl PackedQueries {
-    pub(super) fn new(pass: &Pass, query_block: &QueryBlock, room: &mut QueryRoom) -> Self {
+    pub(super) fn new(pass: &Pass, query_block: &QueryBlock, room: &mut BlockRoom) -> Self {
         let context = &pass.context;
         let (rows, head_dim, value_dim) = (query_block.rows(), context.shape.head_dim, context.shape.value_dim);
         let tiles: Vec<TileRows> = tiles(rows, context.kernels.tile_rows).collect();
@@ -122,7 +122,7 @@ pub(super) fn known<'k>(
 pub(super) fn finish(
     pass: &Pass,
     query_block: &QueryBlock,
-    room: &mut QueryRoom,
+    room: &mut BlockRoom,
     mut sums: [Vec<f32>; 2],
     parts: &mut QueryParts,
 ) {
