@@ -12,6 +12,9 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Every one of them.
+    pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_thing_keeps_its_element_type() {
-        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for dtype in Dtype::ALL {
             let made: Typed<Vec<f32>, Vec<u16>> = of_dtype!(dtype => vec![Default::default(); 3]);
             assert_eq!(made.dtype(), dtype);
             assert_eq!(each!(x in &made => x.len()), 3);

@@ -13,9 +13,7 @@ pub mod variants;
 
 pub use problem::{Attention, DistanceBias, Far, Large, NumberType, Numbers, Offsets, Rotary, Sequences, Tensors};
 pub use variants::variants;
-pub(crate) use variants::{
-    CHUNK, DTYPES, ROWS_OF_WARPS, WARP_ROWS, WARPS, hooks_stack_bytes, shared_bytes, type_names, walks,
-};
+pub(crate) use variants::{CHUNK, ROWS_OF_WARPS, WARP_ROWS, WARPS, hooks_stack_bytes, shared_bytes, type_names, walks};
 
 use crate::device::{Device, Limits, Params, Variant};
 use crate::tensor::{Tensor, Workspace};

@@ -36,8 +36,7 @@ impl Named for i32 {
 
 /// The element type of this name.
 pub(crate) fn named_dtype(argument: &'static str, name: &str) -> Result<Dtype> {
-    let known = [Dtype::F32, Dtype::Bf16, Dtype::F16];
-    let found = known.into_iter().find(|d| d.name() == name);
+    let found = Dtype::ALL.into_iter().find(|d| d.name() == name);
     found.ok_or_else(|| dtype(argument, "float32, bfloat16 or float16", name))
 }
 

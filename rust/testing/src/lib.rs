@@ -25,8 +25,7 @@ pub mod statistics;
 pub mod unembed;
 
 /// The element types.
-pub const DTYPES: [farspan_core::Dtype; 3] =
-    [farspan_core::Dtype::F32, farspan_core::Dtype::Bf16, farspan_core::Dtype::F16];
+pub const DTYPES: [farspan_core::Dtype; 3] = farspan_core::Dtype::ALL;
 
 /// Makes a test of each function of a suite, in a module that is named as the backend. `$backend` is an `Option`: where
 /// a machine lacks it, there is nothing to test, and whoever makes it says so.

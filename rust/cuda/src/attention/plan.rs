@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_plan_covers_the_call_and_fits_the_device() {
-        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for dtype in Dtype::ALL {
             for dims in [(1, 1), (32, 33), (64, 64), (80, 128), (256, 16)] {
                 for (batch, ragged) in [(1, None), (64, None), (1, Some(5))] {
                     for (query_time, key_time) in [(1, 1), (1, 1 << 20), (5, 0), (4096, 4096), (200_000, 200_000)] {

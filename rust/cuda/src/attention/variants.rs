@@ -94,13 +94,10 @@ pub fn rotate(dtype: Dtype) -> Variant {
     Variant { name, header, line, threads: ROTATE_THREADS, stack_bytes: 0, shared_bytes: 0 }
 }
 
-/// Every element type.
-pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
-
 /// The kernels of a family that there are for each element type, width and `kind`, without hooks and with them.
 pub fn walks<K: Copy>(kinds: &[K], walk: impl Fn(Dtype, usize, K, bool) -> Variant) -> Vec<Variant> {
     let mut variants = Vec::new();
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         for width in WIDTHS {
             for &kind in kinds {
                 variants.extend([false, true].map(|hooks| walk(dtype, width, kind, hooks)));
@@ -114,7 +111,7 @@ pub fn walks<K: Copy>(kinds: &[K], walk: impl Fn(Dtype, usize, K, bool) -> Varia
 /// Every kernel of attention.
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![prepare()];
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         variants.push(rotate(dtype));
         variants.extend(WIDTHS.map(|width| combine(dtype, width)));
     }

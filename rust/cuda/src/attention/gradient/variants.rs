@@ -1,6 +1,6 @@
 //! The kernels of attention's backward pass. The emulator's build script reads this file too.
 
-use crate::attention::{CHUNK, DTYPES, ROWS_OF_WARPS, WARP_ROWS, type_names, walks};
+use crate::attention::{CHUNK, ROWS_OF_WARPS, WARP_ROWS, type_names, walks};
 use crate::device::Variant;
 use farspan_core::Dtype;
 
@@ -103,7 +103,7 @@ pub fn clear() -> Variant {
 /// Every kernel of the backward pass.
 pub fn variants() -> Vec<Variant> {
     let mut variants = vec![sum(), clear()];
-    variants.extend(DTYPES.into_iter().flat_map(|dtype| [known(dtype), turn_back(dtype)]));
+    variants.extend(Dtype::ALL.into_iter().flat_map(|dtype| [known(dtype), turn_back(dtype)]));
     variants.extend(walks(&[Of::Query, Of::Key, Of::Value], walk));
     variants
 }
