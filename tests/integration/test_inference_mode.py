@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 import farspan
 from farspan.lab.extension import Tuning, extend
+from farspan.lab.extrapolation import Settings, extrapolate, learning
 from farspan.lab.train import Recipe as WindowRecipe
 from farspan.lab.train import train
 from farspan.positions import FIRE, YaRN
@@ -107,6 +110,28 @@ def extended(given: Given) -> Any:
     return [dataclasses.astuple(point) for point in found.measurement.points]
 
 
+class Killed(BaseException):
+    """As a kill is: nothing catches it."""
+
+
+def extrapolated(given: Given) -> Any:
+    """Stopped on its way and taken up again, so that what was kept is read in the mode too."""
+    settings = Settings(
+        "bucket_sort", schemes=("rope",), train_length=3, test_lengths=(4,), steps=4, seeds=1, examples=4, batch=2,
+        layers=1, width=16, heads=2,
+    )  # fmt: skip
+
+    def dying(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise Killed
+
+    with tempfile.TemporaryDirectory() as out, mock.patch.object(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0):
+        with pytest.raises(Killed):
+            extrapolate(settings, out, workers=1, progress=dying)
+        (found,) = extrapolate(settings, out, resume=True, workers=1).results.values()
+    return {name: value for name, value in found.items() if name != "seconds"}
+
+
 def slopes(given: Given) -> Any:
     """Of a model whose ids come from anywhere."""
     with torch.inference_mode(False):
@@ -166,6 +191,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "fit": fitted,
     "lab.train": trained,
     "extend": extended,
+    "extrapolate": extrapolated,
 }
 
 
