@@ -1,23 +1,29 @@
-"""Every public function under `torch.no_grad()`, under `torch.inference_mode()`, and of tensors that were made there:
-the same bits as anywhere else, of trainings too."""
+"""Every public function, and much of what models and the laboratory do, under `torch.no_grad()`, under
+`torch.inference_mode()`, and of tensors that were made there: the same bits as anywhere else, of trainings too."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
+import inspect
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
-from support.models import VOCAB, ids, small_model
+from support.models import VOCAB, ids, small_model, transformers_model
 from support.training import documents
 from torch import Tensor
 
 import farspan
+from farspan.embedded import FOLDER
 from farspan.lab.extension import Tuning, extend
+from farspan.lab.extrapolation import Settings, extrapolate, learning
 from farspan.lab.train import Recipe as WindowRecipe
 from farspan.lab.train import train
 from farspan.positions import FIRE, YaRN
@@ -45,6 +51,8 @@ class Given(NamedTuple):
 
     tensor: Callable[[Tensor], Tensor]
     model: Callable[..., farspan.Transformer]
+    theirs: Callable[..., Any]
+    """a model of transformers"""
 
 
 class Templated(ByteTokenizer):
@@ -79,6 +87,15 @@ def talk(given: Given) -> Any:
     return [conversation.say(turn).tokens for turn in ("ab", "cd")]
 
 
+def wrote(given: Given) -> Any:
+    (found,) = farspan.generate_text(given.model(), ByteTokenizer(), "ab", max_new_tokens=5)
+    return found.tokens, found.text
+
+
+def loaded(model: farspan.Transformer, given: Given) -> Any:
+    return model.loss(given.tensor(IDS)), model.generate(given.tensor(IDS), 3)[0].tokens
+
+
 def translated(given: Given) -> Any:
     translators = farspan.Translators(given.tensor(0.1 * TRANSLATION), given.tensor(TRANSLATION[:, 0]))
     return fields(farspan.lens(given.model(), given.tensor(IDS), translators=translators))
@@ -88,11 +105,15 @@ def weights(model: torch.nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def fitted(given: Given) -> Any:
-    model = given.model(learns=True)
-    return fit(model, documents(), Recipe(steps=3, batch=2, context=16, learning_rate=1e-2, warmup=1)).loss, weights(
-        model
-    )
+def fitted(model: farspan.Transformer) -> Any:
+    recipe = Recipe(steps=3, batch=2, context=16, learning_rate=1e-2, warmup=1)
+    return fit(model, documents(), recipe).loss, weights(model)
+
+
+def saved_and_fitted(given: Given) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        given.model().save_pretrained(folder)
+        return fitted(farspan.Transformer.from_pretrained(folder))
 
 
 def trained(given: Given) -> Any:
@@ -105,6 +126,28 @@ def extended(given: Given) -> Any:
     model = given.model(learns=True, max_position_embeddings=16)
     found = extend(model, given.tensor(TEXT), 32, ["yarn", "pose"], Tuning(2, tokens=64))
     return [dataclasses.astuple(point) for point in found.measurement.points]
+
+
+class Killed(BaseException):
+    """As a kill is: nothing catches it."""
+
+
+def extrapolated(given: Given) -> Any:
+    """Stopped on its way and taken up again, so that what was kept is read in the mode too."""
+    settings = Settings(
+        "bucket_sort", schemes=("rope",), train_length=3, test_lengths=(4,), steps=4, seeds=1, examples=4, batch=2,
+        layers=1, width=16, heads=2,
+    )  # fmt: skip
+
+    def dying(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise Killed
+
+    with tempfile.TemporaryDirectory() as out, mock.patch.object(learning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0):
+        with pytest.raises(Killed):
+            extrapolate(settings, out, workers=1, progress=dying)
+        (found,) = extrapolate(settings, out, resume=True, workers=1).results.values()
+    return {name: value for name, value in found.items() if name != "seconds"}
 
 
 def slopes(given: Given) -> Any:
@@ -151,6 +194,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "generate, drafted": lambda given: [
         one.tokens for one in given.model().generate(given.tensor(IDS), 5, draft="prompt-lookup")
     ],
+    "generate_text": wrote,
     "chat": talk,
     "lens": lambda given: fields(farspan.lens(given.model(), given.tensor(IDS))),
     "lens, soft cap": lambda given: fields(farspan.lens(given.model(final_logit_softcapping=5.0), given.tensor(IDS))),
@@ -163,10 +207,19 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "train_lens": lambda given: vars(
         farspan.train_lens(given.model(learns=True), given.tensor(TEXT), steps=2, context=16, batch=2)
     ),
-    "fit": fitted,
+    "fit": lambda given: fitted(given.model(learns=True)),
+    "fit of what was saved": saved_and_fitted,
+    "load": lambda given: loaded(farspan.load(FOLDER)[0], given),
+    "load_embedded": lambda given: loaded(farspan.load_embedded()[0], given),
     "lab.train": trained,
     "extend": extended,
+    "extrapolate": extrapolated,
 }
+if importlib.util.find_spec("transformers"):
+    CALLS["model.from_transformers"] = lambda given: loaded(
+        farspan.Transformer.from_transformers(given.theirs("Llama")), given
+    )
+WITHOUT_TENSORS = {"get_num_threads", "set_num_threads", "vocabulary_ranges"}
 
 
 def seeded(work: Callable[[], Any]) -> Any:
@@ -197,22 +250,20 @@ def within(mode: Callable[[], AbstractContextManager[Any]], make: Callable[..., 
     return made
 
 
-PLAIN = Given(lambda x: x, small_model)
+def outside_of_it() -> AbstractContextManager[Any]:
+    return torch.inference_mode(False)
+
+
+MODELS = (small_model, transformers_model)
+PLAIN = Given(lambda x: x, *MODELS)
+MADE_OUTSIDE = Given(PLAIN.tensor, *(within(outside_of_it, make) for make in MODELS))
+MADE_INSIDE = Given(*(within(torch.inference_mode, make) for make in (torch.clone, *MODELS)))
 MODES: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Given]] = {
     "no_grad": (torch.no_grad, PLAIN),
     "inference_mode": (torch.inference_mode, PLAIN),
-    "inference_mode, made outside": (
-        torch.inference_mode,
-        Given(PLAIN.tensor, within(lambda: torch.inference_mode(False), small_model)),
-    ),
-    "tensors of inference_mode": (
-        nullcontext,
-        Given(within(torch.inference_mode, torch.clone), within(torch.inference_mode, small_model)),
-    ),
-    "tensors of inference_mode, no_grad": (
-        torch.no_grad,
-        Given(within(torch.inference_mode, torch.clone), within(torch.inference_mode, small_model)),
-    ),
+    "inference_mode, made outside": (torch.inference_mode, MADE_OUTSIDE),
+    "tensors of inference_mode": (nullcontext, MADE_INSIDE),
+    "tensors of inference_mode, no_grad": (torch.no_grad, MADE_INSIDE),
 }
 
 
@@ -220,6 +271,12 @@ MODES: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Given]] = {
 def outside(name: str) -> Any:
     """What a call gives in no mode."""
     return plain(CALLS[name](PLAIN))
+
+
+def test_the_calls_are_of_every_public_function() -> None:
+    functions = {name for name in farspan.__all__ if inspect.isfunction(getattr(farspan, name))}
+    assert functions - WITHOUT_TENSORS <= CALLS.keys()
+    assert functions >= WITHOUT_TENSORS
 
 
 @pytest.mark.parametrize("mode", MODES)

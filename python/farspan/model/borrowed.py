@@ -70,10 +70,15 @@ class Borrowed:
         """CheckpointError unless the tensors are exactly the model's, by name and shape."""
         check_tensors(dict(places(model, self._family.names)), self._stored, "as its config says")
 
-    @torch.no_grad()
     def lend(self, model: Decoder) -> None:
         """Gives a model on the meta device, which `check` has passed, its parameters: the other's own memory where one
         of its tensors is the whole parameter, else a copy."""
+        # Weights that were made in inference mode cannot learn, and become parameters in that mode only. Copies are
+        # made in it too then: a model some of whose weights learn would read with gradients.
+        with torch.inference_mode(any(held.tensor.is_inference() for held in self._stored.values())), torch.no_grad():
+            self._lend(model)
+
+    def _lend(self, model: Decoder) -> None:
         for path, shape in list(model.named_parameters()):
             (first, place), *others = places_of(path, shape, self._family.names, model.config)
             tensor = self._stored[first].tensor.detach()

@@ -24,6 +24,7 @@ Report = Callable[[int, int, str], object]
 """Is told how far a trial is: steps done, steps in all, and what comes now."""
 
 
+@torch.inference_mode(False)  # it learns, whatever the caller's mode
 def run_trial(trial: Trial, checkpoint: Path | None, report: Report, device: str = "cpu") -> dict[str, Any]:
     """The result of a trial, as JSON types. `checkpoint`: a file to go on from after a kill."""
     subject = Subject(trial, device)
