@@ -36,6 +36,18 @@ def attention_backward(
     hooks: Hooks,
     /,
 ) -> None: ...
+def attention_backward_of_heads(
+    dtype: str,
+    gradient: _Array,
+    query: _Array,
+    key: _Array,
+    value: _Array,
+    output: _Array,
+    output_gradient: _Array,
+    above: Above,
+    hooks: Hooks,
+    /,
+) -> None: ...
 def attention_statistics(
     dtype: str, statistics: AttentionStatistics, query: _Array, key: _Array, hooks: Hooks, /
 ) -> None: ...

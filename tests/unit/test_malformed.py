@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import farspan
 from farspan import _core
-from farspan._backend.hooks import Hooks
+from farspan._backend.hooks import Above, Hooks
 
 B, H, G, N, M, D, ROWS, V = 2, 4, 2, 5, 9, 8, 3, 11
 HUGE = 2**44
@@ -484,6 +484,20 @@ def test_outputs_that_cannot_be_written() -> None:
     repeated = as_strided(ones(V), (ROWS, V), (0, 4))
     with pytest.raises(farspan.Error, match="do not overlap"):
         _core.linear("float32", "float32", repeated, ones(ROWS, D), ones(V, D), None)
+
+
+def test_a_gradient_of_heads_that_does_not_fit() -> None:
+    output = ones(B, H, N, D)
+    bad = {
+        "gradient: expected .*, 2, 2.* heads": (B, H + 2 * G + 1, N, D),
+        "gradient": (B, H, N),
+        "key": (B, H + 2 * G, N, D),
+    }
+    for says, shape in bad.items():
+        with pytest.raises(farspan.Error, match=says):
+            _core.attention_backward_of_heads(
+                "float32", ones(*shape), *ATTENTION.values(), output, output, Above(ones(B, H, N), None, ""), Hooks()
+            )
 
 
 def test_messages_say_what_was_expected_and_given() -> None:

@@ -104,14 +104,11 @@ def mix_heads_gradient(
 ) -> Array:
     """The slope of a result by `heads`, from what `mix_heads` gave and the slope by its first result."""
     follow_torch()
-    shapes = [(len(heads), count, heads.shape[2]) for count in counts]
-    found = [np.zeros(shape, np.float32) for shape in shapes]
-    gradients = Gradients(**dict(zip(("query", "key", "value"), [_as_batch(x, time) for x in found], strict=True)))
-    query, key, value = _parts(heads, counts, time)
+    found = np.zeros(heads.shape, np.float32)
     above = Above(lse, None, "query,key,value")
-    output, upstream = _as_batch(mixed, time), _as_batch(slope, time)
-    _core.attention_backward("float32", gradients, query, key, value, output, upstream, above, hooks)
-    return np.concatenate(found, 1)
+    arrays = (*_parts(heads, counts, time), _as_batch(mixed, time), _as_batch(slope, time))
+    _core.attention_backward_of_heads("float32", _as_batch(found, time), *arrays, above, hooks)
+    return found
 
 
 def _parts(heads: Array, counts: tuple[int, int, int], time: int | None) -> tuple[Array, Array, Array]:

@@ -25,6 +25,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
     module.add("HOOKS", PyTuple::new(module.py(), attention::hooks::Hooks::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(attention::backward::attention_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::backward::attention_backward_of_heads, module)?)?;
     module.add("ABOVE", PyTuple::new(module.py(), attention::backward::Above::<()>::NAMES)?)?;
     module.add("GRADIENTS", PyTuple::new(module.py(), attention::backward::Gradients::<()>::NAMES)?)?;
     module.add_function(wrap_pyfunction!(attention::statistics::attention_statistics, module)?)?;

@@ -14,7 +14,7 @@ pub(crate) use gradient::{Collected, KeyPanels, Known, PITCH, QueryTile, Slopes}
 pub(crate) use pack::Turns;
 pub(crate) use scores::{Chunk, KeyBias, Row, State};
 pub use source::Input;
-pub(crate) use source::{Rows, Spread};
+pub(crate) use source::{Rows, RowsMut, Spread};
 pub(crate) use statistics::{Moments, Orders};
 pub(crate) use stream::{Partial, Room, Streamed};
 pub(crate) use table::{Kernels, kernels};

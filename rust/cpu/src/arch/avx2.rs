@@ -68,6 +68,17 @@ unsafe fn transpose_8(r: [__m256; 8]) -> [__m256; 8] {
     a
 }
 
+/// Eight of sixteen lanes: bit 3 of an index names the register, the bits below it the lane.
+#[inline(always)]
+unsafe fn permute_8(x: F, index: __m256i) -> __m256 {
+    // SAFETY: called below `#[target_feature]` only.
+    unsafe {
+        let low = _mm256_permutevar8x32_ps(x[0], index);
+        let high = _mm256_permutevar8x32_ps(x[1], index);
+        _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+    }
+}
+
 /// Eight bfloat16, widened.
 #[inline(always)]
 unsafe fn widen_bf16(p: *const u16) -> __m256 {
@@ -169,6 +180,7 @@ macro_rules! both {
 // SAFETY: the trait's callers run on a CPU with these features and pass pointers valid for the lanes named.
 unsafe impl Lanes for Avx2 {
     type F = F;
+    type Half = __m256;
     type U = U;
     type M = F;
 
@@ -266,6 +278,27 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn splat_half(x: f32) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f32) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn fma_half(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn whole(x: __m256) -> F {
+        // SAFETY: see the impl.
+        unsafe { [x, _mm256_setzero_ps()] }
+    }
+
+    #[inline(always)]
     unsafe fn splat_u(x: u32) -> U {
         // SAFETY: see the impl.
         unsafe { [_mm256_set1_epi32(x as i32); 2] }
@@ -325,6 +358,11 @@ unsafe impl Lanes for Avx2 {
     unsafe fn interleave_u(a: U, b: U) -> (U, U) {
         // SAFETY: see the impl.
         unsafe { (interleave_8(a[0], b[0]), interleave_8(a[1], b[1])) }
+    }
+    #[inline(always)]
+    unsafe fn permute(x: F, index: U) -> F {
+        // SAFETY: see the impl.
+        unsafe { [permute_8(x, index[0]), permute_8(x, index[1])] }
     }
     #[inline(always)]
     unsafe fn transpose(rows: &mut [F; LANES]) {

@@ -32,6 +32,7 @@ macro_rules! fold {
 // SAFETY: the trait's callers run on a CPU with these features and pass pointers valid for the lanes named.
 unsafe impl Lanes for Avx512 {
     type F = __m512;
+    type Half = __m256;
     type U = __m512i;
     type M = __mmask16;
 
@@ -132,6 +133,27 @@ unsafe impl Lanes for Avx512 {
     unsafe fn round(x: __m512) -> __m512 {
         // SAFETY: see the impl.
         unsafe { _mm512_roundscale_ps::<NEAREST>(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_half(x: f32) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f32) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn fma_half(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn whole(x: __m256) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_zextps256_ps512(x) }
     }
 
     #[inline(always)]
@@ -273,6 +295,11 @@ unsafe impl Lanes for Avx512 {
             let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
             (_mm512_permutex2var_epi32(a, low, b), _mm512_permutex2var_epi32(a, high, b))
         }
+    }
+    #[inline(always)]
+    unsafe fn permute(x: __m512, index: __m512i) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_permutexvar_ps(index, x) }
     }
     #[inline(always)]
     unsafe fn transpose(rows: &mut [__m512; LANES]) {

@@ -17,6 +17,8 @@ pub const LANES: usize = 16;
 pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// Sixteen float32.
     type F: Copy;
+    /// Eight float32, for what fills no more than half of the lanes.
+    type Half: Copy;
     /// Sixteen 32-bit integers, unsigned unless a method says otherwise.
     type U: Copy;
     /// Sixteen truth values.
@@ -61,6 +63,16 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// To the nearest integer, ties to even, as float32.
     unsafe fn round(x: Self::F) -> Self::F;
+
+    // -------------------------------------------------------------------------------------------------------- halves
+    /// All eight lanes `x`.
+    unsafe fn splat_half(x: f32) -> Self::Half;
+    /// Eight float32 from `p`.
+    unsafe fn load_half(p: *const f32) -> Self::Half;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma_half(a: Self::Half, b: Self::Half, c: Self::Half) -> Self::Half;
+    /// Its lanes, and zeros in the other eight.
+    unsafe fn whole(x: Self::Half) -> Self::F;
 
     // ---------------------------------------------------------------------------------------------- integers and bits
     /// All lanes `x`.
@@ -119,6 +131,8 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     // ----------------------------------------------------------------------------------------------------- rearranging
     /// `a0 b0 a1 b1 ...`: the first sixteen and the last sixteen of the thirty-two interleaved lanes.
     unsafe fn interleave_u(a: Self::U, b: Self::U) -> (Self::U, Self::U);
+    /// Lane i is lane `index[i]` of `x`, all indices below sixteen.
+    unsafe fn permute(x: Self::F, index: Self::U) -> Self::F;
     /// Rows become columns.
     unsafe fn transpose(rows: &mut [Self::F; LANES]);
 

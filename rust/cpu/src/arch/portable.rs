@@ -35,6 +35,7 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
 // SAFETY: plain Rust runs on every CPU; pointers are used as the trait allows.
 unsafe impl Lanes for Portable {
     type F = F;
+    type Half = [f32; LANES / 2];
     type U = U;
     type M = M;
 
@@ -118,6 +119,24 @@ unsafe impl Lanes for Portable {
     #[inline(always)]
     unsafe fn round(x: F) -> F {
         map(x, f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    unsafe fn splat_half(x: f32) -> [f32; LANES / 2] {
+        [x; LANES / 2]
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f32) -> [f32; LANES / 2] {
+        // SAFETY: the caller promises eight readable values.
+        std::array::from_fn(|i| unsafe { p.add(i).read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn fma_half(a: [f32; LANES / 2], b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2] {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn whole(x: [f32; LANES / 2]) -> F {
+        std::array::from_fn(|i| if i < LANES / 2 { x[i] } else { 0.0 })
     }
 
     #[inline(always)]
@@ -229,6 +248,10 @@ unsafe impl Lanes for Portable {
     unsafe fn interleave_u(a: U, b: U) -> (U, U) {
         let lane = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
         (std::array::from_fn(lane), std::array::from_fn(|i| lane(i + LANES)))
+    }
+    #[inline(always)]
+    unsafe fn permute(x: F, index: U) -> F {
+        map(index, |i| x[i as usize % LANES])
     }
     #[inline(always)]
     unsafe fn transpose(rows: &mut [F; LANES]) {

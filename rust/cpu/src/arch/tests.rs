@@ -98,6 +98,12 @@ unsafe fn compare_one<S: Lanes>(seed: u32) {
         float("mul", S::mul(x, y), Portable::mul(a, b));
         float("div", S::div(x, y), Portable::div(a, b));
         float("fma", S::fma(x, y, z), Portable::fma(a, b, c));
+        let halves = [a.as_ptr(), b.as_ptr(), c.as_ptr()];
+        let [x_half, y_half, z_half] = halves.map(|half| S::load_half(half));
+        let [a_half, b_half, c_half] = halves.map(|half| Portable::load_half(half));
+        let model = Portable::whole(Portable::fma_half(a_half, b_half, c_half));
+        float("fma_half", S::whole(S::fma_half(x_half, y_half, z_half)), model);
+        float("splat_half", S::whole(S::splat_half(a[0])), Portable::whole(Portable::splat_half(a[0])));
         float("max", S::max(x, y), Portable::max(a, b));
         float("min", S::min(x, y), Portable::min(a, b));
         float("round", S::round(x), Portable::round(a));
@@ -141,6 +147,9 @@ unsafe fn compare_one<S: Lanes>(seed: u32) {
         let (model_first, model_second) = Portable::interleave_u(i, j);
         integer("interleave_u, first", first, model_first);
         integer("interleave_u, second", second, model_second);
+
+        let places = i.map(|v| v % LANES as u32);
+        float("permute", S::permute(x, pack_u(places)), Portable::permute(a, places));
 
         let close = std::array::from_fn(|lane| if j[lane] % 3 == 0 { a[lane] } else { b[lane] });
         let near = pack(close);

@@ -178,6 +178,21 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         unsafe { self.row_shared(index) }
     }
 
+    /// Where the row at `index`, whose last entry is ignored, and the `count` - 1 rows behind it along the dimension
+    /// before the last begin, for kernels that walk rows by stride: the first, and how far apart they are.
+    ///
+    /// # Panics
+    /// When one of them does not exist.
+    pub(crate) fn rows_from(&mut self, index: [usize; N], count: usize) -> (*mut T, usize) {
+        assert!(count <= self.shape[N - 2].saturating_sub(index[N - 2]), "{count} rows from {index:?}");
+        let mut offset = 0;
+        for i in 0..N - 1 {
+            assert!(index[i] < self.shape[i], "index {index:?} outside shape {:?}", self.shape);
+            offset += index[i] * self.strides[i];
+        }
+        (self.pointer.wrapping_add(offset), self.strides[N - 2])
+    }
+
     /// As [`ViewMut::row_mut`], for threads that share the view.
     ///
     /// # Panics

@@ -2,8 +2,8 @@
 
 use super::Output;
 use super::context::{Context, QueryBlock};
-use crate::arch::attention::State;
-use crate::typed::RowMut;
+use super::packing::runs;
+use crate::arch::attention::{RowsMut, State};
 use crate::{ViewMut, map};
 
 /// Results of rows, an axis of batch entries, one of heads and one of queries first.
@@ -30,10 +30,6 @@ pub(super) type OutputBlock<'a> = Block<Weighted<'a>>;
 impl Output<'_> {
     pub(super) fn split(self, dimension: usize, at: usize) -> (Self, Self) {
         map!(view in self => view.split(dimension, at)).unzip()
-    }
-
-    pub(super) fn row(&mut self, index: [usize; 4]) -> RowMut<'_> {
-        map!(view in self => view.row_mut(index))
     }
 }
 
@@ -88,15 +84,20 @@ impl OutputBlock<'_> {
     /// Divides a tile's sums by its states' sums, from row `first` of the block on.
     pub(super) fn finish(&mut self, context: &Context, first: usize, rows: usize, state: &State, sums: &[f32]) {
         let width = context.width();
-        for r in 0..rows {
-            let (head, query) = self.query_block.row(first + r);
-            let index = [0, head - self.query_block.heads.start, query - self.query_block.queries.start, 0];
-            let factor = if state.sum[r] == 0.0 { 0.0 } else { 1.0 / state.sum[r] };
-            context.kernels.finish(&sums[r * width..(r + 1) * width], factor, self.results.output.row(index));
-            if let Some(lse) = &mut self.results.lse {
-                lse.row_mut([index[0], index[1], 0])[index[2]] = logarithm_of_sum(state.maximum[r], state.sum[r]);
+        let QueryBlock { heads, queries, .. } = &self.query_block;
+        let Weighted { output, lse } = &mut self.results;
+        let factors = state.sum.map(|sum| if sum == 0.0 { 0.0 } else { 1.0 / sum });
+        runs(&self.query_block, first..first + rows, |query, head, place| {
+            let [head, query] = [head - heads.start, query - queries.start];
+            let out = RowsMut::new(output, [0, head, query], place.len());
+            context.kernels.finish(&sums[place.start * width..], width, &factors[place.clone()], out);
+            if let Some(lse) = lse {
+                let of_head = lse.row_mut([0, head, 0])[query..].iter_mut();
+                for (lse, r) in of_head.zip(place) {
+                    *lse = logarithm_of_sum(state.maximum[r], state.sum[r]);
+                }
             }
-        }
+        });
     }
 }
 

@@ -76,10 +76,7 @@ pub(super) fn turned_queries(
     let sequence = context.sequence(query_block.sequence);
     runs(query_block, rows, |query, head, place| {
         let time = sequence.query_start + query;
-        let mut scales = [0.0; LANES];
-        for (i, scale) in scales[..place.len()].iter_mut().enumerate() {
-            *scale = context.query_scale(sequence, head, time + i);
-        }
+        let scales = query_scales(context, sequence, head, query, place.len());
         let source = Rows::new(&context.problem.query, sequence.batch, head, time, place.len());
         let first = query - query_block.queries.start;
         let turns = turns.map(|turns| turns.rows(first..first + place.len()));
@@ -87,6 +84,21 @@ pub(super) fn turned_queries(
         let out = &mut out[place.start * width..place.end * width];
         context.kernels.rows(&source, turns, Some(&scales[..place.len()]), out);
     });
+}
+
+/// Factors of the products of up to [`LANES`] consecutive queries of a head.
+pub(super) fn query_scales(
+    context: &Context,
+    sequence: &Sequence,
+    head: usize,
+    query: usize,
+    count: usize,
+) -> [f32; LANES] {
+    let mut scales = [0.0; LANES];
+    for (i, scale) in scales[..count].iter_mut().enumerate() {
+        *scale = context.query_scale(sequence, head, sequence.query_start + query + i);
+    }
+    scales
 }
 
 /// Writes the rows `rows` of a block of an array like the queries one behind the other: widened, each with zeros up to
@@ -109,7 +121,7 @@ pub(super) fn widened_rows(
 
 /// Calls `take` with the query and the head of the first row, and the places among `rows`, of up to [`LANES`] rows of
 /// consecutive queries in the same head.
-fn runs(query_block: &QueryBlock, rows: Range<usize>, mut take: impl FnMut(usize, usize, Range<usize>)) {
+pub(super) fn runs(query_block: &QueryBlock, rows: Range<usize>, mut take: impl FnMut(usize, usize, Range<usize>)) {
     let most = if query_block.heads.len() == 1 { LANES } else { 1 };
     for first in rows.clone().step_by(most) {
         let (head, query) = query_block.row(first);

@@ -6,7 +6,6 @@ use super::turning::{TABLES_OF_SIDE, Turning};
 use super::visibility::{chunks, distance, extent, hull, needs, span, union};
 use crate::arch::attention::{Distance, PackedKeys, Row, Scores, Spread, Tile};
 use crate::arch::buffer::Buffer;
-use crate::arch::lanes::LANES;
 use farspan_core::attention::{KEY_CHUNK, Sequence};
 use std::ops::Range;
 
@@ -71,6 +70,7 @@ pub(super) fn walk(
     let far_keys = far_keys.take(if has(Side::Far) { KEY_CHUNK * dim } else { 0 });
     let sequence = context.sequence(query_block.sequence);
     let whole_span = span(context, query_block, 0..query_block.rows());
+    let mut rows: Vec<Row> = Vec::with_capacity(context.kernels.tile_rows);
     for chunk in chunks(context, query_block) {
         let range = context.chunk_keys(sequence, chunk);
         let Some(panels) = hull(&union(context, query_block, query_block.queries.clone()), &range) else { continue };
@@ -86,17 +86,23 @@ pub(super) fn walk(
             }
         }
         visitor.chunk(sequence, &range, spread);
-        let packed = PackedKeys { chunk: &context.chunk(&range, &positions), near: near_keys, far: far_keys, dim };
+        let packed = PackedKeys {
+            chunk: &context.chunk(&range, &positions),
+            near: near_keys,
+            far: far_keys,
+            dim,
+            value_dim: context.shape.value_dim,
+        };
         for (index, tile_rows) in tiles.iter().enumerate() {
             let (first, last) =
                 (query_block.row(tile_rows.first).1, query_block.row(tile_rows.first + tile_rows.rows - 1).1);
             let Some(panels) = hull(&union(context, query_block, first..last + 1), &range) else { continue };
-            let rows: [Row; LANES] = std::array::from_fn(|lane| {
-                context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), &range)
-            });
+            let of_tile = tile_rows.first..tile_rows.first + tile_rows.rows;
+            rows.clear();
+            rows.extend(of_tile.map(|row| context.row(query_block, row, &range)));
             let place = tile_rows.first * dim..(tile_rows.first + tile_rows.height) * dim;
             let tile = Tile {
-                rows: &rows[..tile_rows.rows],
+                rows: &rows,
                 height: tile_rows.height,
                 query: &near_queries[place.clone()],
                 far_query: if has(Side::Far) { &far_queries[place] } else { &[] },

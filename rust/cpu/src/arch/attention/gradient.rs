@@ -135,45 +135,53 @@ pub(super) unsafe fn differentiate<L: Machine>(
     }
 }
 
-/// Adds to each of the sixteen keys of a panel the rows of `rows [count, width]`, weighted by its column of `slopes`.
+/// Adds to the sums `[dim, LANES]` of the sixteen keys of a panel the rows of `rows [count, width]`, weighted by the
+/// keys' columns of `slopes`.
 ///
 /// # Safety
-/// As [`Lanes`]; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column on, and `sums` sixteen
-/// rows of `width` numbers.
+/// As [`Lanes`]; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column on, and the rows must
+/// have as many numbers as the sums have dimensions.
 #[inline(always)]
 pub(super) unsafe fn gather<L: Machine>(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
-    let width = rows.len() / count;
-    let columns = Columns { start: rows.as_ptr(), step: width, panel: LANES };
+    let (rows, dim) = ((rows.as_ptr(), rows.len() / count), sums.len() / LANES);
     // SAFETY: the caller's.
-    unsafe { product::across::<L>(slopes.as_ptr(), columns, count, 0..width / LANES, (sums.as_mut_ptr(), width)) }
+    unsafe { product::across::<L>(slopes.as_ptr(), rows, count, dim, sums.as_mut_ptr()) }
 }
 
-/// For each row of a tile the sum of the rows of `keys [count, width]`, weighted by its row of `slopes`.
+/// For each row of a tile the sum of the rows of `keys`, `dim` numbers each and zeros behind, weighted by its row of
+/// `slopes`.
 ///
 /// # Safety
-/// As [`Lanes`]; `slopes` must have `height` rows [`PITCH`] apart, each of `count` numbers, and `out` as many rows of
-/// `width` numbers.
+/// As [`Lanes`]; rows of keys must be whole vectors; `slopes` must have `height` rows [`PITCH`] apart, each with a
+/// number for every key, and `out` as many rows as long as those of the keys.
 #[inline(always)]
-pub(super) unsafe fn spread<L: Machine>(slopes: &[f32], keys: &[f32], count: usize, height: usize, out: &mut [f32]) {
-    let width = keys.len() / count;
+pub(super) unsafe fn spread<L: Machine>(slopes: &[f32], keys: &[f32], dim: usize, height: usize, out: &mut [f32]) {
+    let width = dim.next_multiple_of(LANES);
     let columns = Columns { start: keys.as_ptr(), step: width, panel: LANES };
     let place = (out.as_mut_ptr(), width);
     // SAFETY: the caller's.
-    unsafe { product::along::<L>(height, slopes.as_ptr(), columns, count, 0..width / LANES, place) }
+    unsafe { product::along::<L>(height, slopes.as_ptr(), columns, keys.len() / width, dim, place) }
 }
 
-/// The dot product of two rows of whole vectors, lane by lane.
+/// The dot product of each row of `a` with that of `b`, lane by lane.
 ///
 /// # Safety
-/// As [`Lanes`]; both rows must have the same length, a multiple of [`LANES`].
+/// As [`Lanes`]; `a` and `b` must have as many rows as `out` has numbers, of equal, whole vectors.
 #[inline(always)]
-pub(super) unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut sum = L::splat(0.0);
-        for at in (0..a.len()).step_by(LANES) {
-            sum = L::fma(L::load(a.as_ptr().add(at)), L::load(b.as_ptr().add(at)), sum);
+pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], out: &mut [f32]) {
+    let width = a.len() / out.len();
+    for (index, out) in out.chunks_mut(LANES).enumerate() {
+        let first = index * LANES * width;
+        // SAFETY: the caller's.
+        unsafe {
+            let (a, b) = (a.as_ptr().add(first), b.as_ptr().add(first));
+            let mut sums = [L::splat(0.0); LANES];
+            for (row, sum) in sums.iter_mut().enumerate().take(out.len()) {
+                for at in (row * width..(row + 1) * width).step_by(LANES) {
+                    *sum = L::fma(L::load(a.add(at)), L::load(b.add(at)), *sum);
+                }
+            }
+            L::store_part(out.as_mut_ptr(), L::sums(&sums), out.len());
         }
-        L::sum(sum)
     }
 }

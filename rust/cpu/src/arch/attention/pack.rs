@@ -1,6 +1,6 @@
 //! Rows widened to float32, turned by their positions, and laid out as the products want them.
 
-use super::source::{Place, Rows};
+use super::source::{Place, Rows, RowsMut};
 use super::{CHUNK, MAX_DIM};
 use crate::arch::element::{Element, each_element};
 use crate::arch::lanes::{LANES, Lanes};
@@ -85,10 +85,14 @@ fn cos_sin(angle: f64) -> (f32, f32) {
 /// Turns the first `2 * half` numbers of rows that begin `stride` apart; `back` turns them the other way.
 ///
 /// # Safety
-/// As [`Lanes`]; the rows of the turns must exist from `start` on.
+/// As [`Lanes`]; the rows of the turns must exist from `start` on, in whole vectors.
 #[inline(always)]
 pub(super) unsafe fn turn_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
     let half = turns.half;
+    if 2 * half <= LANES {
+        // SAFETY: the caller's.
+        return unsafe { turn_narrow_rows::<L>(start, stride, turns, back) };
+    }
     // SAFETY: the caller's.
     unsafe {
         let flip = L::splat_u(if back { 0x8000_0000 } else { 0 });
@@ -123,6 +127,39 @@ pub(super) unsafe fn turn_rows<L: Lanes>(start: *mut f32, stride: usize, turns: 
     }
 }
 
+/// [`turn_rows`] of rows whose pairs all lie in the first vector. A row is loaded and stored as a whole: the pairs find
+/// each other in registers.
+///
+/// # Safety
+/// As [`turn_rows`].
+#[inline(always)]
+unsafe fn turn_narrow_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
+    let half = turns.half;
+    // For each lane: where the other of its pair is, where its cosine and sine are, and the sign of the other.
+    let (mut other, mut angle, mut sign) = ([0u32; LANES], [0u32; LANES], [0u32; LANES]);
+    for pair in 0..half {
+        let (x, y) = if turns.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, half + pair) };
+        (other[x], other[y]) = (y as u32, x as u32);
+        (angle[x], angle[y]) = (pair as u32, pair as u32);
+        sign[x] = 0x8000_0000;
+    }
+    // SAFETY: the caller's; indices are lanes.
+    unsafe {
+        let (other, angle, sign) = (L::load_u(other.as_ptr()), L::load_u(angle.as_ptr()), L::load_u(sign.as_ptr()));
+        let flip = L::splat_u(if back { 0x8000_0000 } else { 0 });
+        let turned = L::first(2 * half);
+        for row in 0..turns.cos.len() / half.max(1) {
+            let (place, at) = (start.add(row * stride), row * half);
+            let cos = L::permute(L::load_part(turns.cos.as_ptr().add(at), half), angle);
+            let sin = L::permute(L::load_part(turns.sin.as_ptr().add(at), half), angle);
+            let sin = L::from_bits(L::xor_u(L::bits(sin), flip));
+            let old = L::load(place);
+            let others = L::from_bits(L::xor_u(L::bits(L::permute(old, other)), sign));
+            L::store(place, L::select(turned, L::fma(others, sin, L::mul(old, cos)), old));
+        }
+    }
+}
+
 /// `count <= 16` numbers, zeros behind.
 ///
 /// # Safety
@@ -143,7 +180,7 @@ pub(super) unsafe fn rows<L: Lanes>(rows: &Rows, turns: Option<Turns>, scales: O
     let width = rows.width();
     // SAFETY: the caller's.
     unsafe {
-        widen_rows::<L>(rows, 0..rows.rows, out, width, &Ahead::NONE);
+        widen_rows::<L>(rows, 0..rows.rows, out, width, &Ahead::beside(rows, 0));
         if let Some(turns) = &turns {
             turn_rows::<L>(out, width, turns, false);
         }
@@ -200,6 +237,9 @@ pub(super) struct Ahead<'a> {
     steps: Steps<'a>,
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// How many bytes behind the start a row lies.
 #[derive(Clone, Copy)]
 enum Steps<'a> {
@@ -228,6 +268,24 @@ impl<'a> Ahead<'a> {
         }
     }
 
+    /// What lies a cache line behind short rows from row `first` on that lie apart: the heads of a token often lie side
+    /// by side, and the next head will be asked for next.
+    #[inline(always)]
+    pub(super) fn beside(rows: &Rows<'a>, first: usize) -> Ahead<'a> {
+        let all = Ahead::new(rows, first);
+        let apart = matches!(rows.place, Place::Even(stride, _) if stride > rows.dim);
+        if apart && all.bytes <= LINE { Ahead { start: all.start.wrapping_add(LINE), ..all } } else { Ahead::NONE }
+    }
+
+    /// The same of rows to be written.
+    #[inline(always)]
+    fn beside_results(rows: &RowsMut) -> Ahead<'a> {
+        let (start, size) = (each!(start in rows.start => start.cast::<u8>()), rows.start.dtype().size());
+        let (bytes, steps) = (rows.dim * size, Steps::Even(rows.stride * size));
+        let apart = rows.stride > rows.dim && bytes <= LINE;
+        if apart { Ahead { start: start.wrapping_add(LINE), bytes, steps } } else { Ahead::NONE }
+    }
+
     /// Asks for all lines of a row; there need not be such a row.
     ///
     /// # Safety
@@ -235,7 +293,7 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     pub(super) unsafe fn fetch<L: Lanes>(&self, row: usize) {
         let lines = |skip: usize| {
-            for byte in (0..self.bytes).step_by(64) {
+            for byte in (0..self.bytes).step_by(LINE) {
                 // SAFETY: a prefetch never faults.
                 unsafe { L::prefetch(self.start.wrapping_add(skip + byte)) }
             }
@@ -467,7 +525,10 @@ struct Scratch([f32; LANES * MAX_DIM]);
 /// As [`Lanes`]; the rows must exist and `out` must have room for the panels.
 #[inline(always)]
 pub(super) unsafe fn values<L: Lanes, E: Element>(start: *const E, rows: &Rows, out: *mut f32) {
+    let ahead = Ahead::beside(rows, 0);
     for row in 0..rows.rows {
+        // SAFETY: the caller's.
+        unsafe { ahead.fetch::<L>(row) }
         for (index, at) in (0..rows.dim).step_by(LANES).enumerate() {
             // SAFETY: the caller's.
             unsafe {
@@ -478,20 +539,55 @@ pub(super) unsafe fn values<L: Lanes, E: Element>(start: *const E, rows: &Rows, 
     }
 }
 
-/// A finished row: `sums * factor` in the output's element type. Zeros are positive.
+/// Finished rows: `sums * factor` in the output's element type. Zeros are positive. The sums of a row begin `apart`
+/// behind those of the row before.
 ///
 /// # Safety
-/// As [`Lanes`]; both rows must be valid for `dim` numbers, `sums` for the next multiple of [`LANES`].
+/// As [`Lanes`]; there must be sums in whole vectors for every factor and for every row of `out`, which begins at
+/// `start`.
 #[inline(always)]
-pub(super) unsafe fn finish<L: Lanes, E: Element>(sums: *const f32, factor: f32, dim: usize, out: *mut E) {
+pub(super) unsafe fn finish<L: Lanes, E: Element>(
+    sums: *const f32,
+    apart: usize,
+    factors: &[f32],
+    out: &RowsMut,
+    start: *mut E,
+) {
+    let ahead = Ahead::beside_results(out);
+    for (row, factor) in factors.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe {
+            ahead.fetch::<L>(row);
+            let (sums, place) = (sums.add(row * apart), start.add(row * out.stride));
+            for at in (0..out.dim).step_by(LANES) {
+                let result = L::add(L::mul(L::load(sums.add(at)), L::splat(*factor)), L::splat(0.0));
+                if at + LANES <= out.dim {
+                    E::store::<L>(place.add(at), result);
+                } else {
+                    E::store_part::<L>(place.add(at), result, out.dim - at);
+                }
+            }
+        }
+    }
+}
+
+/// The columns `[dim][LANES]` of a panel as rows of whole vectors, one behind the other.
+///
+/// # Safety
+/// As [`Lanes`]; `columns` must be valid for `dim * LANES` numbers, `out` for [`LANES`] rows.
+#[inline(always)]
+pub(super) unsafe fn rows_of_panel<L: Lanes>(columns: *const f32, dim: usize, out: *mut f32) {
+    let width = dim.next_multiple_of(LANES);
     for at in (0..dim).step_by(LANES) {
         // SAFETY: the caller's.
         unsafe {
-            let result = L::add(L::mul(L::load(sums.add(at)), L::splat(factor)), L::splat(0.0));
-            if at + LANES <= dim {
-                E::store::<L>(out.add(at), result);
-            } else {
-                E::store_part::<L>(out.add(at), result, dim - at);
+            let mut block: [L::F; LANES] = [L::splat(0.0); LANES];
+            for (d, lanes) in block.iter_mut().enumerate().take(dim - at) {
+                *lanes = L::load(columns.add((at + d) * LANES));
+            }
+            L::transpose(&mut block);
+            for (row, lanes) in block.into_iter().enumerate() {
+                L::store(out.add(row * width + at), lanes);
             }
         }
     }

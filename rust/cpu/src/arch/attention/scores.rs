@@ -64,25 +64,54 @@ impl Chunk<'_> {
     }
 }
 
-/// Turns the products of one row, in place, into weights `exp(score - maximum)`, hidden keys into [`HIDDEN`]; gives the
-/// maximum and the sum. With `far` products, each key takes the one its distance asks for.
+/// Turns the products of the rows of a tile, [`CHUNK`] apart, in place into weights `exp(score - maximum)`, hidden keys
+/// into [`HIDDEN`]; gives the maxima and the sums. With `far` products, each key takes the one its distance asks for.
+///
+/// All rows have their scores before the first has its weights: nothing then waits for the maximum of a single row.
 ///
 /// # Safety
-/// As [`Lanes`]; `scores` and `far` must be valid for [`CHUNK`] numbers.
+/// As [`Lanes`]; `scores` and `far` must be valid for [`CHUNK`] numbers for each of at most [`LANES`] rows.
 #[inline(always)]
 pub(super) unsafe fn weigh<L: Lanes>(
-    row: &Row,
+    rows: &[Row],
     chunk: &Chunk,
     panels: Range<usize>,
     scores: *mut f32,
     far: Option<*const f32>,
-) -> (f32, f32) {
+) -> State {
+    let mut state = State::EMPTY;
     // SAFETY: the caller's.
     unsafe {
-        score::<L>(row, chunk, panels.clone(), scores, far, None);
-        soften::<L>(panels, scores)
+        let mut lanes = [L::splat(f32::NEG_INFINITY); LANES];
+        for (r, row) in rows.iter().enumerate() {
+            let place = scores.add(r * CHUNK);
+            score::<L>(row, chunk, panels.clone(), place, far.map(|far| far.add(r * CHUNK)), None);
+            lanes[r] = top::<L>(panels.clone(), place);
+        }
+        if rows.len() < TOGETHER {
+            for (maximum, lanes) in state.maximum.iter_mut().zip(&lanes).take(rows.len()) {
+                *maximum = L::maximum(*lanes);
+            }
+        } else {
+            L::store(state.maximum.as_mut_ptr(), maxima::<L>(&mut lanes));
+        }
+        lanes = [L::splat(0.0); LANES];
+        for (r, lanes) in lanes.iter_mut().enumerate().take(rows.len()) {
+            *lanes = soften::<L>(state.maximum[r], panels.clone(), scores.add(r * CHUNK));
+        }
+        if rows.len() < TOGETHER {
+            for (sum, lanes) in state.sum.iter_mut().zip(&lanes).take(rows.len()) {
+                *sum = L::sum(*lanes);
+            }
+        } else {
+            L::store(state.sum.as_mut_ptr(), L::sums(&lanes));
+        }
     }
+    state
 }
+
+/// From so many rows on, their maxima and sums are quicker together than one by one.
+const TOGETHER: usize = 4;
 
 /// Turns the products of one row, in place, into scores, hidden keys into minus infinity. With `far` products, each key
 /// takes the one its distance asks for. `slopes` gets the derivative of the capped score by the product where there is
@@ -159,6 +188,9 @@ fn biased(score: f32, bias: f32) -> f32 {
 /// Gives hidden keys the score minus infinity.
 #[inline(always)]
 unsafe fn hide<L: Lanes>(visible: Visible, panels: Range<usize>, scores: *mut f32) {
+    if visible.start <= panels.start * LANES && panels.end * LANES <= visible.end {
+        return;
+    }
     for panel in panels {
         let below = |bound: usize| match bound.saturating_sub(panel * LANES) {
             lanes @ 0..LANES => (1u16 << lanes) - 1,
@@ -176,17 +208,40 @@ unsafe fn hide<L: Lanes>(visible: Visible, panels: Range<usize>, scores: *mut f3
     }
 }
 
-/// Scores to weights. A NaN score does not enter the maximum but makes the sum NaN.
+/// The largest scores of a row, lane by lane. A NaN score is none of them.
 #[inline(always)]
-unsafe fn soften<L: Lanes>(panels: Range<usize>, scores: *mut f32) -> (f32, f32) {
+unsafe fn top<L: Lanes>(panels: Range<usize>, scores: *const f32) -> L::F {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut top = L::splat(f32::NEG_INFINITY);
+        for panel in panels {
+            top = L::max(L::load(scores.add(panel * LANES)), top);
+        }
+        top
+    }
+}
+
+/// The [`Lanes::maximum`] of each of sixteen vectors.
+#[inline(always)]
+unsafe fn maxima<L: Lanes>(lanes: &mut [L::F; LANES]) -> L::F {
+    // SAFETY: the caller's.
+    unsafe {
+        L::transpose(lanes);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] = L::max(lanes[i + half], lanes[i]);
+            }
+        }
+    }
+    lanes[0]
+}
+
+/// Scores of a row to weights; gives their sums, lane by lane. A NaN score makes a sum NaN.
+#[inline(always)]
+unsafe fn soften<L: Lanes>(maximum: f32, panels: Range<usize>, scores: *mut f32) -> L::F {
     // SAFETY: the caller's.
     unsafe {
         let hidden = L::splat(f32::NEG_INFINITY);
-        let mut top = hidden;
-        for panel in panels.clone() {
-            top = L::max(L::load(scores.add(panel * LANES)), top);
-        }
-        let maximum = L::maximum(top);
         let base = L::splat(if maximum == f32::NEG_INFINITY { 0.0 } else { maximum });
         let mut sum = L::splat(0.0);
         for panel in panels {
@@ -197,7 +252,7 @@ unsafe fn soften<L: Lanes>(panels: Range<usize>, scores: *mut f32) -> (f32, f32)
             sum = L::add(sum, weight);
             L::store(place, weight);
         }
-        (maximum, L::sum(sum))
+        sum
     }
 }
 

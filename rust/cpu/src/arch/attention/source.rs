@@ -1,6 +1,7 @@
 //! Rows of a large input: one head of one sequence, `[time, dim]`, evenly spaced or spread over pages.
 
 use crate::arch::lanes::LANES;
+use crate::attention::Output;
 use crate::{Typed, View, each, map};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -84,6 +85,29 @@ impl<'a> Rows<'a> {
             // SAFETY: the caller's.
             Place::Spread(offsets) => unsafe { *offsets.get_unchecked(row) },
         }
+    }
+}
+
+/// Rows of a large result, evenly spaced, to be written.
+#[derive(Debug)]
+pub(crate) struct RowsMut<'a> {
+    pub(super) start: Typed<*mut f32, *mut u16>,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) dim: usize,
+    memory: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> RowsMut<'a> {
+    /// Times `start .. start + rows` of one head. At least one.
+    ///
+    /// # Panics
+    /// When they are not in the array.
+    pub(crate) fn new(output: &'a mut Output, [batch, head, start]: [usize; 3], rows: usize) -> Self {
+        let index = [batch, head, start, 0];
+        let dim = each!(view in &*output => view.shape()[3]);
+        let (start, strides) = map!(view in output => view.rows_from(index, rows)).unzip();
+        RowsMut { start, stride: each!(stride in strides => stride), rows, dim, memory: PhantomData }
     }
 }
 

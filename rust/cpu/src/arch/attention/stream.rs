@@ -92,17 +92,9 @@ pub(super) unsafe fn stream<L: Machine>(
         products::<L>(tiles, streamed, panels.clone(), room, [&mut *near, &mut *far]);
         let mut at = 0;
         for (tile, partial) in tiles.iter().zip(out.iter_mut()) {
-            partial.state = State::EMPTY;
-            for (r, row) in tile.rows.iter().enumerate() {
-                let place = (at + r) * CHUNK;
-                let (near, far) = (near[place..].as_mut_ptr(), far[place..].as_ptr());
-                let (score, other) = match tile.distance {
-                    Distance::Near | Distance::Far => (near, None),
-                    Distance::Mixed => (near, Some(far)),
-                };
-                (partial.state.maximum[r], partial.state.sum[r]) =
-                    weigh::<L>(row, streamed.chunk, panels.clone(), score, other);
-            }
+            let place = at * CHUNK;
+            let other = (tile.distance == Distance::Mixed).then_some(far[place..].as_ptr());
+            partial.state = weigh::<L>(tile.rows, streamed.chunk, panels.clone(), near[place..].as_mut_ptr(), other);
             near[(at + tile.rows.len()) * CHUNK..(at + tile.height) * CHUNK].fill(0.0);
             at += tile.height;
         }

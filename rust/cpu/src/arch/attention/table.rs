@@ -3,7 +3,7 @@
 use super::gradient::{self, Collected, KeyPanels, PITCH, QueryTile, Slopes};
 use super::pack::{self, Ahead, Turns};
 use super::scores::State;
-use super::source::Rows;
+use super::source::{Rows, RowsMut};
 use super::statistics::{self, Moments, Orders};
 use super::stream::{self, Partial, Room, Streamed};
 use super::tile::{self, PackedKeys, Scores, Tile};
@@ -11,7 +11,6 @@ use super::{CHUNK, MAX_DIM, Machine};
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
 use crate::arch::portable::Portable;
-use crate::typed::RowMut;
 use std::ops::Range;
 
 type TurnTable = unsafe fn(&[f64], &[f32], f32, &mut [f32], &mut [f32]);
@@ -36,11 +35,12 @@ pub(crate) struct Kernels {
     observe: Observe,
     stream: Stream,
     fold: unsafe fn(&mut State, &State, &mut [f32], &[f32], usize),
-    finish: unsafe fn(&[f32], f32, RowMut),
+    rows_of_panel: unsafe fn(&[f32], &mut [f32]),
+    finish: unsafe fn(&[f32], usize, &[f32], RowsMut),
     differentiate: Differentiate,
     gather: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
     spread: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
-    dot: unsafe fn(&[f32], &[f32]) -> f32,
+    dots: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
 impl Kernels {
@@ -65,7 +65,8 @@ impl Kernels {
     /// Turns rows that begin `stride` numbers apart the other way.
     pub(crate) fn turn_back(&self, rows: &mut [f32], stride: usize, turns: &Turns) {
         let count = turns.cos.len() / turns.half.max(1);
-        assert!(turns.fit(count, stride) && count.saturating_sub(1) * stride + 2 * turns.half <= rows.len());
+        let width = (2 * turns.half).next_multiple_of(LANES);
+        assert!(turns.fit(count, stride) && count.saturating_sub(1) * stride + width <= rows.len());
         // SAFETY: as above; the turns are those of the rows.
         unsafe { (self.turn_back)(rows, stride, turns) }
     }
@@ -153,11 +154,23 @@ impl Kernels {
         unsafe { (self.fold)(state, part, output, sums, height) }
     }
 
-    /// `sums * factor` as a row of the output.
-    pub(crate) fn finish(&self, sums: &[f32], factor: f32, out: RowMut) {
-        assert!(sums.len() == out.len().next_multiple_of(LANES));
-        // SAFETY: as above; `sums` has whole vectors.
-        unsafe { (self.finish)(sums, factor, out) }
+    /// The columns `[dim, LANES]` of a panel as sixteen rows one behind the other, each with zeros up to the next
+    /// multiple of sixteen.
+    pub(crate) fn rows_of_panel(&self, columns: &[f32], out: &mut [f32]) {
+        assert!(columns.len().is_multiple_of(LANES));
+        assert!(out.len() == (columns.len() / LANES).next_multiple_of(LANES) * LANES);
+        // SAFETY: as above; both have sixteen rows.
+        unsafe { (self.rows_of_panel)(columns, out) }
+    }
+
+    /// `sums * factor` as rows of the output, of which each has its factor. The sums of a row begin `apart` numbers
+    /// behind those of the row before.
+    pub(crate) fn finish(&self, sums: &[f32], apart: usize, factors: &[f32], out: RowsMut) {
+        assert!(factors.len() == out.rows);
+        let width = out.dim.next_multiple_of(LANES);
+        assert!(out.rows == 0 || (out.rows - 1) * apart + width <= sums.len());
+        // SAFETY: as above; every row has sums in whole vectors.
+        unsafe { (self.finish)(sums, apart, factors, out) }
     }
 
     /// Weights and slopes of a tile with panels of a packed chunk; `collected` has an entry for each head.
@@ -175,37 +188,39 @@ impl Kernels {
         unsafe { (self.differentiate)(tile, packed, panels, out, collected) }
     }
 
-    /// Adds to each of the sixteen keys of panel `panel` the rows `[count, width]`, weighted by the key's column of the
-    /// rows of `slopes`.
+    /// Adds to the sums `[dim, LANES]` of the sixteen keys of panel `panel` the rows `[count, width]`, weighted by the
+    /// key's column of the rows of `slopes`.
     pub(crate) fn gather(&self, slopes: &[f32], panel: usize, rows: &[f32], count: usize, sums: &mut [f32]) {
-        assert!(count > 0 && rows.len().is_multiple_of(count * LANES) && sums.len() == rows.len() / count * LANES);
+        assert!(count > 0 && rows.len().is_multiple_of(count * LANES) && sums.len().is_multiple_of(LANES));
+        assert!((sums.len() / LANES).next_multiple_of(LANES) == rows.len() / count);
         assert!(slopes.len() >= count * PITCH && (panel + 1) * LANES <= PITCH);
         // SAFETY: as above; rows have whole vectors, and every row of slopes has the panel.
         unsafe { (self.gather)(&slopes[panel * LANES..], rows, count, sums) }
     }
 
-    /// For each row of a tile of `height` the sum of the rows `[keys, width]`, weighted by its row of `slopes`, in
-    /// which the keys' entries begin at `first`.
+    /// For each row of a tile of `height` the sum of the rows of `keys`, `dim` numbers each and zeros up to the next
+    /// multiple of sixteen, weighted by its row of `slopes`, in which the keys' entries begin at `first`.
     pub(crate) fn spread(
         &self,
         slopes: &[f32],
         first: usize,
         keys: &[f32],
-        count: usize,
+        dim: usize,
         height: usize,
         out: &mut [f32],
     ) {
-        assert!(count > 0 && keys.len().is_multiple_of(count * LANES) && out.len() == keys.len() / count * height);
-        assert!(slopes.len() == height * PITCH && first + count <= PITCH && height <= self.tile_rows);
+        let width = dim.next_multiple_of(LANES);
+        assert!(width > 0 && keys.len().is_multiple_of(width) && out.len() == width * height);
+        assert!(slopes.len() == height * PITCH && first + keys.len() / width <= PITCH && height <= self.tile_rows);
         // SAFETY: as above; rows have whole vectors, and every row of slopes has the keys.
-        unsafe { (self.spread)(&slopes[first..], keys, count, height, out) }
+        unsafe { (self.spread)(&slopes[first..], keys, dim, height, out) }
     }
 
-    /// The dot product of two rows of whole vectors.
-    pub(crate) fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
-        assert!(a.len() == b.len() && a.len().is_multiple_of(LANES));
-        // SAFETY: as above.
-        unsafe { (self.dot)(a, b) }
+    /// The dot product of each row of `a` with that of `b`, rows of whole vectors; one for each entry of `out`.
+    pub(crate) fn dots(&self, a: &[f32], b: &[f32], out: &mut [f32]) {
+        assert!(a.len() == b.len() && !out.is_empty() && a.len().is_multiple_of(out.len() * LANES));
+        // SAFETY: as above; rows have whole vectors.
+        unsafe { (self.dots)(a, b, out) }
     }
 }
 
@@ -244,8 +259,9 @@ macro_rules! compile {
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn panel(rows: &Rows, which: Range<usize>, turns: Option<Turns>, out: &mut [f32]) {
+                let ahead = Ahead::beside(rows, which.start);
                 // SAFETY: the caller's.
-                unsafe { pack::panel::<$machine>(rows, which, turns, out.as_mut_ptr(), &Ahead::NONE) }
+                unsafe { pack::panel::<$machine>(rows, which, turns, out.as_mut_ptr(), &ahead) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -305,12 +321,17 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn finish(sums: &[f32], factor: f32, out: RowMut) {
-                let sums = sums.as_ptr();
+            unsafe fn rows_of_panel(columns: &[f32], out: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { pack::rows_of_panel::<$machine>(columns.as_ptr(), columns.len() / LANES, out.as_mut_ptr()) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn finish(sums: &[f32], apart: usize, factors: &[f32], out: RowsMut) {
                 // SAFETY: the caller's.
                 unsafe {
-                    each_element!(E, row in out => {
-                        pack::finish::<$machine, E>(sums, factor, row.len(), row.as_mut_ptr().cast())
+                    each_element!(E, start in out.start => {
+                        pack::finish::<$machine, E>(sums.as_ptr(), apart, factors, &out, start.cast())
                     })
                 }
             }
@@ -334,15 +355,15 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn spread(slopes: &[f32], keys: &[f32], count: usize, height: usize, out: &mut [f32]) {
+            unsafe fn spread(slopes: &[f32], keys: &[f32], dim: usize, height: usize, out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { gradient::spread::<$machine>(slopes, keys, count, height, out) }
+                unsafe { gradient::spread::<$machine>(slopes, keys, dim, height, out) }
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
+            unsafe fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { gradient::dot::<$machine>(a, b) }
+                unsafe { gradient::dots::<$machine>(a, b, out) }
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
@@ -357,11 +378,12 @@ macro_rules! compile {
                 observe,
                 stream,
                 fold,
+                rows_of_panel,
                 finish,
                 differentiate,
                 gather,
                 spread,
-                dot,
+                dots,
             };
         }
     };

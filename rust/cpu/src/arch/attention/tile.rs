@@ -43,6 +43,8 @@ pub(crate) struct PackedKeys<'a> {
     pub far: &'a [f32],
     /// Head dimension of keys and queries.
     pub dim: usize,
+    /// That of the values.
+    pub value_dim: usize,
 }
 
 /// Room for the scores of a tile, near and far.
@@ -55,7 +57,7 @@ impl Scores {
 
 /// Checks that all that [`products`] reads and writes exists.
 pub(super) fn check_keys(tile: &Tile, keys: &PackedKeys, panels: &Range<usize>) {
-    let PackedKeys { chunk, near, far, dim } = *keys;
+    let PackedKeys { chunk, near, far, dim, .. } = *keys;
     assert!(!tile.rows.is_empty() && tile.rows.len() <= tile.height && tile.height <= MAX_ROWS);
     assert!(chunk.keys <= CHUNK && panels.start < panels.end && panels.end <= chunk.keys.div_ceil(LANES));
     assert!(tile.distance == Distance::Far || tile.query.len() == dim * tile.height);
@@ -68,8 +70,8 @@ pub(super) fn check_keys(tile: &Tile, keys: &PackedKeys, panels: &Range<usize>) 
 /// Checks that all that [`attend`] reads and writes exists; `values` are panels `[panel, CHUNK, LANES]`.
 pub(super) fn check(tile: &Tile, keys: &PackedKeys, values: &[f32], panels: &Range<usize>, output: &[f32]) {
     check_keys(tile, keys, panels);
-    assert!(values.len().is_multiple_of(CHUNK * LANES));
-    assert!(output.len() == tile.height * (values.len() / CHUNK));
+    let width = keys.value_dim.next_multiple_of(LANES);
+    assert!(values.len() == CHUNK * width && output.len() == tile.height * width);
 }
 
 /// Products of a tile with the panels `panels` of a chunk, rows [`CHUNK`] apart: those that count, and those of the far
@@ -118,22 +120,18 @@ pub(super) unsafe fn attend<L: Machine>(
     // SAFETY: the caller's.
     unsafe {
         let (near, far) = products::<L>(tile, keys, all.clone(), room);
-        let mut here = State::EMPTY;
-        for (r, row) in tile.rows.iter().enumerate() {
-            let other = far.map(|far| far.add(r * CHUNK));
-            (here.maximum[r], here.sum[r]) = weigh::<L>(row, chunk, all.clone(), near.add(r * CHUNK), other);
-        }
+        let here = weigh::<L>(tile.rows, chunk, all.clone(), near, far);
         for r in tile.rows.len()..tile.height {
             near.add(r * CHUNK).write_bytes(0, CHUNK);
         }
         let (keep, add) = merge::<L>(state, &here);
-        let width = values.len() / CHUNK;
+        let width = keys.value_dim.next_multiple_of(LANES);
         let first = all.start * LANES;
         let count = (all.end * LANES).min(chunk.keys) - first;
         let columns = Columns { start: values.as_ptr().add(first * LANES), step: LANES, panel: CHUNK * LANES };
         let place = (output.as_mut_ptr(), width);
         let how = Blend { keep: &keep, add: &add };
-        blend::<L>(tile.height, near.add(first), columns, count, 0..width / LANES, place, how);
+        blend::<L>(tile.height, near.add(first), columns, count, keys.value_dim, place, how);
     }
 }
 

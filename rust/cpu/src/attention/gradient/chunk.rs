@@ -4,11 +4,12 @@ use super::Pass;
 use super::job::{Block, Job, KeyTask};
 use super::keys::PackedKeys;
 use super::packed::{BlockRoom, PackedQueries};
-use crate::arch::attention::{Chunk, Collected, Distance, KeyPanels, PITCH, QueryTile, Row, Slopes};
+use crate::arch::attention::{Chunk, Collected, Distance, KeyPanels, PITCH, QueryTile, Row, RowsMut, Slopes};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
-use crate::attention::context::{QueryBlock, Side};
+use crate::attention::context::{Context, QueryBlock, Side};
 use crate::attention::visibility::{distance, extent, hull, needs, span, union};
+use farspan_core::attention::plan::GRADIENT_KEYS;
 use std::ops::Range;
 
 /// What a thread keeps between chunks.
@@ -19,9 +20,12 @@ pub(super) struct Scratch {
     /// Weights, slopes, and slopes of the far keys where a block has both: rows [`PITCH`] apart.
     weights: Buffer,
     slopes: [Buffer; 2],
-    /// Sums over queries `[keys in whole panels, width]`: of turned queries, near and far, and of upstream gradients.
+    /// Sums over queries, panels `[panel, dim, LANES]`: of turned queries, near and far, and of upstream gradients.
     of_queries: [Buffer; 2],
     of_upstream: Buffer,
+    /// The same as rows.
+    key_rows: [Buffer; 2],
+    value_rows: Buffer,
     /// Sums over the chunk's keys, for the rows of a block.
     of_keys: Buffer,
     /// `[heads, keys]`
@@ -90,14 +94,14 @@ impl Scratch {
     /// Zeros for every sum of a chunk.
     fn clear(&mut self, pass: &Pass, whole: &QueryBlock, keys: usize) {
         let (shape, heads) = (&pass.context.shape, whole.heads.len());
-        let (rows, key_width) = (keys.next_multiple_of(LANES), shape.head_dim.next_multiple_of(LANES));
+        let rows = keys.next_multiple_of(LANES);
         if pass.asked.key {
             for side in pass.context.sides() {
-                self.of_queries[*side as usize].take(rows * key_width).fill(0.0);
+                self.of_queries[*side as usize].take(rows * shape.head_dim).fill(0.0);
             }
         }
         if pass.asked.value {
-            self.of_upstream.take(rows * pass.context.width()).fill(0.0);
+            self.of_upstream.take(rows * shape.value_dim).fill(0.0);
         }
         self.biases.clear();
         self.biases.resize(if pass.asked.key_bias { heads * keys } else { 0 }, 0.0);
@@ -138,22 +142,20 @@ impl Scratch {
         let [slopes, far] = &mut self.slopes;
         let slopes = slopes.take(size);
         let mut far = (block_distance == Distance::Mixed).then(|| far.take(size));
+        let mut rows: Vec<Row> = Vec::with_capacity(context.kernels.tile_rows);
         for (tile_rows, panels) in meeting.packed.tiles.iter().zip(&meeting.panels) {
             let Some(panels) = panels else { continue };
-            let rows: [Row; LANES] = std::array::from_fn(|lane| {
-                context.row(query_block, tile_rows.first + lane.min(tile_rows.rows - 1), keys)
-            });
+            let of_tile = tile_rows.first..tile_rows.first + tile_rows.rows;
+            rows.clear();
+            rows.extend(of_tile.clone().map(|row| context.row(query_block, row, keys)));
             let tile_distance = match block_distance {
-                Distance::Mixed => {
-                    let of_tile = tile_rows.first..tile_rows.first + tile_rows.rows;
-                    distance(context, span(context, query_block, of_tile), key_span)
-                }
+                Distance::Mixed => distance(context, span(context, query_block, of_tile), key_span),
                 whole => whole,
             };
             let query =
                 |side| if needs(tile_distance, side) { meeting.packed.query_tile(tile_rows, side) } else { &[] };
             let tile = QueryTile {
-                rows: &rows[..tile_rows.rows],
+                rows: &rows,
                 first: tile_rows.first,
                 known: &meeting.packed.known[tile_rows.first..tile_rows.first + tile_rows.rows],
                 height: tile_rows.height,
@@ -175,11 +177,10 @@ impl Scratch {
     fn gather(&mut self, pass: &Pass, meeting: &Meeting, panels: Range<usize>) {
         let Meeting { packed, panels: of_tiles, sides } = meeting;
         let shape = &pass.context.shape;
-        let (key_width, value_width) = (shape.head_dim.next_multiple_of(LANES), pass.context.width());
         let kernels = &pass.context.kernels;
         for panel in panels {
             let sees = |of_tile: &Option<Range<usize>>| of_tile.as_ref().is_some_and(|seen| seen.contains(&panel));
-            let place = |width: usize| panel * LANES * width..(panel + 1) * LANES * width;
+            let place = |dim: usize| panel * LANES * dim..(panel + 1) * LANES * dim;
             let mut tile = 0;
             while let Some(skip) = of_tiles[tile..].iter().position(sees) {
                 let start = tile + skip;
@@ -188,12 +189,12 @@ impl Scratch {
                 let first = packed.tiles[start].first;
                 let count = packed.tiles[tile - 1].first + packed.tiles[tile - 1].rows - first;
                 if pass.asked.value {
-                    let sums = &mut self.of_upstream.get_mut()[place(value_width)];
+                    let sums = &mut self.of_upstream.get_mut()[place(shape.value_dim)];
                     let rows = packed.upstream_rows(first, count);
                     kernels.gather(&self.weights.get()[first * PITCH..], panel, rows, count, sums);
                 }
                 for (side, slopes) in sides.iter().filter(|_| pass.asked.key) {
-                    let sums = &mut self.of_queries[*side as usize].get_mut()[place(key_width)];
+                    let sums = &mut self.of_queries[*side as usize].get_mut()[place(shape.head_dim)];
                     let rows = packed.query_rows(first, count, *side);
                     kernels.gather(&self.slopes[*slopes].get()[first * PITCH..], panel, rows, count, sums);
                 }
@@ -203,7 +204,8 @@ impl Scratch {
 
     /// Sums over the chunk's keys, and adds them to those of a block when it is the chunk's turn.
     fn give(&mut self, pass: &Pass, block: &Block, chunk: usize, meeting: &Meeting, keys: &Range<usize>) {
-        let width = pass.context.shape.head_dim.next_multiple_of(LANES);
+        let dim = pass.context.shape.head_dim;
+        let width = dim.next_multiple_of(LANES);
         let Meeting { packed, panels: of_tiles, sides } = meeting;
         let height: usize = packed.tiles.iter().map(|tile_rows| tile_rows.height).sum();
         let of_keys = self.of_keys.take(2 * height * width);
@@ -218,7 +220,7 @@ impl Scratch {
                 let place = tile_rows.first * PITCH..(tile_rows.first + tile_rows.height) * PITCH;
                 let rows = self.keys.rows(seen.clone(), width, *side);
                 let slopes = &self.slopes[*slopes].get()[place];
-                pass.context.kernels.spread(slopes, seen.start, rows, seen.len(), tile_rows.height, sums);
+                pass.context.kernels.spread(slopes, seen.start, rows, dim, tile_rows.height, sums);
             }
         }
         let rows = block.query_block.rows() * width;
@@ -235,25 +237,24 @@ impl Scratch {
     fn write(&mut self, pass: &Pass, job: &Job, task: &mut KeyTask) {
         let context = &pass.context;
         let key_width = context.shape.head_dim.next_multiple_of(LANES);
+        let keys = task.keys.len();
+        let unscaled = &[1.0; GRADIENT_KEYS][..keys];
         if let Some(out) = &mut task.parts.value {
-            for (key, sums) in self.of_upstream.get().chunks_exact(context.width()).take(task.keys.len()).enumerate() {
-                context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
-            }
+            let rows = rows_of_panels(context, &self.of_upstream, context.shape.value_dim, keys, &mut self.value_rows);
+            context.kernels.finish(rows, context.width(), unscaled, RowsMut::new(out, [0; 3], keys));
         }
         if let Some(out) = &mut task.parts.key {
-            let count = task.keys.len() * key_width;
-            for side in context.sides() {
-                let sums = &mut self.of_queries[*side as usize].get_mut()[..count];
-                self.keys.turn_back(pass, &job.whole, &task.keys, *side, sums);
+            for side in context.sides().iter().copied() {
+                let (sums, room) = (&self.of_queries[side as usize], &mut self.key_rows[side as usize]);
+                let rows = rows_of_panels(context, sums, context.shape.head_dim, keys, room);
+                self.keys.turn_back(pass, &job.whole, &task.keys, side, rows);
             }
-            let [near, far] = &mut self.of_queries;
-            let near = &mut near.get_mut()[..count];
+            let [near, far] = &mut self.key_rows;
+            let near = &mut near.get_mut()[..keys * key_width];
             if context.sides().contains(&Side::Far) {
                 near.iter_mut().zip(far.get()).for_each(|(sum, x)| *sum += x);
             }
-            for (key, sums) in near.chunks_exact(key_width).enumerate() {
-                context.kernels.finish(sums, 1.0, out.row([0, 0, key, 0]));
-            }
+            context.kernels.finish(near, key_width, unscaled, RowsMut::new(out, [0; 3], keys));
         }
         if let Some(out) = &mut task.parts.bias {
             for (head, sums) in self.biases.chunks_exact(task.keys.len()).enumerate() {
@@ -261,4 +262,20 @@ impl Scratch {
             }
         }
     }
+}
+
+/// Sums of `keys` keys, panels `[panel, dim, LANES]`, as rows of whole vectors.
+fn rows_of_panels<'r>(
+    context: &Context,
+    panels: &Buffer,
+    dim: usize,
+    keys: usize,
+    room: &'r mut Buffer,
+) -> &'r mut [f32] {
+    let width = dim.next_multiple_of(LANES);
+    let rows = room.take(keys.next_multiple_of(LANES) * width);
+    for (panel, rows) in panels.get().chunks_exact(dim * LANES).zip(rows.chunks_exact_mut(width * LANES)) {
+        context.kernels.rows_of_panel(panel, rows);
+    }
+    &mut rows[..keys * width]
 }

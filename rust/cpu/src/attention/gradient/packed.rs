@@ -3,20 +3,21 @@
 
 use super::Pass;
 use super::cut::QueryParts;
-use crate::arch::attention::{Known, MAX_DIM, Rows};
+use crate::arch::attention::{Known, MAX_DIM, Rows, RowsMut};
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::attention::context::{Context, QueryBlock, Side};
-use crate::attention::packing::{TileRows, query_turns, tiles, turned_queries, widened_rows};
+use crate::attention::packing::{TileRows, query_scales, query_turns, runs, tiles, turned_queries, widened_rows};
 use crate::attention::turning::{TABLES_OF_BOTH_SIDES, Turning};
 use crate::attention::visibility::span;
 use std::ops::Range;
 
-/// What a thread keeps between blocks: turns of their queries, and their outputs.
+/// What a thread keeps between blocks: turns of their queries, their outputs, and what [`known`] needs room for.
 #[derive(Default)]
 pub(super) struct BlockRoom {
     turning: Turning<TABLES_OF_BOTH_SIDES>,
     output: Buffer,
+    shares: Buffer,
 }
 
 /// A block of queries with everything that chunks of keys ask of it.
@@ -56,7 +57,8 @@ impl PackedQueries {
         }
         let (tiled, by_row) = &mut packed.upstream;
         let by_row = by_row.take(rows * context.width());
-        packed.known.extend(known(pass, query_block, 0..rows, by_row, room.output.take(rows * context.width())));
+        let output = room.output.take(rows * context.width());
+        packed.known.extend(known(pass, query_block, 0..rows, by_row, output, room.shares.take(rows)));
         tile(context, &packed.tiles, value_dim, by_row, tiled);
         packed
     }
@@ -97,24 +99,25 @@ fn tile(context: &Context, tiles: &[TileRows], dim: usize, by_row: &[f32], tiled
 }
 
 /// What is known of the rows `rows` of a block; `upstream` gets the gradients of their outputs, whole vectors of them,
-/// and `output` the outputs.
+/// `output` the outputs, and `shares` the dot products of both.
 pub(super) fn known<'k>(
     pass: &'k Pass,
     query_block: &'k QueryBlock,
     rows: Range<usize>,
     upstream: &'k mut [f32],
     output: &'k mut [f32],
+    shares: &'k mut [f32],
 ) -> impl Iterator<Item = Known> {
     let Pass { context, call, .. } = pass;
     widened_rows(context, query_block, &call.output, rows.clone(), output);
     widened_rows(context, query_block, &call.output_gradient, rows.clone(), upstream);
     let sequence = context.sequence(query_block.sequence);
-    let pairs = upstream.chunks_exact(context.width()).zip(output.chunks_exact(context.width()));
-    rows.zip(pairs).map(move |(row, (upstream, output))| {
+    context.kernels.dots(upstream, output, shares);
+    rows.zip(shares).map(move |(row, share)| {
         let (head, query) = query_block.row(row);
         let index = [sequence.batch, head, sequence.query_start + query];
         let of_lse = call.lse_gradient.map_or(0.0, |gradient| gradient.at(index));
-        Known { lse: call.lse.at(index), share: context.kernels.dot(upstream, output) - of_lse }
+        Known { lse: call.lse.at(index), share: *share - of_lse }
     })
 }
 
@@ -141,20 +144,23 @@ pub(super) fn finish(
         (false, true) => near,
         (false, false) => near.into_iter().zip(far).map(|(near, far)| near + far).collect(),
     };
+    if let Some(out) = &mut parts.query {
+        runs(query_block, 0..query_block.rows(), |query, head, place| {
+            let scales = query_scales(context, sequence, head, query, place.len());
+            let start = [0, head - query_block.heads.start, query - query_block.queries.start];
+            let (sums, out) = (&total[place.start * width..place.end * width], RowsMut::new(out, start, place.len()));
+            context.kernels.finish(sums, width, &scales[..place.len()], out);
+        });
+    }
+    let Some(out) = &mut parts.scale else { return };
     let mut query_room = [0.0; MAX_DIM];
-    for (row, gradient) in total.chunks_exact(width).enumerate() {
+    for (row, gradient) in total.chunks_exact(width).enumerate().filter(|(_, row)| row.iter().any(|x| *x != 0.0)) {
         let (head, query) = query_block.row(row);
-        let index = [0, head - query_block.heads.start, query - query_block.queries.start, 0];
-        let time = sequence.query_start + query;
-        if let Some(out) = &mut parts.query {
-            context.kernels.finish(gradient, context.query_scale(sequence, head, time), out.row(index));
-        }
-        if let Some(out) = parts.scale.as_mut().filter(|_| gradient.iter().any(|x| *x != 0.0)) {
-            let source = Rows::new(&context.problem.query, sequence.batch, head, time, 1);
-            let query = &mut query_room[..width];
-            context.kernels.rows(&source, None, None, query);
-            let slope = context.kernels.dot(gradient, query) * context.problem.rules.scale;
-            out.row_mut([0, index[1], 0])[index[2]] = slope;
-        }
+        let source = Rows::new(&context.problem.query, sequence.batch, head, sequence.query_start + query, 1);
+        let (query_row, slope) = (&mut query_room[..width], &mut [0.0]);
+        context.kernels.rows(&source, None, None, query_row);
+        context.kernels.dots(gradient, query_row, slope);
+        let of_head = out.row_mut([0, head - query_block.heads.start, 0]);
+        of_head[query - query_block.queries.start] = slope[0] * context.problem.rules.scale;
     }
 }

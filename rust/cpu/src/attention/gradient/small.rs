@@ -120,7 +120,8 @@ pub(super) fn sinks(pass: &Pass, alone: bool, out: &mut ViewMut<f32, 1>) -> Resu
                     let rows = first..(first + LANES).min(rows);
                     let size = rows.len() * context.width();
                     let [upstream, output] = room.each_mut().map(|room| &mut room[..size]);
-                    for known in known(pass, &of_head, rows, upstream, output) {
+                    let shares = &mut [0.0; LANES][..rows.len()];
+                    for known in known(pass, &of_head, rows, upstream, output, shares) {
                         *sum -= (sink - f64::from(known.lse)).exp() * f64::from(known.share);
                     }
                 }
