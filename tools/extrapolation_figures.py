@@ -2,8 +2,7 @@
 
 A table stands between markers that name a folder there. The folder holds `extrapolate.json` files under other names.
 
-python tools/extrapolation_figures.py            rewrite tables and pictures
-python tools/extrapolation_figures.py --check    exit 1 if the page holds other tables
+python tools/extrapolation_figures.py    rewrite tables and pictures; a test holds the page to the results
 """
 
 from __future__ import annotations
@@ -12,43 +11,37 @@ import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from farspan.lab import language
 from farspan.lab.extrapolation import Extrapolation, report
+from farspan.lab.language import Language
 from farspan.lab.language.result import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "extrapolation-results.md"
 RESULTS = ROOT / "benches" / "results" / "extrapolate"
-LANGUAGE = "language"
-"""The name of a document that is on no task."""
 MARKED = re.compile(r"(<!-- figures of (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
-def documents_of(folder: str) -> dict[str, dict[str, Any]]:
-    """By their names, the documents in a folder."""
+def runs_of(folder: str) -> dict[str, Extrapolation | Language]:
+    """By their names, the extrapolations whose documents are in a folder."""
     paths = sorted((RESULTS / folder).glob("*.json"))
     if not paths:
         raise SystemExit(f"{RESULTS / folder}: expected results, found none")
-    return {path.stem: json.loads(path.read_text()) for path in paths}
-
-
-def runs_of(documents: dict[str, dict[str, Any]]) -> dict[str, Extrapolation]:
-    """Those that are on tasks."""
+    documents = {path.stem: json.loads(path.read_text()) for path in paths}
     return {
-        name: Extrapolation.from_dict(document) for name, document in documents.items() if document["task"] != LANGUAGE
+        name: (Language if document["task"] == "language" else Extrapolation).from_dict(document)
+        for name, document in documents.items()
     }
 
 
-def table(folder: str) -> str:
-    documents = documents_of(folder)
-    if LANGUAGE in documents:
-        return language_table(documents[LANGUAGE])
-    return task_table(runs_of(documents))
+def table(runs: dict[str, Extrapolation | Language]) -> str:
+    """One for each run on language, and one for all that are on tasks."""
+    on_tasks = {name: run for name, run in runs.items() if isinstance(run, Extrapolation)}
+    tables = [language_table(run) for run in runs.values() if isinstance(run, Language)]
+    return "\n".join([*tables, *([task_table(on_tasks)] if on_tasks else [])])
 
 
 def task_table(runs: dict[str, Extrapolation]) -> str:
@@ -75,9 +68,8 @@ def spread(shares: Sequence[float]) -> str:
     return f"{statistics.median(percent):.0f} ({min(percent):.0f}-{max(percent):.0f})"
 
 
-def language_table(document: dict[str, Any]) -> str:
+def language_table(found: Language) -> str:
     """Bits per byte at each length, in the median over seeds."""
-    found = language.Language.from_dict(document)
     lengths = found.settings.test_lengths
     rows = []
     for name in found.names:
@@ -99,31 +91,26 @@ def shown(page: str) -> list[str]:
 
 def wanted(page: str) -> str:
     """The page with the tables of the results."""
-    return MARKED.sub(lambda found: f"{found[1]}\n{table(found[2])}\n{found[3]}", page)
+    return MARKED.sub(lambda found: f"{found[1]}\n{table(runs_of(found[2]))}\n{found[3]}", page)
 
 
-def main() -> int:
+def draw(runs: dict[str, Extrapolation | Language], picture: Path) -> None:
+    """One run as its command draws it, and several as their recipe does."""
+    if len(runs) > 1:
+        report.draw_overview(runs, picture)
+        return
+    (run,) = runs.values()
+    (language if isinstance(run, Language) else report).draw(run, picture)
+
+
+def main() -> None:
     page = PAGE.read_text()
-    new = wanted(page)
-    if "--check" in sys.argv[1:]:
-        if new != page:
-            print(f"{PAGE.relative_to(ROOT)} shows other figures than {RESULTS.relative_to(ROOT)}: run {sys.argv[0]}")
-        return int(new != page)
-    PAGE.write_text(new)
+    PAGE.write_text(wanted(page))
     for folder in shown(page):
         picture = PAGE.parent / f"extrapolation-{folder}.png"
-        if f"({picture.name})" not in page:
-            continue
-        documents = documents_of(folder)
-        runs = runs_of(documents)
-        if LANGUAGE in documents:
-            language.draw(language.Language.from_dict(documents[LANGUAGE]), picture)
-        elif len(runs) == 1:
-            report.draw(*runs.values(), picture)
-        else:
-            report.draw_overview(runs, picture)
-    return 0
+        if f"({picture.name})" in page:
+            draw(runs_of(folder), picture)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

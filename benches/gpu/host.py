@@ -33,12 +33,12 @@ DRIVER = Path(__file__).resolve().parents[2] / "rust" / "cuda" / "tests" / "supp
 FOLDER = "FARSPAN_BENCH_DRIVER"
 """Where the driver lies, told to the process that loads it."""
 
-
 KERNELS = (
     "attention_prepare", "attention_rotate_bf16", "attention_bf16_d64_w1", "attention_combine_bf16_d64",
     "unembed_bf16_rows8", "unembed_target_bf16", "unembed_merge_rows",
 )  # fmt: skip
-"""Those of the calls, in the cache before NVRTC could meet a driver that is none."""
+"""The kernels that `calls` launches. They are compiled into the cache before there is a driver that runs nothing,
+because NVRTC should not meet it."""
 
 
 def with_driver() -> int:
@@ -66,7 +66,7 @@ def take_for_gpu() -> None:
 
 
 def calls() -> dict[str, Callable[[], Any]]:
-    """A step of a model of a billion weights."""
+    """A step of a model of a billion weights. `KERNELS` has to name every kernel that these calls launch."""
     heads, key_heads, dim, keys, vocab = 32, 8, 64, 1024, 4096
     query = torch.zeros(1, heads, 1, dim, dtype=torch.bfloat16)
     key, value = (torch.zeros(1, key_heads, keys, dim, dtype=torch.bfloat16) for _ in range(2))

@@ -41,7 +41,6 @@ LIMITS = {
 }  # fmt: skip
 """The most issue slots of a trip through the loops that most calls run: prefill, decode, and a draw of few rows."""
 
-
 TURNING = ", keys turned"
 """Behind the name of a kernel: where it turns keys in its tiles."""
 
@@ -107,18 +106,25 @@ def work_of(name: str, threads: int) -> tuple[int, int] | None:
     return None
 
 
+def most_of(name: str) -> str:
+    """The kind of instructions that the way through a kernel's loop has most of, where products and copies alone do not
+    tell it; the name may end in TURNING."""
+    if name.endswith(TURNING):
+        return ROUNDINGS
+    return WEIGHTS if name.startswith("attention_statistics") else ""  # a way without products of values may weigh none
+
+
 def trip_of(code: Sequence[Instruction], name: str, threads: int) -> dict[str, int] | None:
     """The loop of a kernel; None where the kernel has none of its own."""
     loop, work = main_loop(code), work_of(name, threads)
-    most = WEIGHTS if name.startswith("attention_statistics") else ""  # a way without products of values may weigh none
-    cost = cost_of_trip(code, *work, most) if work is not None else None
+    cost = cost_of_trip(code, *work, most_of(name)) if work is not None else None
     if loop is None or work is None or cost is None:
         return None
     found = {
         "instructions": len(loop[0]), "issue slots": cost.instructions, "products": cost.products,
-        "copies": cost.copies, "special functions": cost.kinds["MUFU"],
+        "copies": cost.copies, "special functions": cost.kinds[WEIGHTS],
     }  # fmt: skip
-    turned = cost_of_trip(code, *work, most=ROUNDINGS) if turns_keys(name, threads) else None
+    turned = cost_of_trip(code, *work, most_of(name + TURNING)) if turns_keys(name, threads) else None
     if turned is not None:
         found["issue slots" + TURNING] = turned.instructions
     return found
@@ -200,7 +206,7 @@ def quick() -> dict[str, Cost]:
         cubin, _ = _core.cuda_compile(name, LOOPS_ON)
         work = work_of(name, threads[name])
         assert work is not None
-        cost = cost_of_trip(disassembled(nvdisasm, cubin), *work, "" if limited == name else ROUNDINGS)
+        cost = cost_of_trip(disassembled(nvdisasm, cubin), *work, most_of(limited))
         assert cost is not None
         found[limited] = cost
     return found

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
 import farspan
+from process_memory import STATUS, forget_peak, kernel_says, peak, resident
 
 MIB = 2**20
 SPARED = 0.1
@@ -61,38 +61,19 @@ def weigh(memory: Memory) -> dict:
     }
 
 
-def resident() -> int:
-    """Bytes of this process in memory, what it shares with others counted by its share."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("Pss:"))
-    return int(line.split()[1]) * 1024
-
-
-def forget_peak() -> None:
-    """The largest memory so far is that of now (Linux)."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def kernel_says(file: str, name: str) -> int:
-    """Bytes, by the kernel's name for them. `VmHWM` is the most that there were in memory since `forget_peak`."""
-    lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
-
-
 def peak_of(call: Callable[[], object]) -> int | None:
     """The bytes that a call adds at its peak; None: more than the machine has to give."""
     room = int((1 - SPARED) * kernel_says("/proc/meminfo", "MemAvailable"))
-    resource.setrlimit(resource.RLIMIT_AS, (kernel_says("/proc/self/status", "VmSize") + room, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (kernel_says(STATUS, "VmSize") + room, resource.RLIM_INFINITY))
     forget_peak()
-    before = kernel_says("/proc/self/status", "VmHWM")
+    before = peak()
     try:
         call()
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         return None
-    return kernel_says("/proc/self/status", "VmHWM") - before
+    return peak() - before
 
 
 def main(suite: str, maker: str, arguments: str, warm: str, of_call: str, threads: str) -> None:

@@ -240,19 +240,18 @@ def test_what_extend_found_before_it_was_killed_stays(tmp_path: Path, monkeypatc
     assert not partial.exists()
 
 
-def test_needles_without_room_are_told_before_anything_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "lengths", "said"),
+    [
+        ("--needles", "32,512", "lengths: expected at least 98 tokens, for needle and question, given 32"),
+        ("--copies", "2,512", "lengths: expected at least 3 tokens, for a piece that stands twice, given 2"),
+    ],
+)
+def test_what_has_no_room_is_told_before_anything_is_measured(
+    option: str, lengths: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["measure", "--lengths", "32,512", "--needles", "1", "--out", str(tmp_path / "out")]) == 1
-    assert "needle" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_copies_without_room_are_told_before_anything_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["measure", "--lengths", "2,512", "--copies", "1", "--out", str(tmp_path / "out")]) == 1
-    assert "lengths: expected at least 3 tokens, for a piece that stands twice, given 2" in capsys.readouterr().err
+    assert main(["measure", "--lengths", lengths, option, "1", "--out", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

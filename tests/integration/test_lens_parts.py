@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.models import ids, small_model
-from support.peak import PEAK
+from support.peak import PEAK, needs_peak
 from torch import Tensor
 
 import farspan
@@ -137,7 +137,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system has no ru_maxrss")
+@needs_peak
 def test_peak_memory_is_keys_values_and_a_part() -> None:
     """Logits of one layer would take 100 MiB, the states of all layers 42 MiB."""
     layers, vocab, time = 40, 12_500, 2048

@@ -1,14 +1,19 @@
-"""The peak memory of a program, as text for a process of its own."""
+"""The peak memory of a program, as text for a process of its own, and the mark of tests that read it."""
 
-PEAK = '''
-def peak():
-    """Bytes. What getrusage says begins with the peak of the process that started this one, so it comes second."""
-    import resource, sys
-    from pathlib import Path
+from __future__ import annotations
 
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-'''
+import sys
+from pathlib import Path
+
+import pytest
+
+import process_memory
+
+PEAK = f"""
+import sys
+sys.path.append({str(Path(process_memory.__file__).parent)!r})
+from process_memory import peak
+"""
+"""Defines `peak()`, in bytes."""
+
+needs_peak = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither /proc nor getrusage")

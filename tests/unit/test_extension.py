@@ -300,6 +300,16 @@ def test_a_trained_model_is_asked_for_the_same(model: Transformer) -> None:
     assert len({copied.guessed for copied in found.measurement.copies}) == 1, "those of the model as it is"
 
 
+def test_needles_are_kept_before_copies_are_asked_for(model: Transformer) -> None:
+    kept: list[Extension] = []
+    more: dict[str, Any] = {"tokenizer": Digits(), "needles": 1, "copies": 1, "keep": kept.append}
+    found = extend(model, TEXT, 128, ["yarn"], **more)
+    *_, before, after = (one.measurement for one in kept)
+    assert before.needles == after.needles == found.measurement.needles != ()
+    assert before.copies == ()
+    assert after.copies == found.measurement.copies != ()
+
+
 def test_nothing_is_asked_for_that_is_not_wanted(model: Transformer) -> None:
     found = extend(model, TEXT, 64, ["yarn"], needles=0, copies=0, tokenizer=Digits())  # type: ignore[arg-type]
     assert found.measurement.needles == found.measurement.copies == ()

@@ -286,12 +286,13 @@ def test_an_overview_has_a_panel_for_each_run(tmp_path: Path, monkeypatch: pytes
     drawn: list[Any] = []
     draw_panel = overview.draw_panel
     monkeypatch.setattr(overview, "draw_panel", lambda axes, *rest: (drawn.append(axes), draw_panel(axes, *rest)))
-    runs = {f"run {seeds}": made_up(changed(seeds=seeds), lambda t: 0.1) for seeds in range(1, 5)}
+    runs = {f"run {seeds}": made_up(changed(seeds=seeds), lambda t: 0.1) for seeds in range(1, 4)}
+    runs["run 4"] = made_up(changed(seeds=4, schemes=("rope", "nope")), lambda t: 0.1)
     report.draw_overview(runs, tmp_path / "overview.png")
     assert [axes.get_title(loc="left") for axes in drawn] == list(runs)
     assert [len(axes.get_lines()) for axes in drawn] == [2 + 2, 2 * 3 + 2, 2 * 4 + 2, 2 * 5 + 2]
     shown = [text.get_text() for text in drawn[0].figure.legends[0].get_texts()]
-    assert shown == ["RoPE", "ALiBi", "chance"]
+    assert shown == ["RoPE", "ALiBi", "NoPE", "chance"]
     width, height = struct.unpack(">II", (tmp_path / "overview.png").read_bytes()[16:24])
     assert width > height > 800, "three of them side by side, and one below"
 
@@ -390,20 +391,20 @@ def test_more_schemes_and_seeds_can_join(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_checkpoint_has_done_counts_from_the_beginning(tmp_path: Path) -> None:
     """Else the first report of each training looks like speed."""
-    first, second, *others = SMALL.trials()
+    over, *begun, _ = SMALL.trials()
     folder = Folder(tmp_path, resume=False)
-    run_trial(first, None, quiet)
-    learner = Learner(second, Subject(second), folder.checkpoint(second))
-    learner._begun = 0.0
-    for _ in range(5):
-        learner._take_step()
-    assert learner._file is not None
-    learner._save(learner._file)
-    assert [folder.steps(one) for one in (first, second, *others)] == [0, 5, *(0 for _ in others)]
-    folder.keep(first, run_trial(first, None, quiet))
+    for one in begun:
+        learner = Learner(one, Subject(one), folder.checkpoint(one))
+        learner._begun = 0.0
+        for _ in range(5):
+            learner._take_step()
+        assert learner._file is not None
+        learner._save(learner._file)
+    folder.keep(over, run_trial(over, None, quiet))
+    assert [folder.steps(one) for one in SMALL.trials()] == [SMALL.steps, 5, 5, 0]
     told: list[int] = []
     extrapolate(SMALL, tmp_path, resume=True, workers=1, progress=lambda done, total, what: told.append(done))
-    assert told[0] == SMALL.steps + 6, "a training that is over, five steps of another and one more"
+    assert told[0] == SMALL.steps + 5 + 5 + 1, "a training that is over, five steps of two and one more"
     assert max(told) == all_steps(SMALL.trainings)
 
 

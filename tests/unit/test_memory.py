@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.peak import PEAK
+from support.peak import PEAK, needs_peak
 
 PROGRAM = """
 import numpy as np
@@ -83,7 +83,7 @@ CASES |= {
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system has no ru_maxrss")
+@needs_peak
 @pytest.mark.parametrize("name", CASES)
 def test_peak_memory(name: str) -> None:
     small, inputs, large = CASES[name]

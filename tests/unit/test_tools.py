@@ -10,6 +10,7 @@ import pytest
 import extrapolation_figures
 from checks import Outcome, Step, cargo_outcomes, junit_outcomes, summary
 from farspan.lab import language
+from farspan.lab.extrapolation import Extrapolation, Settings
 from farspan.lab.language.result import Model
 from machine import slug
 from readme_table import BEGIN, END, README_ROWS, chosen, committed, replaced, section, wanted
@@ -147,9 +148,6 @@ def test_the_page_of_trainings_shows_the_committed_results() -> None:
     assert page == extrapolation_figures.wanted(page), "run tools/extrapolation_figures.py"
     folders = [path.name for path in extrapolation_figures.RESULTS.iterdir()]
     assert sorted(extrapolation_figures.shown(page)) == sorted(folders), "every result that is kept is shown"
-    for folder in folders:
-        for document in extrapolation_figures.documents_of(folder).values():
-            assert document["machine"]
 
 
 def test_figures_of_several_seeds_have_the_least_and_the_most() -> None:
@@ -158,14 +156,33 @@ def test_figures_of_several_seeds_have_the_least_and_the_most() -> None:
     assert extrapolation_figures.spread([]) == ""
 
 
+def test_figures_of_runs_with_other_lengths_stand_under_their_own() -> None:
+    def made_up(scheme: str, lengths: tuple[int, ...], exact: float) -> Extrapolation:
+        settings = Settings("reverse_string", (scheme,), train_length=4, test_lengths=lengths, seeds=2)
+        results = {
+            one: {"points": [{"length": n, "accuracy": (one.seed + n) / 10, "exact": exact} for n in lengths],
+                  "held_out_loss": 0.1}
+            for one in settings.trials()
+        }  # fmt: skip
+        return Extrapolation(settings, "a machine", results)
+
+    runs = {"short": made_up("rope", (4, 6), 0.25), "long": made_up("alibi", (6, 8), 0.5)}
+    assert extrapolation_figures.table(runs).splitlines() == [
+        "| run | scheme | 4 | 6 | 8 | all right at 8 |",
+        "|---|---|---:|---:|---:|---:|",
+        "| short | `rope` | 45 (40-50) | 65 (60-70) |  |  |",
+        "| long | `alibi` |  | 65 (60-70) | 85 (80-90) | 50 (50-50) |",
+    ]
+
+
 def test_figures_of_language_are_medians_in_bits() -> None:
     settings = language.Settings(("rope", "alibi"), train_length=2, test_lengths=(2, 4), seeds=3)
     models = tuple(
         Model(name, seed, {n: n * (seed + 1) * math.log(2) for n in (2, 4)}, {2: 0.1, 4: 0.1}, (), ())
         for seed in range(3) for name in settings.schemes
     )  # fmt: skip
-    document = language.Language(settings, "a machine", "a text", 9, models).to_dict()
-    assert extrapolation_figures.language_table(document).splitlines()[2] == "| `rope` | 4.00 | 8.00 |"
+    found = language.Language(settings, "a machine", "a text", 9, models)
+    assert extrapolation_figures.table({"one": found}).splitlines()[2] == "| `rope` | 4.00 | 8.00 |"
 
 
 def test_readme_shows_the_newest_measurement_that_holds_nobody_back() -> None:

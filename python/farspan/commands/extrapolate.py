@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or Path("out") / f"extrapolate-{options.task}"
     several = len(asked) > 1
     trainings = sum((settings.trainings for settings in asked.values()), Trainings())
-    _announce(options.task, trainings, f"{len(asked)} runs, " * several)
+    _announce(options.task, trainings, f"{len(asked)} runs, " if several else "")
     places = {name: out / name if several else out for name in asked}
     for name, settings in asked.items():  # told now, and not after the trainings of the runs before
         require_folder(settings, places[name], resume=options.resume)
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
         with _training(options.task) as progress:
             found[name] = extrapolate(
                 settings, place, resume=options.resume, workers=options.workers, device=options.device,
-                progress=_among_others(progress, f"{name}, " * several, before, all_steps(trainings)),
+                progress=_among_others(progress, f"{name}, " if several else "", before, all_steps(trainings)),
             )  # fmt: skip
         before += all_steps(settings.trainings)
         paths = report.write(found[name], place, recipe)

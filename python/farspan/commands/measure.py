@@ -146,10 +146,10 @@ def measure_to_files(
             )  # fmt: skip
             so_far.append(measurement)
             lengths, trained = measurement.lengths, measurement.trained_length
-            asking = Retrieval(
-                text.tokens, lengths, trained, loaded.tokenizer, needles, copies, measurement.first_tokens
-            )
             if needles or copies:
+                asking = Retrieval(
+                    text.tokens, lengths, trained, loaded.tokenizer, needles, copies, measurement.first_tokens
+                )
                 asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
                 measurement = asking.added_to(measurement, loaded.model, asked, progress, so_far.append)
     except BaseException:

@@ -157,9 +157,12 @@ def extend(
             keep(Extension(found, to, {}, {name: models[name] for name in found.curves()}))
 
     whole = measure(model, measured, lengths, asked, keep=keep_untrained, **common)
-    keep(Extension(whole, to, trainings, models))
-    whole = asking.added_to(whole, model, asked, progress)
-    keep(Extension(whole, to, trainings, models))
+
+    def keep_asked(found: Measurement) -> None:
+        keep(Extension(found, to, trainings, models))
+
+    whole = asking.added_to(whole, model, asked, progress, keep_asked)
+    keep_asked(whole)
     for method in training:
         assert tuning is not None
         name = f"{method}, {tuning.steps} steps"
@@ -171,9 +174,9 @@ def extend(
         found = measure(learner, measured, lengths, {name: None}, **common)
         models[name], trainings[name] = learner, _told(method, context, needed, tuning, result)
         whole = dataclasses.replace(whole, schemes=whole.schemes | found.schemes, points=(*whole.points, *found.points))
-        keep(Extension(whole, to, trainings, models))
-        whole = asking.added_to(whole, learner, {name: None}, progress)
-        keep(Extension(whole, to, trainings, models))
+        keep_asked(whole)
+        whole = asking.added_to(whole, learner, {name: None}, progress, keep_asked)
+        keep_asked(whole)
     notes = [*whole.notes, *asking.notes]
     if training:
         same = " of the same text" * (train_tokens is None)

@@ -26,7 +26,8 @@ __all__ = ["Extrapolation", "Point", "Settings", "Trial", "extrapolate", "requir
 
 
 def require_folder(settings: Settings, out: str | os.PathLike[str], *, resume: bool = False) -> None:
-    """Error: what `out` holds is not what `extrapolate` with the same arguments could go on with."""
+    """Makes the folder of results. Error: what `out` holds is not what `extrapolate` with the same arguments could go
+    on with."""
     folder = Folder(out, resume=resume)
     for trial in settings.trials():
         folder.steps(trial)

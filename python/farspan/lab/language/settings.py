@@ -27,12 +27,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def zero_shot(scheme: str) -> str:
+def zero_shot_name(scheme: str) -> str:
     """The name of the RoPE model with a scheme put on it."""
     return f"{scheme}, zero-shot"
 
 
-def tuned(method: str) -> str:
+def tuned_name(method: str) -> str:
     """The name of the RoPE model that a method has trained further."""
     return f"{method}, tuned"
 
@@ -99,8 +99,8 @@ class Settings:
         """The names of all models of a seed, and how many steps each is trained, beyond those of one that it is made
         from."""
         return {
-            **dict.fromkeys(self.schemes, self.steps), **dict.fromkeys(map(zero_shot, self.zero_shot), 0),
-            **dict.fromkeys(map(tuned, self.tuned), self.tuning_steps),
+            **dict.fromkeys(self.schemes, self.steps), **dict.fromkeys(map(zero_shot_name, self.zero_shot), 0),
+            **dict.fromkeys(map(tuned_name, self.tuned), self.tuning_steps),
         }  # fmt: skip
 
     @property

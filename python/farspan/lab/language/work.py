@@ -13,7 +13,7 @@ from torch import Tensor
 
 from farspan._errors import ArgumentError, message
 from farspan.lab.language.result import Language, Model
-from farspan.lab.language.settings import Settings, tuned, zero_shot
+from farspan.lab.language.settings import Settings, tuned_name, zero_shot_name
 from farspan.lab.language.training import BYTES, Trainer, file_name
 from farspan.lab.machine import processor_name
 from farspan.lab.measure import measure
@@ -75,13 +75,13 @@ class _Work:
             self._read(name, seed, trainer.from_scratch(name, seed))
         if left := self._left(settings.models, seed):
             base = trainer.from_scratch("rope", seed)
-            put_on = {zero_shot(name): scheme for name, scheme in make(settings.zero_shot, self._reach).items()}
-            methods = {tuned(method): method for method in settings.tuned}
+            put_on = {zero_shot_name(name): scheme for name, scheme in make(settings.zero_shot, self._reach).items()}
+            method_of = {tuned_name(method): method for method in settings.tuned}
             for name in left:
                 if name in put_on:
                     self._read(name, seed, base, put_on[name])
                 else:
-                    self._read(name, seed, trainer.from_model(base, methods[name], name, seed))
+                    self._read(name, seed, trainer.from_model(base, method_of[name], name, seed))
         return [self._found[name, seed] for name in settings.models]
 
     def _left(self, names: Iterable[str], seed: int) -> list[str]:
