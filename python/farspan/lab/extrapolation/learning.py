@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error, message
 from farspan._files import require_same
 from farspan.lab import tasks
@@ -16,6 +15,7 @@ from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
 from farspan.model.state_file import StateFile
+from farspan.training.heap import freed_memory_stays
 from farspan.training.optimizer import Optimizer
 from farspan.training.recipe import Recipe
 
