@@ -18,6 +18,9 @@ class Coupled(Refining):
     A key may stand at a later place than a query behind it. A rotation takes that as it is; a bias over distance takes
     it as distance 0.
 
+    With `RandomPositions` inside, the places are drawn: tokens of one place stay together, and training meets all
+    distances between places.
+
     (The authors add learned vectors for positions, and begin at random places in training. With a rotation or a bias
     over distance it makes no difference where positions begin.)
     """
@@ -25,7 +28,7 @@ class Coupled(Refining):
     inner: Scheme = PLAIN
 
     def __post_init__(self) -> None:
-        require_by_positions("inner", self.inner)
+        require_by_positions("inner", self.inner, may_draw=True)
 
     @property
     def takes_positions(self) -> bool:
@@ -35,7 +38,7 @@ class Coupled(Refining):
         hooks = self.inner.fixed_hooks(self._inside(span))
         if span.positions is None:
             return hooks
-        return hooks | {"query_positions": span.of_queries(span.positions), "key_positions": span.positions}
+        return {"query_positions": span.of_queries(span.positions), "key_positions": span.positions} | hooks
 
     def features(self, span: Span) -> dict[str, np.ndarray]:
         return self.inner.features(self._inside(span))

@@ -269,9 +269,9 @@ def require_scheme(name: str, value: Any) -> None:
         raise ArgumentError(message(name, "a position scheme of farspan.positions", repr(value)))
 
 
-def require_by_positions(name: str, value: Any) -> None:
+def require_by_positions(name: str, value: Any, *, may_draw: bool = False) -> None:
     """A scheme to which another one can say where tokens stand."""
     require_scheme(name, value)
-    if not value.by_positions or value.draws or value.takes_positions:
+    if not value.by_positions or (value.draws and not may_draw) or value.takes_positions:
         expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
         raise ArgumentError(message(name, expected, repr(value)))
