@@ -54,7 +54,7 @@ class RandomPositions(Refining):
         return self.inner.features(dataclasses.replace(self._inside(span), positions=self._places(span)))
 
     def _places(self, span: Span) -> np.ndarray:
-        """Where the keys stand: `[batch, keys]`, or `[1, keys]` for sequences of one length that stand at their order."""
+        """Where the keys stand: `[batch, keys]`, or `[1, keys]` for sequences of one length whose order says it."""
         if span.positions is None:
             places = [np.arange(length) for length in ((span.longest,) if span.uniform else span.lengths)]
         else:
