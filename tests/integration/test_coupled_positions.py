@@ -30,8 +30,8 @@ def test_coupled_tokens_stand_where_the_caller_says(inner: P.Scheme) -> None:
     packed = model(torch.cat([tokens[0], tokens[1, :5]]), lengths=(12, 5), positions=[*PLACED, *PLACED[::-1][:5]])
     assert_same_bits(packed[:12].numpy(), found[0].numpy(), "packed")
     assert_same_bits(packed[12:].numpy(), found[1, :5].numpy(), "packed, the second")
-    in_order = small_model(num_hidden_layers=2, positions=inner)
-    assert_same_bits(model(tokens).numpy(), in_order(tokens).numpy(), "without positions")
+    in_order = torch.arange(len(PLACED)).expand(2, -1)
+    assert_same_bits(model(tokens).numpy(), model(tokens, positions=in_order).numpy(), "without positions")
 
 
 def test_drawn_places_keep_together_what_a_caller_puts_together() -> None:
@@ -77,10 +77,9 @@ def coupled(inner: P.Scheme, at: Tensor) -> Scores:
             return (of_content + torch.einsum("bhtr,btsr->bhts", asked, waves)) / 12**0.5
         if isinstance(inner, P.ALiBi):
             slopes = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])
-            # A key at a place behind the query's, though before it in order, counts as at the query's.
-            return products(query, key) - slopes[:, None, None] * gap[:, None].clamp(0)
+            return products(query, key) - slopes[:, None, None] * gap[:, None].abs()
         modeling = pytest.importorskip("transformers.models.t5.modeling_t5", reason="transformers is not installed")
-        bucket = modeling.T5Attention._relative_position_bucket(-gap, False, 8, 20)
+        bucket = modeling.T5Attention._relative_position_bucket(-gap, True, 8, 20)
         return products(query, key) + own["bucket_bias"][:, bucket].transpose(0, 1)
 
     return scores

@@ -15,8 +15,8 @@ class Coupled(Refining):
     """Position coupling (arXiv 2405.20671) under `inner`, which goes by positions: those that a caller gives with the
     ids, such as the significance of each digit. Without any, tokens stand at their order.
 
-    A key may stand at a later place than a query behind it. A rotation takes that as it is; a bias over distance takes
-    it as distance 0.
+    A key may stand at a later place than a query behind it, so distances have a sign in decoders too: a bias counts
+    them in either direction, as it does in models that see both.
 
     With `RandomPositions` inside, the places are drawn: tokens of one place stay together, and training meets all
     distances between places.
@@ -45,6 +45,6 @@ class Coupled(Refining):
 
     def _inside(self, span: Span) -> Span:
         if span.positions is None:
-            return span
+            return dataclasses.replace(span, signed=True)
         reach = int(span.positions.max()) + 1
-        return dataclasses.replace(span, reach=max(span.reach or 0, reach, 1))
+        return dataclasses.replace(span, signed=True, reach=max(span.reach or 0, reach, 1))
