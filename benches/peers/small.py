@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farspan._backend.heap import freed_memory_stays
 from farspan.lab.extrapolation import Settings, learning
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
 from farspan.model import Config
+from farspan.training.heap import freed_memory_stays
 from timing import Case
 from train import step_of
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from farspan import _strict_json
-from farspan._errors import CheckpointError, message
+from farspan._errors import CheckpointError, Error, message
 
 LFS = b"version https://git-lfs"
 
@@ -38,6 +38,13 @@ def refuse_pointer(path: Path, start: bytes) -> None:
     """CheckpointError if the file that starts so stands for another one that was never fetched."""
     if start.startswith(LFS):
         raise CheckpointError(message(str(path), "the file itself", "a Git LFS pointer to it: run `git lfs pull`"))
+
+
+def require_same(facts: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
+    """Error: a fact differs from what a file has of it, which was made `where`."""
+    for name, value in facts.items():
+        if before.get(name) != json.loads(json.dumps(value)):
+            raise Error(message(name, f"{before.get(name)!r}, as {where}", repr(value)))
 
 
 @contextmanager

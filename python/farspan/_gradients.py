@@ -153,6 +153,11 @@ def asked(arguments: Sequence[Any]) -> bool:
     return bool(torch._C._any_requires_grad(*arguments))
 
 
+def is_inference(x: Tensor) -> bool:
+    """Whether a tensor was made in inference mode. torch's compiler cannot ask, and takes none of these."""
+    return not torch.compiler.is_compiling() and x.is_inference()
+
+
 def argument_names(operator: Any) -> list[str]:
     return [argument.name for argument in operator._schema.arguments]
 
@@ -188,7 +193,7 @@ def kept(
 
 def _is_saved(x: Any) -> bool:
     """Whether autograd keeps an argument. It takes no constants that were made in inference mode."""
-    return isinstance(x, Tensor) and (x.requires_grad or not x.is_inference())
+    return isinstance(x, Tensor) and (x.requires_grad or not is_inference(x))
 
 
 def register(operation: Operation, library: torch.library.Library) -> None:

@@ -64,6 +64,7 @@ def _glyphs(family: tuple[str, ...]) -> frozenset[int]:
 
 
 def _make_drawable(drawn: Any) -> None:
+    """Of all texts but the labels of ticks, which are made anew when they are drawn: `drawable` is their caller's."""
     from matplotlib.text import Text
 
     for label in drawn.findobj(Text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support.eager import Scores, eager, products, weights_of
@@ -29,8 +30,33 @@ def test_coupled_tokens_stand_where_the_caller_says(inner: P.Scheme) -> None:
     packed = model(torch.cat([tokens[0], tokens[1, :5]]), lengths=(12, 5), positions=[*PLACED, *PLACED[::-1][:5]])
     assert_same_bits(packed[:12].numpy(), found[0].numpy(), "packed")
     assert_same_bits(packed[12:].numpy(), found[1, :5].numpy(), "packed, the second")
-    in_order = small_model(num_hidden_layers=2, positions=inner)
-    assert_same_bits(model(tokens).numpy(), in_order(tokens).numpy(), "without positions")
+    in_order = torch.arange(len(PLACED)).expand(2, -1)
+    assert_same_bits(model(tokens).numpy(), model(tokens, positions=in_order).numpy(), "without positions")
+
+
+def test_drawn_places_keep_together_what_a_caller_puts_together() -> None:
+    """Places stand where as many tokens in order would: those of a shorter sequence at other ones."""
+    drawing = P.RandomPositions(400, seed=3)
+    model = small_model(num_hidden_layers=2, positions=P.Coupled(drawing))
+    tokens, short = ids(2, len(PLACED)), PLACED[:4] + PLACED[5:9]
+    at, of_short = (torch.tensor(drawn(drawing, places)) for places in (PLACED, short))
+    assert sorted(set(of_short.tolist())) != sorted(set(at.tolist()))[: len(set(short))]
+    truth = eager(model, weights_of(model), tokens, coupled(P.RoPE(), torch.stack([at, at]))).detach()
+    found = model(tokens, positions=[PLACED, PLACED])
+    assert_close(found.double(), truth, 5e-5 * float(1 + truth.abs().max()), "drawn")
+    packed = model(torch.cat([tokens[0], tokens[1, :8]]), lengths=(12, 8), positions=[*PLACED, *short])
+    assert_same_bits(packed[:12].numpy(), found[0].numpy(), "packed")
+    truth = eager(model, weights_of(model), tokens[1:, :8], coupled(P.RoPE(), of_short[None])).detach()
+    assert_close(packed[None, 12:].double(), truth, 5e-5 * float(1 + truth.abs().max()), "drawn for fewer places")
+    with pytest.raises(farspan.ArgumentError, match="limit: expected at least the 401 places of a sequence, given 400"):
+        model(tokens[:1, :2], positions=[[0, 400]])
+
+
+def drawn(scheme: P.RandomPositions, places: list[int]) -> np.ndarray:
+    count = max(places) + 1
+    in_order = scheme.hooks(P.Span(time=count, lengths=(count,), heads=4, head_dim=12))
+    found: np.ndarray = in_order["key_positions"][places]
+    return found
 
 
 def coupled(inner: P.Scheme, at: Tensor) -> Scores:
@@ -51,10 +77,9 @@ def coupled(inner: P.Scheme, at: Tensor) -> Scores:
             return (of_content + torch.einsum("bhtr,btsr->bhts", asked, waves)) / 12**0.5
         if isinstance(inner, P.ALiBi):
             slopes = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])
-            # A key at a place behind the query's, though before it in order, counts as at the query's.
-            return products(query, key) - slopes[:, None, None] * gap[:, None].clamp(0)
+            return products(query, key) - slopes[:, None, None] * gap[:, None].abs()
         modeling = pytest.importorskip("transformers.models.t5.modeling_t5", reason="transformers is not installed")
-        bucket = modeling.T5Attention._relative_position_bucket(-gap, False, 8, 20)
+        bucket = modeling.T5Attention._relative_position_bucket(-gap, True, 8, 20)
         return products(query, key) + own["bucket_bias"][:, bucket].transpose(0, 1)
 
     return scores

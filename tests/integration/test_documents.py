@@ -136,6 +136,7 @@ def test_the_picture_of_two_tasks_is_drawn_from_what_heads_look_at(tmp_path: Pat
         np.testing.assert_allclose(one.maps.sum(-1), 1, atol=1e-5)
         assert (one.heads["answer"] > 0.005).all(), "weights of a model that has not learnt are everywhere"
     picture.draw(seen, tmp_path / "inside.png")
+    assert (tmp_path / "inside.png").exists()
 
 
 def test_the_picture_of_visibility_is_drawn_from_attention(tmp_path: Path) -> None:

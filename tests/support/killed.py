@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan import _files, _pictures
-from farspan.model import Transformer, checkpoint, state
+from farspan.model import Transformer, checkpoint, state_file
 from farspan.training import fit, folder
 from support.training import RECIPE, documents, learner
 
@@ -70,7 +70,7 @@ def run_killed_while_writing(out: Path, name: str, times: int, moment: str) -> N
             if self.dies:
                 kill()
 
-    folder.replaced = checkpoint.replaced = state.replaced = _pictures.replaced = Dying  # type: ignore[assignment]
+    folder.replaced = checkpoint.replaced = state_file.replaced = _pictures.replaced = Dying  # type: ignore[assignment]
     (run if name == "loss.png" else run_without_picture)(out)
 
 

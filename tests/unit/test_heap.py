@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 import farspan
-from farspan._backend.heap import freed_memory_stays
 from farspan.lab.extrapolation import Settings
 from farspan.lab.extrapolation.learning import Learner
 from farspan.lab.extrapolation.subject import Subject
 from farspan.training import Recipe, fit
+from farspan.training.heap import freed_memory_stays
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 
@@ -23,7 +23,7 @@ ALONE = """
 import resource
 from pathlib import Path
 import numpy as np
-from farspan._backend.heap import freed_memory_stays
+from farspan.training.heap import freed_memory_stays
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

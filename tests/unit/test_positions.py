@@ -249,7 +249,7 @@ def test_random_positions() -> None:
         np.testing.assert_array_equal(several["key_positions"][row, :length], alone["key_positions"])
         np.testing.assert_array_equal(several["query_positions"][row], alone["query_positions"])
     np.testing.assert_array_equal(scheme.hooks(span(1, 64))["key_positions"], np.arange(64))
-    with pytest.raises(farspan.ArgumentError, match="limit: expected at least the 65 tokens of a sequence, given 64"):
+    with pytest.raises(farspan.ArgumentError, match="limit: expected at least the 65 places of a sequence, given 64"):
         scheme.hooks(span(1, 65))
 
 

@@ -74,7 +74,9 @@ class Lens:
         return f"Lens(layers={layers}, batch={batch}, time={time}, top={top})"
 
 
-@torch.inference_mode(False)  # a gradient is a part of how divergences are computed
+# A gradient is a part of how divergences are computed. `inference_mode(False)` stands above `no_grad`, since it turns
+# gradients on.
+@torch.inference_mode(False)
 @torch.no_grad()
 def lens(
     model: Transformer,

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farspan._files import require_same
 from farspan.model import Transformer
-from farspan.model.state import StateFile, require_same
+from farspan.model.state_file import StateFile
 
 
 class Unfinished:
@@ -20,11 +21,11 @@ class Unfinished:
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._facts = facts
         path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written to is told before the training
-        self._file = StateFile(path, "a training that train_lens keeps", ("facts", "step"))
+        self._file = StateFile(path, "a training that train_lens keeps")
 
     def write(self, step: int, state: Mapping[str, Tensor]) -> None:
         """What there is after so many steps."""
-        self._file.write(state, facts=self._facts, step=step)
+        self._file.write(state, {"training": self._facts, "step": step})
 
     def read_into(self, state: Mapping[str, Tensor]) -> int:
         """Puts what the file holds into the tensors; gives the steps that are done, 0 where there is no file. Error: it
@@ -32,16 +33,16 @@ class Unfinished:
         found = self._file.read()
         if found is None:
             return 0
-        stored, kept = found
+        stored, facts = found
         if stored.keys() != state.keys():
             raise self._file.refusal(stored)
-        require_same(self._facts, kept["facts"], f"{self._file.path} was begun with")
+        require_same(self._facts, facts.get("training", {}), f"{self._file.path} was begun with")
         for name, tensor in state.items():
             stored[name].require(tuple(tensor.shape), "as the model asks")
         with torch.no_grad():
             for name, tensor in state.items():
                 stored[name].copy_into(tensor)
-        return int(kept["step"])
+        return int(facts["step"])
 
 
 def digest(ids: Tensor) -> str:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from farspan.lab.extrapolation.coupling import COUPLED
+
+STEPS_OF_COUPLED = 500
+"""It is all that a training needs whose scheme is told which tokens belong together."""
+
 Figures = Mapping[str, Mapping[str, float]]
 """Of each task, percent by scheme."""
 
@@ -87,8 +92,8 @@ def _e4(**size: Any) -> Recipe:
 
 
 def _beyond(task: str, **size: Any) -> Recipe:
-    """What may go further than the paper did: sharper queries, a decoder without positions, forget gates, and other
-    shapes with about as many parameters."""
+    """What may go further than the paper did: sharper queries, a decoder without positions, forget gates, other shapes
+    with about as many parameters, and where the task says it, which tokens belong together."""
     what = f"{task} beyond the paper: learned scales, decoders, width against depth"
     sharper = ("random-relative", "random-relative-ssmax", "random-relative-logn", "random-rope-ssmax")
     shape: dict[str, Any] = {"schemes": ("random-relative", "random-relative-ssmax")}
@@ -98,6 +103,9 @@ def _beyond(task: str, **size: Any) -> Recipe:
         "wide": {**shape, "layers": 2, "width": 96},
         "deep": {**shape, "layers": 9, "width": 48},
     }
+    if task in COUPLED:
+        schemes = ("coupled", "coupled-alibi", "coupled-random", "coupled-random-ssmax")
+        variants["coupled"] = {"schemes": schemes, "steps": STEPS_OF_COUPLED}
     return Recipe(what, (task,), {"train_length": 40, **size}, RUOSS, RUOSS_TABLE, variants)
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan._errors import Error, message
-from farspan._files import read_json, remove_unfinished, write_json
-from farspan.model.state import require_same
+from farspan._files import read_json, remove_unfinished, require_same, write_json
 
 RUNS, RESULT = "runs", "extrapolate.json"
 

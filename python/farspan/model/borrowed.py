@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from farspan._backend.arrays import name_of
 from farspan._errors import ArgumentError, CheckpointError, message
+from farspan._gradients import is_inference
 from farspan.model.config import Config
 from farspan.model.decoder import Decoder, torch_dtype
 from farspan.model.families import Family, family_named
@@ -74,8 +75,9 @@ class Borrowed:
         """Gives a model on the meta device, which `check` has passed, its parameters: the other's own memory where one
         of its tensors is the whole parameter, else a copy."""
         # Weights that were made in inference mode cannot learn, and become parameters in that mode only. Copies are
-        # made in it too then: a model some of whose weights learn would read with gradients.
-        with torch.inference_mode(any(held.tensor.is_inference() for held in self._stored.values())), torch.no_grad():
+        # made in it too then: a model some of whose weights learn would read with gradients. The mode stands before
+        # `no_grad`, since leaving it turns gradients on.
+        with torch.inference_mode(any(is_inference(held.tensor) for held in self._stored.values())), torch.no_grad():
             self._lend(model)
 
     def _lend(self, model: Decoder) -> None:

@@ -16,6 +16,7 @@ from farspan import reference
 from farspan._backend.arrays import name_of
 from farspan._backend.compiler import cuda_status
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
+from farspan._gradients import is_inference
 from farspan._results import AttentionStatistics
 from farspan.model.arguments import check_ids, counted_lengths, placed, unknown_id
 from farspan.model.cache import Cache, CacheForm
@@ -448,8 +449,3 @@ def as_ids(ids: Any, axes: int) -> Tensor:
         raise ArgumentError(message("ids", f"shape {form}", f"shape {list(ids.shape)}"))
     # Autograd keeps the ids of an embedding, and takes none that were made in inference mode.
     return ids.to(torch.int64, copy=torch.is_grad_enabled() and is_inference(ids))
-
-
-def is_inference(x: Tensor) -> bool:
-    """Whether a tensor was made in inference mode. torch's compiler cannot ask, and takes none of these."""
-    return not torch.compiler.is_compiling() and x.is_inference()

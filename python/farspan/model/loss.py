@@ -26,6 +26,7 @@ def loss(
     hidden = model(ids, lengths=lengths, recompute=recompute, positions=positions)
     if wanted is None:
         hidden, wanted = _next_tokens(hidden, ids, lengths)
+    # Autograd keeps the weight, and takes none that was made in inference mode.
     weight = model.unembedding if model.wants_gradient else model.unembedding.detach()
     found: Tensor = FUNCTIONS[model.backend].linear_cross_entropy(
         hidden, weight, wanted.to(hidden.device), ignore_index=ignore_index, reduction=reduction,

@@ -15,8 +15,11 @@ class Coupled(Refining):
     """Position coupling (arXiv 2405.20671) under `inner`, which goes by positions: those that a caller gives with the
     ids, such as the significance of each digit. Without any, tokens stand at their order.
 
-    A key may stand at a later place than a query behind it. A rotation takes that as it is; a bias over distance takes
-    it as distance 0.
+    A key may stand at a later place than a query behind it, so distances have a sign in decoders too: a bias counts
+    them in either direction, as it does in models that see both.
+
+    With `RandomPositions` inside, the places are drawn: tokens of one place stay together, and training meets all
+    distances between places.
 
     (The authors add learned vectors for positions, and begin at random places in training. With a rotation or a bias
     over distance it makes no difference where positions begin.)
@@ -25,7 +28,7 @@ class Coupled(Refining):
     inner: Scheme = PLAIN
 
     def __post_init__(self) -> None:
-        require_by_positions("inner", self.inner)
+        require_by_positions("inner", self.inner, may_draw=True)
 
     @property
     def takes_positions(self) -> bool:
@@ -35,13 +38,13 @@ class Coupled(Refining):
         hooks = self.inner.fixed_hooks(self._inside(span))
         if span.positions is None:
             return hooks
-        return hooks | {"query_positions": span.of_queries(span.positions), "key_positions": span.positions}
+        return {"query_positions": span.of_queries(span.positions), "key_positions": span.positions} | hooks
 
     def features(self, span: Span) -> dict[str, np.ndarray]:
         return self.inner.features(self._inside(span))
 
     def _inside(self, span: Span) -> Span:
         if span.positions is None:
-            return span
+            return dataclasses.replace(span, signed=True)
         reach = int(span.positions.max()) + 1
-        return dataclasses.replace(span, reach=max(span.reach or 0, reach, 1))
+        return dataclasses.replace(span, signed=True, reach=max(span.reach or 0, reach, 1))

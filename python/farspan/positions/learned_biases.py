@@ -24,8 +24,8 @@ class T5(Learned):
     """T5's relative bias (arXiv 1910.10683): a learned number for each head and each range of distances.
 
     Of `buckets` ranges the first half are single distances from 0 on. The others grow as powers do, up to
-    `max_distance`, from which on all distances share the last one. Where queries see both directions, each direction
-    has half of the buckets. T5 shares the numbers among its layers; here each layer has its own.
+    `max_distance`, from which on all distances share the last one. Where queries see both directions, and in `Coupled`,
+    each direction has half of the buckets. T5 shares the numbers among its layers; here each layer has its own.
     """
 
     buckets: int = 32
@@ -42,7 +42,7 @@ class T5(Learned):
         return True
 
     def features(self, span: Span) -> dict[str, np.ndarray]:
-        return {"bucket": _buckets(self.buckets, self.max_distance, span.causal)}
+        return {"bucket": _buckets(self.buckets, self.max_distance, span.one_sided)}
 
     def initial(self, shape: LayerShape) -> dict[str, Any]:
         import torch
@@ -56,10 +56,10 @@ class T5(Learned):
 
 
 @functools.lru_cache(maxsize=16)
-def _buckets(buckets: int, max_distance: int, causal: bool) -> np.ndarray:
+def _buckets(buckets: int, max_distance: int, one_sided: bool) -> np.ndarray:
     """The bucket of each distance. All beyond the last one are as it."""
-    distance = distances(max_distance, causal)
-    side = buckets if causal else buckets // 2
+    distance = distances(max_distance, one_sided)
+    side = buckets if one_sided else buckets // 2
     exact = side // 2
     gap = np.abs(distance)
     grown = np.log(np.maximum(gap, 1) / exact) / math.log(max_distance / exact) * (side - exact)

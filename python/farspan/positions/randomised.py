@@ -16,6 +16,7 @@ from farspan.positions.scheme import Hooks, Refining, Scheme, Span, require_by_p
 class RandomPositions(Refining):
     """Randomised positions (arXiv 2305.16843) under `inner`, which goes by positions: a rotation, or a bias over
     distance. The n tokens of a sequence stand at n different positions below `limit`, in order, drawn from `seed`.
+    Inside `Coupled` its n places do.
 
     In training each batch has a draw of its own (from torch's generator, so that a seed decides it): a model meets all
     distances below `limit` while its sequences are short. Otherwise the draw depends on how long the sequence is, keys
@@ -43,11 +44,9 @@ class RandomPositions(Refining):
         return length
 
     def fixed_hooks(self, span: Span) -> Hooks:
-        if span.longest > self.limit:
-            raise ArgumentError(message("limit", f"at least the {span.longest} tokens of a sequence", self.limit))
         keys = self._places(span)
         queries = span.of_queries(keys)
-        if span.uniform:
+        if len(keys) == 1:
             queries, keys = queries[0], keys[0]
         return self.inner.fixed_hooks(self._inside(span)) | {"query_positions": queries, "key_positions": keys}
 
@@ -55,11 +54,17 @@ class RandomPositions(Refining):
         return self.inner.features(dataclasses.replace(self._inside(span), positions=self._places(span)))
 
     def _places(self, span: Span) -> np.ndarray:
-        """Where the keys stand: `[1, keys]` for sequences of one length, else `[batch, keys]`."""
-        lengths = (span.longest,) if span.uniform else span.lengths
-        keys = np.zeros((len(lengths), span.keys), np.int64)  # what lies behind a sequence's end is not seen
-        for row, length in zip(keys, lengths, strict=True):
-            row[:length] = _drawn(self.limit, self.seed, length, span.draw)
+        """Where the keys stand: `[batch, keys]`, or `[1, keys]` for sequences of one length whose order says it."""
+        if span.positions is None:
+            places = [np.arange(length) for length in ((span.longest,) if span.uniform else span.lengths)]
+        else:
+            places = [row[:length] for row, length in zip(span.positions, span.lengths, strict=True)]
+        keys = np.zeros((len(places), span.keys), np.int64)  # what lies behind a sequence's end is not seen
+        for row, given in zip(keys, places, strict=True):
+            count = int(given.max()) + 1
+            if count > self.limit:
+                raise ArgumentError(message("limit", f"at least the {count} places of a sequence", self.limit))
+            row[: len(given)] = _drawn(self.limit, self.seed, count, span.draw)[given]
         return keys
 
     def _inside(self, span: Span) -> Span:
@@ -67,6 +72,6 @@ class RandomPositions(Refining):
 
 
 @functools.lru_cache(maxsize=64)
-def _drawn(limit: int, seed: int, length: int, draw: int | None) -> np.ndarray:
-    generator = np.random.Generator(np.random.PCG64([seed, length] if draw is None else [seed, length, draw]))
-    return np.sort(generator.random(limit).argsort(kind="stable")[:length])
+def _drawn(limit: int, seed: int, count: int, draw: int | None) -> np.ndarray:
+    generator = np.random.Generator(np.random.PCG64([seed, count] if draw is None else [seed, count, draw]))
+    return np.sort(generator.random(limit).argsort(kind="stable")[:count])

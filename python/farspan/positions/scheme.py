@@ -28,6 +28,8 @@ class Span:
     """How many keys attention is given where those are more than there are tokens: it is told the lengths as well."""
     causal: bool = True
     """Whether no query sees the keys behind it."""
+    signed: bool = False
+    """Whether a key that a query sees may stand at a later place than it, though `causal`: places are not the order."""
     reach: int | None = None
     """A bound of the distances: all are shorter. None: as many as there are keys."""
     positions: np.ndarray | None = None
@@ -79,14 +81,19 @@ class Span:
     @property
     def distances(self) -> np.ndarray:
         """The distances that a table over them has, `query - key`: it serves until the length doubles."""
-        return distances((1 << max((self.reach or self.keys) - 1, 63).bit_length()) - 1, self.causal)
+        return distances((1 << max((self.reach or self.keys) - 1, 63).bit_length()) - 1, self.one_sided)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether no distance is below 0."""
+        return self.causal and not self.signed
 
 
 @functools.lru_cache(maxsize=64)
-def distances(longest: int, causal: bool) -> np.ndarray:
+def distances(longest: int, one_sided: bool) -> np.ndarray:
     """From 0, or as far behind a query, to `longest` at least: an even number of them, on both sides an odd one."""
     longest |= 1
-    return np.arange(0 if causal else -longest, longest + 1)
+    return np.arange(0 if one_sided else -longest, longest + 1)
 
 
 def first_distance(count: int) -> int:
@@ -269,9 +276,9 @@ def require_scheme(name: str, value: Any) -> None:
         raise ArgumentError(message(name, "a position scheme of farspan.positions", repr(value)))
 
 
-def require_by_positions(name: str, value: Any) -> None:
+def require_by_positions(name: str, value: Any, *, may_draw: bool = False) -> None:
     """A scheme to which another one can say where tokens stand."""
     require_scheme(name, value)
-    if not value.by_positions or value.draws or value.takes_positions:
+    if not value.by_positions or (value.draws and not may_draw) or value.takes_positions:
         expected = "a scheme that goes by positions, such as RoPE, a scaling of it, or a bias over distance"
         raise ArgumentError(message(name, expected, repr(value)))

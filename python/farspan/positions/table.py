@@ -193,5 +193,18 @@ TABLE: tuple[Entry, ...] = (
         Coupled, "coupled", "coupled positions", "tokens stand where the task says, several at one place",
         "#006837", "$C$", lambda r: Coupled(inner=RoPE(None)),
     ),
+    Entry(
+        Coupled, "coupled-alibi", "coupled positions, ALiBi", "the same, and a bias that falls with the distance",
+        "#2CA25F", "$c$", lambda r: Coupled(inner=ALiBi()),
+    ),
+    Entry(
+        Coupled, "coupled-random", "coupled positions, random", "the same, the places drawn from more than there are",
+        "#8C6BB1", "$D$", lambda r: Coupled(inner=RandomPositions(_pool(r), inner=RoPE(None))),
+    ),
+    Entry(
+        SSMax, "coupled-random-ssmax", "coupled positions, random, SSMax", "coupled-random with a learned scale",
+        "#BF812D", "$d$",
+        lambda r: SSMax(r.trained, inner=Coupled(inner=RandomPositions(_pool(r), inner=RoPE(None)))),
+    ),
     Entry(NoPE, "nope", "NoPE", "no positions at all", "#882255", ">", lambda r: NoPE(), aliases=("none",)),
 )  # fmt: skip

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error
 from farspan.model.checkpoint import require_own_parameters
 from farspan.training import adapters
 from farspan.training.folder import RunFolder
+from farspan.training.heap import freed_memory_stays
 from farspan.training.learner import Learner
 from farspan.training.packing import Corpus
 from farspan.training.recipe import Recipe, require_recipe

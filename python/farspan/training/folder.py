@@ -22,10 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from farspan._errors import BackendError, Error, message
-from farspan._files import read_json, remove_unfinished, replaced
+from farspan._files import read_json, remove_unfinished, replaced, require_same
 from farspan._pictures import require_matplotlib
 from farspan.model.checkpoint import Checkpoint
-from farspan.model.state import StateFile, require_same
+from farspan.model.state_file import StateFile
 from farspan.training import adapters
 from farspan.training.log import Log
 from farspan.training.picture import draw_loss
@@ -65,7 +65,7 @@ class RunFolder:
         """A checkpoint in the place of the one before: tensors, and facts as JSON has them. Then the model and the
         picture, for readers."""
         self.log.to_disk()
-        self._state.write(tensors, facts=facts)
+        self._state.write(tensors, facts)
         self._save_model(model)
         if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
             self._draw()
@@ -76,7 +76,7 @@ class RunFolder:
         if found is None:
             self.log.cut(0)
             return None
-        tensors, facts = found[0], found[1]["facts"]
+        tensors, facts = found
         self.log.cut(facts["step"])
         return {name: stored.read() for name, stored in tensors.items()}, facts
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from farspan._errors import ArgumentError, message
+from farspan._gradients import is_inference
 from farspan.model.operations import HALVES
 from farspan.training.recipe import Recipe
 
@@ -44,7 +45,7 @@ class Optimizer:
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._trained:
             raise ArgumentError(message("model", "at least one parameter that asks for a gradient", "none"))
-        if any(p.is_inference() for p in model.parameters()):
+        if any(is_inference(p) for p in model.parameters()):
             expected = (
                 "weights that can learn, which torch.inference_mode() makes none of: move and copy models outside"
             )

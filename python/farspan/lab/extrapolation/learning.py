@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from farspan._backend.heap import freed_memory_stays
 from farspan._errors import Error, message
+from farspan._files import require_same
 from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
-from farspan.model.state import StateFile, require_same
+from farspan.model.state_file import StateFile
+from farspan.training.heap import freed_memory_stays
 from farspan.training.optimizer import Optimizer
 from farspan.training.recipe import Recipe
 
@@ -57,7 +58,7 @@ def _state_file(path: Path) -> StateFile:
 def steps_kept(path: Path) -> int:
     """How many steps a training has done that can go on from this file; 0: there is none."""
     found = _state_file(path).read()
-    return 0 if found is None else int(found[1]["facts"]["step"])
+    return 0 if found is None else int(found[1]["step"])
 
 
 class Learner:
@@ -116,14 +117,14 @@ class Learner:
             "trial": self.trial.facts, "step": self.step, "losses": self.losses, "sum": self._sum,
             "counted": self._counted, "seconds": time.monotonic() - self._begun,
         }  # fmt: skip
-        file.write(self._optimizer.tensors(), facts=facts)
+        file.write(self._optimizer.tensors(), facts)
 
     def _restore(self, file: StateFile) -> None:
         """Nothing where there is no file."""
         found = file.read()
         if found is None:
             return
-        stored, facts = found[0], found[1]["facts"]
+        stored, facts = found
         require_same(self.trial.facts, facts["trial"], f"{file.path} was made with")
         self._optimizer.restore({name: tensor.read() for name, tensor in stored.items()}, facts["step"])
         self.step, self.losses, self.seconds = facts["step"], facts["losses"], facts["seconds"]

@@ -30,7 +30,7 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
             image = axes.imshow(grid, origin="lower", aspect="auto", cmap="viridis_r", vmin=0, vmax=largest)
             axes.set_xlim(-0.5, wide - 0.5)
             read = [_short(document["texts"][str(document["tokens"][at])]) for at in band]
-            axes.set_xticks(range(len(band)), read, family=FAMILY)
+            axes.set_xticks(range(len(band)), read, family=FAMILY, parse_math=False)
             for label, text in zip(axes.get_xticklabels(), read, strict=True):
                 label.set_fontsize(_size(7, text))
             axes.set_yticks(range(len(layers)), layers, fontsize=7)
@@ -43,7 +43,7 @@ def draw(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
         panels[-1].set_xlabel("token that was read; in each cell the likeliest next one", color=GREY)
         drawn.colorbar(image, ax=list(panels), label="KL of the final distribution to the layer's, nats")
         which = f"the first {shown} of {time} tokens" if shown < time else f"{time} tokens"
-        drawn.suptitle(f"{document['lens']} lens of {document['model']}, {which}".replace("$", r"\$"), fontsize=11)
+        drawn.suptitle(f"{document['lens']} lens of {document['model']}, {which}", fontsize=11, parse_math=False)
 
 
 def _write_likeliest(axes: Any, document: dict[str, Any], band: range, largest: float) -> None:
@@ -52,18 +52,20 @@ def _write_likeliest(axes: Any, document: dict[str, Any], band: range, largest: 
             dark = document["kl"][row][at] > 0.5 * largest
             text = _short(document["texts"][str(kinds[at][0])])
             colour = "white" if dark else "black"
-            size = _size(6, text)
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, family=FAMILY, color=colour)
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=_size(6, text), family=FAMILY, color=colour,
+                parse_math=False,
+            )  # fmt: skip
 
 
 def _short(text: str) -> str:
-    """A token in a cell, without mark-up of mathematics."""
+    """A token in a cell."""
     seen = list(map(_seen, text, drawable(text, FAMILY)))
     whole = "".join(seen)
     if len(whole) > CELL and len(seen) > 1:
         fitting = sum(end < CELL for end in itertools.accumulate(map(len, seen)))
         whole = "".join(seen[: max(1, fitting)]) + "\u2026"
-    return whole.replace("$", r"\$")
+    return whole
 
 
 def _seen(character: str, drawn: str) -> str:
@@ -75,4 +77,4 @@ def _seen(character: str, drawn: str) -> str:
 
 def _size(points: float, text: str) -> float:
     """Of letters, so that the text fits its cell."""
-    return points * min(1.0, CELL / max(1, len(text.replace(r"\$", "$"))))
+    return points * min(1.0, CELL / max(1, len(text)))

@@ -49,7 +49,9 @@ class Completion:
         return self.accepted / self.drafted if self.drafted else None
 
 
-@torch.inference_mode(False)  # what is kept for the next call, such as CUDA graphs, must serve in any mode
+# What is kept for the next call, such as CUDA graphs, must serve in any mode. `inference_mode(False)` stands above
+# `no_grad`, since it turns gradients on.
+@torch.inference_mode(False)
 @torch.no_grad()
 def generate(
     model: Decoder, prompts: Any, max_new_tokens: int, temperature: Any, seed: Any,

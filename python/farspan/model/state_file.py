@@ -9,25 +9,28 @@ from typing import Any
 
 from torch import Tensor
 
-from farspan._errors import CheckpointError, Error, message
+from farspan._errors import CheckpointError, message
 from farspan._files import remove_unfinished, replaced
 from farspan.model import safetensors
 from farspan.model.safetensors import StoredTensor
+
+FACTS = "facts"
+"""The header's note that has them."""
 
 
 class StateFile:
     """One file, replaced as a whole: a kill leaves the old state or the new one, and the next process removes the rest.
 
-    Facts have names, and values that JSON has. `kind` says what the file keeps, for whoever finds something else.
+    `kind` says what the file keeps, for whoever finds something else.
     """
 
-    def __init__(self, path: Path, kind: str, names: tuple[str, ...] = ("facts",)) -> None:
-        self.path, self._kind, self._names = path, kind, names
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self._kind = path, kind
         remove_unfinished(path)
 
-    def write(self, tensors: Mapping[str, Tensor], **facts: Any) -> None:
-        """The state now."""
-        notes = {name: json.dumps(facts[name]) for name in self._names}
+    def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """The state now. Facts have values that JSON has."""
+        notes = {FACTS: json.dumps(facts)}
         with replaced(self.path) as beside:
             safetensors.write(beside, tensors, notes)
 
@@ -38,7 +41,7 @@ class StateFile:
             return None
         tensors, notes = safetensors.open_file(self.path), safetensors.read_notes(self.path)
         try:
-            return tensors, {name: json.loads(notes[name]) for name in self._names}
+            return tensors, json.loads(notes[FACTS])
         except (KeyError, ValueError):
             raise self.refusal(tensors) from None
 
@@ -50,10 +53,3 @@ class StateFile:
     def remove(self) -> None:
         """Nobody goes on from it any more."""
         self.path.unlink(missing_ok=True)
-
-
-def require_same(facts: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
-    """Error: a fact differs from what it was before, `where` that was so."""
-    for name, value in facts.items():
-        if before.get(name) != json.loads(json.dumps(value)):
-            raise Error(message(name, f"{before.get(name)!r}, as {where}", repr(value)))
