@@ -202,7 +202,7 @@ def of_tensors(operation: Operation, dtype: Any, large: Sequence[Tensor], lists:
 def _of_dispatcher(x: Any, like: Tensor) -> Tensor:
     """A number that stayed on the host, as a tensor beside `like`; a tensor as it is."""
     if stays_on_host(x):
-        return torch.full((), x.item(), dtype=getattr(torch, x.dtype.name), device=like.device)
+        return torch.full((), x, dtype=torch.int64 if type(x) is int else torch.float32, device=like.device)
     return x
 
 
@@ -210,16 +210,15 @@ def _are_plain(large: Sequence[Tensor], lists: Sequence[Any]) -> bool:
     """Whether no tensor is of a subclass or of a layout of its own, which may stand for something else, and none asks
     for a gradient."""
     gradients = torch.is_grad_enabled()
-    for tensors in (large, *map(given_arrays, lists)):
-        for tensor in tensors:
-            if type(tensor) not in _PLAIN:
-                if stays_on_host(tensor):
-                    continue
-                return False
-            if tensor.layout is not torch.strided:
-                return False
-            if gradients and tensor.requires_grad:
-                return False
+    for tensor in chain(large, *map(given_arrays, lists)):
+        if type(tensor) not in _PLAIN:
+            if stays_on_host(tensor):
+                continue
+            return False
+        if tensor.layout is not torch.strided:
+            return False
+        if gradients and tensor.requires_grad:
+            return False
     return True
 
 

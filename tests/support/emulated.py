@@ -20,7 +20,8 @@ import torch
 
 from farspan import _core
 from farspan._backend import cpu, gpu
-from farspan._backend.memory import GpuMemory
+from farspan._backend.memory import GpuMemory, Layout
+from farspan._backend.settings import Draws
 from support.kernels import ON_GPU
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,8 +86,8 @@ class HostMemory:
         self._held[array.ctypes.data] = array
         return array
 
-    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> list[np.ndarray]:
-        return [self.empty(shape, kind) for _ in range(count)]
+    def empty_all(self, layout: Layout) -> tuple[np.ndarray, ...]:
+        return tuple([self.empty(*form) for form in layout.forms])
 
     def address(self, x: np.ndarray) -> int:
         return self.describe(x)[0]
@@ -140,6 +141,11 @@ class TensorMemory(GpuMemory):
         return self._hold(memory[-memory.data_ptr() % ALIGNMENT :])
 
 
+def _with_plain_numbers(x: Any) -> Any:
+    """Draws as a call on a GPU has them."""
+    return Draws(*[y.item() if y.ndim == 0 else y for y in x]) if isinstance(x, Draws) else x
+
+
 @contextmanager
 def emulated_kernels() -> Iterator[None]:
     """Every operation that has CUDA kernels runs on them; the test is skipped where the emulator is not built."""
@@ -148,7 +154,7 @@ def emulated_kernels() -> Iterator[None]:
 
     def on_emulator(name: str) -> Any:
         operation = getattr(gpu, name)
-        return lambda *arguments: operation(HostMemory(emulator()), *arguments)
+        return lambda *arguments: operation(HostMemory(emulator()), *map(_with_plain_numbers, arguments))
 
     with mock.patch.multiple(cpu, **{name: on_emulator(name) for name in ON_GPU}):
         yield

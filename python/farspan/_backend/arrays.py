@@ -36,7 +36,7 @@ ON_HOST = np.empty(0, np.float32)
 
 def stays_on_host(x: object) -> bool:
     """Whether x is a plain number of a call on a GPU, which a launch carries: `farspan._backend.settings.draws_of`."""
-    return isinstance(x, np.ndarray) and x.ndim == 0
+    return type(x) is int or type(x) is float
 
 
 def is_tensor(x: object) -> bool:
@@ -160,20 +160,10 @@ def per_row(
 ) -> Any:  # fmt: skip
     """One setting per row: int64 (`low <= x < high` for a plain int) or float32, or float64 where it is `wide`,
     0-dimensional or of shape `rows`.
-
-    A plain integer of 2**63 and more, where `high` lets it pass, becomes the int64 of the same bits.
     """
     kind = "int64" if integer else "float64" if wide else "float32"
-    if type(x) is int and integer and low <= x < high:  # nearly every call
-        return _scalar(name, x - 2 * _INT64 if x >= _INT64 else x, first, kind)
     if isinstance(x, (int, float)):
-        value: float = number(name, x)
-        if integer:
-            value = index(name, x)
-            if not low <= value < high:
-                raise ArgumentError(message(name, f"{low} to {high - 1}", value))
-            value -= 2 * _INT64 if value >= _INT64 else 0
-        return _scalar(name, value, first, kind)
+        return _scalar(of_all_rows(name, x, integer=integer, wide=wide, low=low, high=high), first, kind)
     if not is_tensor(x):
         x = np.asarray(x)
     dtype = dtype_name(x)
@@ -195,9 +185,25 @@ def per_row(
     return _numbers(name, x) if isinstance(first, np.ndarray) else x.to(first.device)
 
 
-def _scalar(name: str, value: float, first: Any, kind: str) -> Any:
-    if kind == "float32" and _FLOAT32_END <= abs(value) < math.inf:
+def of_all_rows(name: str, x: Any, *, integer: bool, wide: bool = False, low: int = 0, high: int = 0) -> float:
+    """A plain number that is the setting of each row, checked as `per_row` says.
+
+    An integer of 2**63 and more, where `high` lets it pass, becomes the int64 of the same bits.
+    """
+    if integer and type(x) is int and low <= x < high:  # nearly every call
+        return x - 2 * _INT64 if x >= _INT64 else x
+    value = number(name, x)
+    if integer:
+        whole = index(name, x)
+        if not low <= whole < high:
+            raise ArgumentError(message(name, f"{low} to {high - 1}", whole))
+        return whole - 2 * _INT64 if whole >= _INT64 else whole
+    if not wide and _FLOAT32_END <= abs(value) < math.inf:
         raise ArgumentError(message(name, "numbers that float32 can hold", value))
+    return value
+
+
+def _scalar(value: float, first: Any, kind: str) -> Any:
     if isinstance(first, np.ndarray):
         return np.array(value, _DTYPES[kind])
     torch = sys.modules["torch"]  # its own constructor: torch.compile traces it

@@ -19,7 +19,7 @@ from farspan._backend import cpu, results
 from farspan._backend.arrays import dtype_name, stays_on_host
 from farspan._backend.hooks import Above, Gradients, Hooks
 from farspan._backend.losses import Asked, CrossEntropy, CrossEntropyRead, DivergenceRead, ScoreRead, Target
-from farspan._backend.memory import Described, Memory
+from farspan._backend.memory import Described, Layout, Memory
 from farspan._backend.schema import map_arrays
 from farspan._backend.settings import Drawn, Draws, Listed, Longest, Rules, Settings, Shard, Targets
 from farspan._results import AttentionStatistics
@@ -98,6 +98,7 @@ def sample(
         return _drawn(memory, dtype, hidden, weight, draws, rules)
     rows = _rows(hidden)
     kinds = Draws("int64", "int64", "int64", "float32")
+    on_host = map(np.asarray, memory.host_all(draws), kinds)
     sent = [i for i, x in enumerate(draws) if not stays_on_host(x)]
     there = memory.take_all([draws[i] for i in sent], [kinds[i] for i in sent])
     arrays = iter(there)
@@ -108,7 +109,7 @@ def sample(
         memory,
         _problem(memory, dtype, rows, weight, rules),
         _described(memory, on_device, rows.shape[0]),
-        Draws(*(cpu.column(x, rows.shape[0]) for x in memory.host_all(draws))),
+        Draws(*[cpu.column(x, rows.shape[0]) for x in on_host]),
         _on_host(memory, settings),
         shard,
         [x.reshape(-1) for x in out],
@@ -122,7 +123,7 @@ def _on_host(memory: Memory, settings: Settings) -> Settings | None:
 
 def _drawn(memory: Memory, dtype: str, hidden: Any, weight: Any, draws: Draws | None, rules: Rules) -> tuple[Any, ...]:
     rows = _rows(hidden)
-    out = _allocate(memory, results.greedy(dtype, hidden, weight, rules))
+    out = memory.empty_all(_layout_of_draws(tuple(hidden.shape[:-1])))
     described = None if draws is None else _described(memory, draws, rows.shape[0])
     _core.cuda_sample(memory, _problem(memory, dtype, rows, weight, rules), described, _addresses(memory, out))
     return out
@@ -290,24 +291,16 @@ def _typed(memory: Memory, arguments: _Arguments) -> _Arguments:
 
 
 def _allocate(memory: Memory, found: results.Results) -> tuple[Any, ...]:
-    """Arrays of a kind and a shape share a piece of memory: it is asked for a few times, not once for each."""
-    made: list[Any] = [None] * len(found)
-    for (shape, kind), places in _alike(tuple(found.values())):
-        if len(places) == 1:
-            made[places[0]] = memory.empty(shape, kind)
-        else:
-            for place, x in zip(places, memory.empties(len(places), shape, kind), strict=True):
-                made[place] = x
-    return tuple(made)
+    return memory.empty_all(_layout(tuple(found.values())))
+
+
+_layout = lru_cache(256)(Layout)
 
 
 @lru_cache(256)
-def _alike(forms: tuple[tuple[tuple[int, ...], str], ...]) -> list[tuple[tuple[tuple[int, ...], str], list[int]]]:
-    """Where each form of a result stands."""
-    alike: dict[Any, list[int]] = {}
-    for place, form in enumerate(forms):
-        alike.setdefault(form, []).append(place)
-    return list(alike.items())
+def _layout_of_draws(rows: tuple[int, ...]) -> Layout:
+    """Of one draw for each row: to work out what it gives takes as long as to allocate some of it."""
+    return Layout(results.of_draws(rows, 1, 0).values())
 
 
 def _rows(hidden: Any) -> Any:
@@ -337,8 +330,8 @@ def _per_row(memory: Memory, x: Any, rows: int) -> Described:
 
 def _described(memory: Memory, draws: Draws, rows: int) -> Draws:
     """Each as a number and how many rows it is for, or as the array of all rows."""
-    return Draws(*[(x.item(), rows) if stays_on_host(x) else _per_row(memory, x, rows) for x in draws])
+    return Draws(*[(x, rows) if stays_on_host(x) else _per_row(memory, x, rows) for x in draws])
 
 
 def _addresses(memory: Memory, arrays: Sequence[Any]) -> list[int]:
-    return [memory.address(x) for x in arrays]
+    return list(map(memory.address, arrays))

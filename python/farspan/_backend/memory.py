@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,45 @@ Described = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Address, shape, and strides in elements."""
 
 
+class Layout:
+    """How several arrays are allocated, each given by its shape and element type. Those of a shape share a piece of
+    memory, since to ask for one takes longer than to cut it. A list has a piece of its own: who keeps the numbers of
+    the rows shall not keep their lists."""
+
+    def __init__(self, forms: Iterable[tuple[tuple[int, ...], str]]) -> None:
+        self.forms = list(forms)
+        pieces: dict[tuple[int, ...], dict[Any, list[int]]] = {}
+        for place, (shape, kind) in enumerate(self.forms):
+            of_shape = shape if math.prod(shape) else self.forms[0][0]  # what has no elements lies anywhere
+            pieces.setdefault(of_shape, {}).setdefault((shape, kind), []).append(place)
+        self.pieces = [_cut(alike) for alike in pieces.values()]
+        """Of each piece its bytes, and its parts: of arrays that are alike the element type, how many there are, and
+        shape, strides and beginning of the one, or of all of them as one array."""
+        made = [place for alike in pieces.values() for places in alike.values() for place in places]
+        self._order = [made.index(place) for place in range(len(made))]
+
+    def ordered(self, made: Sequence[Any]) -> tuple[Any, ...]:
+        """The arrays as they were given, of those that were made part by part."""
+        return tuple([made[at] for at in self._order])
+
+
+_Part = tuple[str, int, tuple[int, ...], tuple[int, ...], int]
+
+
+def _cut(alike: dict[tuple[tuple[int, ...], str], list[int]]) -> tuple[int, list[_Part]]:
+    """The bytes of a piece and its parts, of the places of the arrays that share it by shape and element type."""
+    counts = [len(places) for places in alike.values()]
+    together = [(count, *shape) if count > 1 else shape for count, (shape, _) in zip(counts, alike, strict=True)]
+    kinds = [np.dtype(kind) for _, kind in alike]
+    sizes = [math.prod(shape) * kind.itemsize for shape, kind in zip(together, kinds, strict=True)]
+    starts, size = _one_behind_the_other(sizes)
+    parts = []
+    for count, shape, kind, start in zip(counts, together, kinds, starts, strict=True):
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        parts.append((kind.name, count, shape, strides, start // kind.itemsize))
+    return size, parts
+
+
 class Memory(Protocol):
     """What a call needs of a device. An object serves one call, and keeps what it allocated until the call is over."""
 
@@ -25,7 +65,7 @@ class Memory(Protocol):
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         """An array that outlives the call."""
 
-    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> Sequence[Any]:
+    def empty_all(self, layout: Layout) -> tuple[Any, ...]:
         """Several of them."""
 
     def address(self, x: Any) -> int:
@@ -70,11 +110,16 @@ class GpuMemory:
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         return self._torch.empty(shape, dtype=getattr(self._torch, kind), device=self._device)
 
-    def empties(self, count: int, shape: tuple[int, ...], kind: str) -> Sequence[Any]:
-        # Below autograd: there they are no views of each other, which would not let the caller write to them.
-        with self._torch._C._AutoDispatchBelowAutograd():
-            found: Sequence[Any] = self.empty((count, *shape), kind).unbind()
-        return found
+    def empty_all(self, layout: Layout) -> tuple[Any, ...]:
+        torch = self._torch
+        made: list[Any] = []
+        with torch._C._AutoDispatchBelowADInplaceOrView():  # no views of each other, so that callers may write to them
+            for size, parts in layout.pieces:
+                piece = torch.empty(size, dtype=torch.uint8, device=self._device)
+                for kind, alike, shape, strides, start in parts:
+                    part = piece.view(getattr(torch, kind)).as_strided(shape, strides, start)
+                    made += part.unbind() if alike > 1 else (part,)
+        return layout.ordered(made)
 
     def address(self, x: Any) -> int:
         found: int = x.data_ptr()

@@ -81,14 +81,15 @@ def linear_weight_gradient(dtypes: tuple[str, str], gradient: Any, x: Any) -> Re
 
 
 def greedy(dtype: str, hidden: Any, weight: Any, rules: Rules) -> Results:
-    return _sample(tuple(hidden.shape[:-1]), 1, 0)
+    return of_draws(tuple(hidden.shape[:-1]), 1, 0)
 
 
 def sample(dtype: str, hidden: Any, weight: Any, draws: Draws, rules: Rules, settings: Settings) -> Results:
-    return _sample(tuple(hidden.shape[:-1]), settings.samples, settings.top)
+    return of_draws(tuple(hidden.shape[:-1]), settings.samples, settings.top)
 
 
-def _sample(rows: tuple[int, ...], samples: int, top: int) -> Results:
+def of_draws(rows: tuple[int, ...], samples: int, top: int) -> Results:
+    """So many draws of each row, and its most likely tokens."""
     shapes = rows, rows if samples == 1 else (*rows, samples), (*rows, top)
     return {name: (shapes[which], kind) for name, kind, which in _SHAPES_OF_SAMPLE}
 

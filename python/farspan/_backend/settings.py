@@ -33,6 +33,7 @@ COUNTS = {"top_k": 0, "min_keep": 1, "no_repeat_ngram": 0, "dry_allowed_length":
 
 NO_EFFECT = REALS | COUNTS
 _PLAIN = frozenset((int, float))
+_NONE = frozenset((type(None),))
 
 MAX_TOP = 128
 """The longest list of most likely tokens."""
@@ -76,7 +77,7 @@ def tokens_of(weight: Any, rules: Rules) -> int:
 
 class Draws(NamedTuple):
     """Where the noise of each row comes from, and how much of it there is: one entry, or one per row. Of rows on a GPU
-    an entry may be NumPy's: a launch carries it."""
+    an entry may be a plain number: a launch carries it."""
 
     seed: Array
     """This and the next two are int64."""
@@ -91,8 +92,9 @@ def draws_of(hidden: Any, seed: Any, position: Any, stream: Any, temperature: An
     rows, stays = hidden.shape[:-1], _on_gpu(hidden) and not sys.modules["torch"].compiler.is_compiling()
 
     def per_row(name: str, x: Any, *, integer: bool, low: int = 0, high: int = 0) -> Any:
-        first = arrays.ON_HOST if stays and type(x) in _PLAIN else hidden
-        return arrays.per_row(name, x, first, rows, integer=integer, low=low, high=high)
+        if stays and type(x) in _PLAIN:
+            return arrays.of_all_rows(name, x, integer=integer, low=low, high=high)
+        return arrays.per_row(name, x, hidden, rows, integer=integer, low=low, high=high)
 
     return Draws(
         per_row("seed", seed, integer=True, low=-(2**63), high=2**64),
@@ -190,7 +192,7 @@ def collect(
         raise ArgumentError(message("top", f"0 to {MAX_TOP}", top))
     given = (history, prompt_lengths, logit_bias, banned, allowed, mask)
     off = _PLAIN.issuperset(map(type, per_row.values())) and per_row == NO_EFFECT
-    if off and top == 0 and samples == 1 and all(x is None for x in given):
+    if off and top == 0 and samples == 1 and _NONE.issuperset(map(type, given)):
         return NOTHING
     if _on_gpu(hidden):
         history, prompt_lengths, logit_bias, banned, allowed, mask = map(_to_host, given)

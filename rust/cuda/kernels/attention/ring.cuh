@@ -19,8 +19,9 @@ template <typename T> struct Source {
 template <typename T, int DIM, int WARPS, bool HOOKS, int VALUE_PANELS> struct Ring {
     using Shape = Panels<T, DIM>;
     static constexpr int SLOT = CHUNK * Shape::WIDTH;
-    // A lone warp has nobody else to bridge the time with: it asks further ahead, as far as there is room.
-    static constexpr int SLOTS = WARPS == 1 && Shape::COUNT < 4 ? 4 : 2;
+    // A lone warp has nobody else to bridge the time with: it asks further ahead. Three slots leave room for four
+    // blocks on a multiprocessor of Hopper at head dimension 128, one for each scheduler. Four slots leave three.
+    static constexpr int SLOTS = WARPS == 1 && Shape::COUNT < 4 ? 3 : 2;
     static constexpr int BYTES = SLOTS * SLOT;
     // A thread copies the same piece of every STEP-th row.
     static constexpr int STEP = 32 * WARPS / Shape::PIECES;

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn decoding_shares_out_chunks_and_prefill_does_not() {
         let step = dense(1, 1, 8192).plan(&H200);
-        assert_eq!((step.warps, step.tiles, step.splits, step.chunks_per_block), (1, 1, 43, 3), "one wave of 3 x 132");
+        assert_eq!((step.warps, step.tiles, step.splits, step.chunks_per_block), (1, 1, 64, 2), "one wave of 4 x 132");
         assert_eq!(dense(256, 1, 8192).plan(&H200).splits, 1);
         let prefill = dense(1, 8192, 8192).plan(&H200);
         assert_eq!((prefill.warps, prefill.tiles, prefill.splits), (4, 512, 1));
@@ -286,7 +286,8 @@ mod tests {
     #[test]
     fn as_many_blocks_run_as_have_room() {
         let small = Limits { multiprocessors: 46, shared_bytes_per_block: 99 << 10, architecture: 86 };
-        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 128, 1, false, true)), 3, "by shared memory");
+        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 128, 1, false, true)), 4, "by shared memory");
+        assert_eq!(resident_blocks(&H200, 1, shared_bytes(Dtype::Bf16, 64, 1, false, true)), 8, "by registers");
         assert_eq!(resident_blocks(&small, 1, shared_bytes(Dtype::Bf16, 128, 1, false, true)), 1);
         assert_eq!(resident_blocks(&H200, 4, shared_bytes(Dtype::Bf16, 128, 4, false, true)), 2, "by registers");
         assert_eq!(resident_blocks(&small, 4, 99 << 10), 1, "one always");

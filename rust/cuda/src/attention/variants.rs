@@ -50,7 +50,7 @@ pub fn panel_bytes(dtype: Dtype, width: usize) -> usize {
 /// for it, and, to weigh values, the scratch of each warp. `Ring` and `RowBlock` of the kernels.
 pub fn shared_bytes(dtype: Dtype, width: usize, warps: u32, far: bool, weighs: bool) -> usize {
     let (row, panel) = (width * dtype.size(), panel_bytes(dtype, width));
-    let slots = if warps == 1 && row / panel < 4 { 4 } else { 2 };
+    let slots = if warps == 1 && row / panel < 4 { 3 } else { 2 };
     let queries = row * (1 + usize::from(far));
     let scratch = if weighs && dtype == Dtype::F32 { 4 * CHUNK } else { 0 };
     slots * CHUNK * panel + warps as usize * WARP_ROWS * (queries + scratch)
