@@ -10,6 +10,7 @@ layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -52,12 +53,14 @@ def _on_arrays(operation: Operation, dtype: Any, first: Tensor, arrays: Sequence
     return tuple(map(torch.from_numpy, found))
 
 
-def on_gpu(operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard) -> Any:
-    """The operation by `farspan._backend.gpu`, or by torch where that is as good."""
+def on_gpu(
+    operation: Operation, large: Sequence[Tensor], lists: Sequence[Any], *shard: Shard, apart: bool = False
+) -> Any:
+    """The operation by `farspan._backend.gpu`, or by torch where that is as good. `apart`: of `GpuMemory`."""
     if operation.name in _BY_TORCH:
         return _BY_TORCH[operation.name](*large, *lists)
     kernel = getattr(gpu, operation.name)
-    found = kernel(GpuMemory(large[0]), operation.dtype(large), *large, *lists, *shard)
+    found = kernel(GpuMemory(large[0], apart=apart), operation.dtype(large), *large, *lists, *shard)
     warn_of_cache()
     return found
 
@@ -127,7 +130,7 @@ def _register(operation: Operation) -> Callable[..., Any]:
     name = operation.name
     _LIBRARY.define(operation.schema())
     _LIBRARY.impl(name, flat(operation, on_cpu), "CPU")
-    _LIBRARY.impl(name, flat(operation, on_gpu), "CUDA")
+    _LIBRARY.impl(name, flat(operation, partial(on_gpu, apart=True)), "CUDA")
     torch.library.register_fake(f"farspan::{name}", flat(operation, _fake), lib=_LIBRARY)
     operator = getattr(torch.ops.farspan, name).default
     transformed = operator

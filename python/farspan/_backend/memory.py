@@ -18,42 +18,23 @@ Described = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 class Layout:
-    """How several arrays are allocated, each given by its shape and element type. Those of a shape share a piece of
-    memory, since to ask for one takes longer than to cut it. A list has a piece of its own: who keeps the numbers of
-    the rows shall not keep their lists."""
+    """How several arrays are allocated, each given by its shape and element type. Those that are alike share a piece of
+    memory, since to ask for one takes longer than to cut it. What has no elements shares none: torch lets `out=` make
+    it larger where it lies."""
 
     def __init__(self, forms: Iterable[tuple[tuple[int, ...], str]]) -> None:
         self.forms = list(forms)
-        pieces: dict[tuple[int, ...], dict[Any, list[int]]] = {}
-        for place, (shape, kind) in enumerate(self.forms):
-            of_shape = shape if math.prod(shape) else self.forms[0][0]  # what has no elements lies anywhere
-            pieces.setdefault(of_shape, {}).setdefault((shape, kind), []).append(place)
-        self.pieces = [_cut(alike) for alike in pieces.values()]
-        """Of each piece its bytes, and its parts: of arrays that are alike the element type, how many there are, and
-        shape, strides and beginning of the one, or of all of them as one array."""
-        made = [place for alike in pieces.values() for places in alike.values() for place in places]
+        pieces: dict[Any, list[int]] = {}
+        for place, form in enumerate(self.forms):
+            pieces.setdefault(form if math.prod(form[0]) else place, []).append(place)
+        self.pieces = [(self.forms[places[0]], len(places)) for places in pieces.values()]
+        """Shape and element type of one array, and how many there are."""
+        made = list(itertools.chain.from_iterable(pieces.values()))
         self._order = [made.index(place) for place in range(len(made))]
 
     def ordered(self, made: Sequence[Any]) -> tuple[Any, ...]:
-        """The arrays as they were given, of those that were made part by part."""
+        """The arrays as they were given, of those that were made piece by piece."""
         return tuple([made[at] for at in self._order])
-
-
-_Part = tuple[str, int, tuple[int, ...], tuple[int, ...], int]
-
-
-def _cut(alike: dict[tuple[tuple[int, ...], str], list[int]]) -> tuple[int, list[_Part]]:
-    """The bytes of a piece and its parts, of the places of the arrays that share it by shape and element type."""
-    counts = [len(places) for places in alike.values()]
-    together = [(count, *shape) if count > 1 else shape for count, (shape, _) in zip(counts, alike, strict=True)]
-    kinds = [np.dtype(kind) for _, kind in alike]
-    sizes = [math.prod(shape) * kind.itemsize for shape, kind in zip(together, kinds, strict=True)]
-    starts, size = _one_behind_the_other(sizes)
-    parts = []
-    for count, shape, kind, start in zip(counts, together, kinds, starts, strict=True):
-        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        parts.append((kind.name, count, shape, strides, start // kind.itemsize))
-    return size, parts
 
 
 class Memory(Protocol):
@@ -97,12 +78,13 @@ class Memory(Protocol):
 
 
 class GpuMemory:
-    """torch's memory and current stream on the device of a tensor."""
+    """torch's memory and current stream on the device of a tensor. `apart`: no two results may share memory, which
+    torch's dispatcher asks of operators."""
 
-    def __init__(self, like: Any) -> None:
+    def __init__(self, like: Any, *, apart: bool = False) -> None:
         torch = sys.modules["torch"]
         open_compiler()
-        self._torch, self._device = torch, like.device
+        self._torch, self._device, self._apart = torch, like.device, apart
         ordinal = like.device.index or 0
         self.place = (ordinal, torch._C._cuda_getCurrentRawStream(ordinal))  # no object around it, which takes longer
         self._held: dict[int, Any] = {}
@@ -111,14 +93,12 @@ class GpuMemory:
         return self._torch.empty(shape, dtype=getattr(self._torch, kind), device=self._device)
 
     def empty_all(self, layout: Layout) -> tuple[Any, ...]:
-        torch = self._torch
+        if self._apart:
+            return tuple([self.empty(*form) for form in layout.forms])
         made: list[Any] = []
-        with torch._C._AutoDispatchBelowADInplaceOrView():  # no views of each other, so that callers may write to them
-            for size, parts in layout.pieces:
-                piece = torch.empty(size, dtype=torch.uint8, device=self._device)
-                for kind, alike, shape, strides, start in parts:
-                    part = piece.view(getattr(torch, kind)).as_strided(shape, strides, start)
-                    made += part.unbind() if alike > 1 else (part,)
+        with self._torch._C._AutoDispatchBelowADInplaceOrView():  # no views, so that callers may write to each
+            for (shape, kind), count in layout.pieces:
+                made += self.empty((count, *shape), kind).unbind() if count > 1 else (self.empty(shape, kind),)
         return layout.ordered(made)
 
     def address(self, x: Any) -> int:
