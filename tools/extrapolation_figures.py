@@ -62,10 +62,15 @@ def task_table(runs: dict[str, Extrapolation]) -> str:
 
 def spread(shares: Sequence[float]) -> str:
     """In percent; of several, the median, the least and the most."""
-    percent = [100 * share for share in shares]
-    if len(percent) < 2:
-        return "".join(f"{share:.0f}" for share in percent)
-    return f"{statistics.median(percent):.0f} ({min(percent):.0f}-{max(percent):.0f})"
+    if len(shares) < 2:
+        return "".join(map(percent, shares))
+    return f"{percent(statistics.median(shares))} ({percent(min(shares))}-{percent(max(shares))})"
+
+
+def percent(share: float) -> str:
+    """Without decimals, unless that would make all of it out of nearly all."""
+    whole = f"{100 * share:.0f}"
+    return whole if share == 1 or whole != "100" else f"{math.floor(1000 * share) / 10:.1f}"
 
 
 def language_table(found: Language) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ from farspan.testing import assert_close, assert_same_bits
 PLACED = [0, 1, 2, 3, 170, 3, 2, 1, 0, 5, 0, 99]
 
 
-@pytest.mark.parametrize("inner", [P.RoPE(), P.T5(8, 20), P.Relative(8), P.ALiBi()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "inner", [P.RoPE(), P.T5(8, 20), P.Relative(8), P.ALiBi(), P.HardALiBi(2)], ids=lambda s: type(s).__name__
+)
 def test_coupled_tokens_stand_where_the_caller_says(inner: P.Scheme) -> None:
     model = small_model(num_hidden_layers=2, positions=P.Coupled(inner))
     tokens = ids(2, len(PLACED))
@@ -78,6 +82,9 @@ def coupled(inner: P.Scheme, at: Tensor) -> Scores:
         if isinstance(inner, P.ALiBi):
             slopes = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])
             return products(query, key) - slopes[:, None, None] * gap[:, None].abs()
+        if isinstance(inner, P.HardALiBi):
+            seen = torch.tensor([1, 2, math.inf, math.inf])[:, None, None]
+            return products(query, key).masked_fill(gap[:, None].abs() >= seen, -math.inf)
         modeling = pytest.importorskip("transformers.models.t5.modeling_t5", reason="transformers is not installed")
         bucket = modeling.T5Attention._relative_position_bucket(-gap, True, 8, 20)
         return products(query, key) + own["bucket_bias"][:, bucket].transpose(0, 1)

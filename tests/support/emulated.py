@@ -132,8 +132,8 @@ class HostMemory:
 class TensorMemory(GpuMemory):
     """torch's memory on the CPU, where the emulator works as a GPU does on its own."""
 
-    def __init__(self, like: torch.Tensor) -> None:
-        self._torch, self._device, self._held = torch, like.device, {}
+    def __init__(self, like: torch.Tensor, *, apart: bool = False) -> None:
+        self._torch, self._device, self._held, self._apart = torch, like.device, {}, apart
         self.place = emulator()
 
     def allocate(self, size: int) -> int:

@@ -90,6 +90,7 @@ def test_plain_numbers_cross_with_the_launch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(settings, "_on_gpu", lambda x: True)
     draws = draws_of(hidden, **given)
     assert draws == Draws(5 - 2**63, 2**32 - 1, 3, 0.7), "the seed by its bits"
+    assert [type(x) for x in draws] == [int, int, int, float], "no arrays"
     for on_host, tokens, crossed in ((NOTHING, expected[0], []), (cuts, expected[1], ["back", "there"])):
         memory = Counted(hidden)
         found = gpu.sample(memory, "float32", hidden, weight, draws, Rules(), on_host)

@@ -84,14 +84,15 @@ class HardALiBi(Scheme):
         masked = span.heads // 2 if self.masked is None else self.masked
         if masked > span.heads:
             raise ArgumentError(message("masked", f"at most the {span.heads} heads of the model", masked))
-        return {"distance_bias": _hard_alibi_bias(span.heads, masked)}
+        return {"distance_bias": _hard_alibi_bias(span.heads, masked, span.one_sided)}
 
 
 @functools.lru_cache(maxsize=16)
-def _hard_alibi_bias(heads: int, masked: int) -> DistanceBias:
+def _hard_alibi_bias(heads: int, masked: int, one_sided: bool) -> DistanceBias:
     seen = np.arange(1, heads + 1)[:, None]
-    hidden = (np.arange(masked + 1) >= seen) & (seen <= masked)  # the last column stands for all longer distances
-    return DistanceBias(np.where(hidden, -np.inf, 0.0).astype(np.float32))
+    distances = np.arange(0 if one_sided else -masked, masked + 1)  # those at the ends stand for all longer ones
+    hidden = (np.abs(distances) >= seen) & (seen <= masked)
+    return DistanceBias(np.where(hidden, -np.inf, 0.0).astype(np.float32), minimum=int(distances[0]))
 
 
 @dataclasses.dataclass(frozen=True)

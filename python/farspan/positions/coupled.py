@@ -16,7 +16,8 @@ class Coupled(Refining):
     ids, such as the significance of each digit. Without any, tokens stand at their order.
 
     A key may stand at a later place than a query behind it, so distances have a sign in decoders too: a bias counts
-    them in either direction, as it does in models that see both.
+    them in either direction, as it does in models that see both, without positions as well. `FIRE` alone takes such a
+    key as one at distance 0.
 
     With `RandomPositions` inside, the places are drawn: tokens of one place stay together, and training meets all
     distances between places.

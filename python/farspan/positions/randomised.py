@@ -61,7 +61,7 @@ class RandomPositions(Refining):
             places = [row[:length] for row, length in zip(span.positions, span.lengths, strict=True)]
         keys = np.zeros((len(places), span.keys), np.int64)  # what lies behind a sequence's end is not seen
         for row, given in zip(keys, places, strict=True):
-            count = int(given.max()) + 1
+            count = int(given.max(initial=-1)) + 1
             if count > self.limit:
                 raise ArgumentError(message("limit", f"at least the {count} places of a sequence", self.limit))
             row[: len(given)] = _drawn(self.limit, self.seed, count, span.draw)[given]
