@@ -144,10 +144,13 @@ pub fn many_heads_on_one_key<B: Backend>(backend: &B) {
     judged(backend, &case, 3);
 }
 
+/// Head dimensions at which a loop over dimensions has vectors, halves of them and single numbers.
+const UNEVEN: [usize; 5] = [1, 13, 16, 24, 31];
+
 pub fn garbage_that_no_row_sees_has_no_gradient<B: Backend>(backend: &B) {
-    for garbage in [f32::NAN, f32::INFINITY] {
+    for (garbage, dim) in [f32::NAN, f32::INFINITY].into_iter().flat_map(|x| UNEVEN.map(|dim| (x, dim))) {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let mut case = causal(12, GRADIENT_KEYS + 12, 16, Hooks::ALL, dtype);
+            let mut case = causal(12, GRADIENT_KEYS + 12, dim, Hooks::ALL, dtype);
             case.oracle.rules.window = (Some(6), None);
             let above = upstream(&case, 7);
             let clean = backend.run(&case, &above, &Ask::ALL, 0);
@@ -161,14 +164,14 @@ pub fn garbage_that_no_row_sees_has_no_gradient<B: Backend>(backend: &B) {
 }
 
 pub fn rows_that_do_not_see_garbage_keep_their_gradient<B: Backend>(backend: &B) {
-    for garbage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut case = causal(60, GRADIENT_KEYS + 60, 16, Hooks::ALL, Dtype::F32);
+    for (garbage, dim) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().zip([16, 13, 24]) {
+        let mut case = causal(60, GRADIENT_KEYS + 60, dim, Hooks::ALL, Dtype::F32);
         let above = upstream(&case, 8);
         let clean = backend.run(&case, &above, &Ask::ALL, 0);
         let bad = GRADIENT_KEYS + 30;
         case.spoil_key(bad, garbage);
         let spoilt = backend.run(&case, &above, &Ask::ALL, 0);
-        for (row, (clean, spoilt)) in clean.query.chunks(16).zip(spoilt.query.chunks(16)).enumerate() {
+        for (row, (clean, spoilt)) in clean.query.chunks(dim).zip(spoilt.query.chunks(dim)).enumerate() {
             let blind = row % 60 + GRADIENT_KEYS < bad;
             assert_eq!(spoilt.iter().all(|x| x.is_finite()), blind, "row {row}, {garbage}: {spoilt:?}");
             assert!(!blind || clean == spoilt, "row {row}");
@@ -177,21 +180,24 @@ pub fn rows_that_do_not_see_garbage_keep_their_gradient<B: Backend>(backend: &B)
 }
 
 pub fn upstream_garbage_stays_in_what_its_row_sees<B: Backend>(backend: &B) {
-    let case = causal(60, 60, 16, Hooks::default(), Dtype::F32);
-    let mut above = upstream(&case, 9);
-    let clean = backend.run(&case, &above, &Ask::ALL, 0);
-    for head in above.output.chunks_mut(60 * 16) {
-        head[20 * 16] = f32::NAN;
-    }
-    let spoilt = backend.run(&case, &above, &Ask::ALL, 0);
-    let rows =
-        |x: &Gradients<f32>, key: usize| [x.key[key * 16..(key + 1) * 16].to_vec(), x.value[key * 16..].to_vec()];
-    for key in 0..60 {
-        let [of_key, _] = rows(&spoilt, key);
-        assert_eq!(of_key.iter().all(|x| x.is_finite()), key > 20, "key {key}");
-        if key > 20 {
-            assert_eq!(of_key, rows(&clean, key)[0]);
-            assert_eq!(spoilt.value[key * 16..][..16], clean.value[key * 16..][..16]);
+    for dim in UNEVEN {
+        let case = causal(60, 60, dim, Hooks::default(), Dtype::F32);
+        let clean = backend.run(&case, &upstream(&case, 9), &Ask::ALL, 0);
+        for bad in [0, dim - 1] {
+            let mut above = upstream(&case, 9);
+            for head in above.output.chunks_mut(60 * dim) {
+                head[20 * dim + bad] = f32::NAN;
+            }
+            let spoilt = backend.run(&case, &above, &Ask::ALL, 0);
+            for key in 0..60 {
+                let of = key * dim..(key + 1) * dim;
+                let finite = spoilt.key[of.clone()].iter().all(|x| x.is_finite());
+                assert_eq!(finite, key > 20, "key {key}, number {bad} of {dim}");
+                if key > 20 {
+                    assert_eq!(spoilt.key[of.clone()], clean.key[of.clone()]);
+                    assert_eq!(spoilt.value[of.clone()], clean.value[of]);
+                }
+            }
         }
     }
 }

@@ -139,8 +139,8 @@ pub(super) unsafe fn differentiate<L: Machine>(
 /// keys' columns of `slopes`.
 ///
 /// # Safety
-/// As [`Lanes`]; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column on, and the rows must
-/// have as many numbers as the sums have dimensions.
+/// As [`Lanes`]; `count` must not be 0; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column on,
+/// and a row must have at least as many numbers as the sums have dimensions.
 #[inline(always)]
 pub(super) unsafe fn gather<L: Machine>(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
     let (rows, dim) = ((rows.as_ptr(), rows.len() / count), sums.len() / LANES);
@@ -168,7 +168,7 @@ pub(super) unsafe fn spread<L: Machine>(slopes: &[f32], keys: &[f32], dim: usize
 /// # Safety
 /// As [`Lanes`]; `a` and `b` must have as many rows as `out` has numbers, of equal, whole vectors.
 #[inline(always)]
-pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], out: &mut [f32]) {
+pub(super) unsafe fn row_dots<L: Lanes>(a: &[f32], b: &[f32], out: &mut [f32]) {
     let width = a.len() / out.len();
     for (index, out) in out.chunks_mut(LANES).enumerate() {
         let first = index * LANES * width;

@@ -9,12 +9,10 @@ use std::ops::Range;
 /// but so far below the maximum that its weight is zero: a NaN value must pass through the latter only.
 pub(crate) const HIDDEN: f32 = -0.0;
 
-/// How many lanes the columns of a product fill.
+/// How many lanes the columns of a product fill. The methods do what those of [`Lanes`] do.
 pub(super) trait Span<L: Lanes> {
     /// The lanes of one vector.
     type Vector: Copy;
-    /// As the methods of [`Lanes`] do it.
-    ///
     /// # Safety
     /// As [`Lanes`].
     unsafe fn splat(x: f32) -> Self::Vector;

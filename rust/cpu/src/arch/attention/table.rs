@@ -40,7 +40,7 @@ pub(crate) struct Kernels {
     differentiate: Differentiate,
     gather: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
     spread: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
-    dots: unsafe fn(&[f32], &[f32], &mut [f32]),
+    row_dots: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
 impl Kernels {
@@ -217,10 +217,10 @@ impl Kernels {
     }
 
     /// The dot product of each row of `a` with that of `b`, rows of whole vectors; one for each entry of `out`.
-    pub(crate) fn dots(&self, a: &[f32], b: &[f32], out: &mut [f32]) {
+    pub(crate) fn row_dots(&self, a: &[f32], b: &[f32], out: &mut [f32]) {
         assert!(a.len() == b.len() && !out.is_empty() && a.len().is_multiple_of(out.len() * LANES));
         // SAFETY: as above; rows have whole vectors.
-        unsafe { (self.dots)(a, b, out) }
+        unsafe { (self.row_dots)(a, b, out) }
     }
 }
 
@@ -361,9 +361,9 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
+            unsafe fn row_dots(a: &[f32], b: &[f32], out: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { gradient::dots::<$machine>(a, b, out) }
+                unsafe { gradient::row_dots::<$machine>(a, b, out) }
             }
 
             pub(super) const KERNELS: Kernels = Kernels {
@@ -383,7 +383,7 @@ macro_rules! compile {
                 differentiate,
                 gather,
                 spread,
-                dots,
+                row_dots,
             };
         }
     };

@@ -43,7 +43,7 @@ pub(crate) struct PackedKeys<'a> {
     pub far: &'a [f32],
     /// Head dimension of keys and queries.
     pub dim: usize,
-    /// That of the values.
+    /// That of the values, for what attends to them.
     pub value_dim: usize,
 }
 

@@ -112,7 +112,7 @@ pub(super) fn known<'k>(
     widened_rows(context, query_block, &call.output, rows.clone(), output);
     widened_rows(context, query_block, &call.output_gradient, rows.clone(), upstream);
     let sequence = context.sequence(query_block.sequence);
-    context.kernels.dots(upstream, output, shares);
+    context.kernels.row_dots(upstream, output, shares);
     rows.zip(shares).map(move |(row, share)| {
         let (head, query) = query_block.row(row);
         let index = [sequence.batch, head, sequence.query_start + query];
@@ -159,7 +159,7 @@ pub(super) fn finish(
         let source = Rows::new(&context.problem.query, sequence.batch, head, sequence.query_start + query, 1);
         let (query_row, slope) = (&mut query_room[..width], &mut [0.0]);
         context.kernels.rows(&source, None, None, query_row);
-        context.kernels.dots(gradient, query_row, slope);
+        context.kernels.row_dots(gradient, query_row, slope);
         let of_head = out.row_mut([0, head - query_block.heads.start, 0]);
         of_head[query - query_block.queries.start] = slope[0] * context.problem.rules.scale;
     }

@@ -189,7 +189,7 @@ pub(super) unsafe fn across<L: Machine>(
                     across_of::<L, 8>(slopes, rows, count, out);
                     8
                 }
-                // Four and four are quicker than six and two.
+                // Of eight, four and four are quicker than six, one and one.
                 6 | 7 | 9.. if L::ROWS >= 6 => {
                     across_of::<L, 6>(slopes, rows, count, out);
                     6
