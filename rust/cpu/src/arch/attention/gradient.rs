@@ -139,8 +139,8 @@ pub(super) unsafe fn differentiate<L: Machine>(
 /// keys' columns of `slopes`.
 ///
 /// # Safety
-/// As [`Lanes`]; `count` must not be 0; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column on,
-/// and a row must have at least as many numbers as the sums have dimensions.
+/// As [`Lanes`]; `count` must not be 0; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column
+/// on, and a row must have at least as many numbers as the sums have dimensions.
 #[inline(always)]
 pub(super) unsafe fn gather<L: Machine>(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
     let (rows, dim) = ((rows.as_ptr(), rows.len() / count), sums.len() / LANES);
