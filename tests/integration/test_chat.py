@@ -160,7 +160,10 @@ def test_ctrl_c_ends_a_reply_and_keeps_the_conversation(path: Path, tmp_path: Pa
     letters = ",".join(map(str, range(97, 123)))
     options = ["--max-new-tokens", "100000", "--temperature", "1", "--allowed", letters, "--scheme", "streaming"]
     command = [sys.executable, "-m", "farspan", "chat", "--model", str(path), *options]
-    child = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
+    child = subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )  # fmt: skip
     os.close(follower)
     seen = b""
 
