@@ -30,9 +30,6 @@ _NAMES: dict[Any, str] = {}
 _DTYPES = {name: np.dtype(name) for name in ("int64", "float32", "float64")}
 """Element types of settings; NumPy takes longer to read a name than to make a small array."""
 
-ON_HOST = np.empty(0, np.float32)
-"""Stands for the first large input where small arrays shall be NumPy's, whatever the large ones are."""
-
 
 def stays_on_host(x: object) -> bool:
     """Whether x is a plain number of a call on a GPU, which a launch carries: `farspan._backend.settings.draws_of`."""

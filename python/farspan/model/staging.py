@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farspan._backend.arrays import ON_HOST
 from farspan.attention import hook_arguments
 from farspan.model.passes import PassPlan
+
+_ON_HOST = np.empty(0, np.float32)
+"""Stands for the query where small arrays shall be NumPy's, whatever the query is."""
 
 ALIGNMENT = 16
 LARGE = 1 << 14
@@ -109,7 +111,7 @@ def arrays_of(plan: PassPlan) -> tuple[Any, ...]:
     for call in plan.calls:
         per_call = () if call.span is None else (call.span.time, call.span.keys)
         shape = (call.tokens.start, call.tokens.stop, call.rows.start, call.rows.stop, *per_call)
-        hooks = tuple(hook_arguments(ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())
+        hooks = tuple(hook_arguments(_ON_HOST, **hooks) for hooks in _kinds(call.hooks).values())
         calls.append((shape, hooks, tuple(tuple(found.items()) for found in _kinds(call.features).values())))
     return plan.slots, plan.places, tuple(calls)
 
