@@ -27,6 +27,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "schemes that learn": {
         "positions": (P.T5(8, 20), P.LogN(6, inner=P.Kerple()), P.SSMax(9, inner=P.LogN(6, inner=P.T5(8, 20)))),
     },
+    "relative positions": {
+        "positions": (P.Relative(6), P.LogN(6, inner=P.Relative()), P.SSMax(9, inner=P.Relative(6))),
+    },
+    "relative positions, bfloat16": {"dtype": "bfloat16", "positions": P.RandomPositions(99, inner=P.Relative(6))},
     "both directions": {"causal": False, "positions": (P.T5(8, 20), P.ALiBi(), P.SSMax(9))},
 }  # fmt: skip
 DENSE: dict[str, Any] = {"ids": ids(2, 23)}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import farspan
+from farspan._backend.packed import Call
 from farspan.attention import hook_arguments
 from farspan.model import recorded
 from farspan.model.activations import Activation
@@ -149,7 +150,7 @@ def test_heads_that_lie_packed_are_mixed_as_attention_does(lengths: tuple[int, .
         return farspan.attention(*heads.split(COUNTS, 1), causal=True, window=7, **ragged).flatten(1)
 
     found = []
-    for mix in (lambda x: recorded.mix_heads(x, COUNTS, time, hooks), apart):
+    for mix in (lambda x: recorded.mix_heads(x, Call(COUNTS, time, hooks)), apart):
         x = heads.clone().requires_grad_()
         mixed = mix(x)
         mixed.backward(upstream.flatten(1))

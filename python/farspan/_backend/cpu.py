@@ -87,42 +87,6 @@ def attention_statistics(dtype: str, query: Array, key: Array, hooks: Hooks) -> 
     return out
 
 
-def mix_heads(heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Array, Array]:
-    """Attention among the float32 heads of packed tokens, `[tokens, heads, dim]`: so many of queries, of keys and of
-    values, one behind the other. Sequences have `time` tokens each; None: as the hooks say. Gives the LSE too, beside
-    `[tokens, query heads, dim]`."""
-    follow_torch()
-    parts = _parts(heads, counts, time)
-    mixed = empty("query", (len(heads), counts[0], heads.shape[2]), np.float32)
-    lse = empty("query", results.attention("float32", *parts, hooks)["lse"][0], np.float32)
-    _core.attention("float32", _as_batch(mixed, time), lse, *parts, hooks)
-    return mixed, lse
-
-
-def mix_heads_gradient(
-    heads: Array, counts: tuple[int, int, int], time: int | None, hooks: Hooks, mixed: Array, lse: Array, slope: Array
-) -> Array:
-    """The slope of a result by `heads`, from what `mix_heads` gave and the slope by its first result."""
-    follow_torch()
-    found = np.zeros(heads.shape, np.float32)
-    above = Above(lse, None, "query,key,value")
-    arrays = (*_parts(heads, counts, time), _as_batch(mixed, time), _as_batch(slope, time))
-    _core.attention_backward_of_heads("float32", _as_batch(found, time), *arrays, above, hooks)
-    return found
-
-
-def _parts(heads: Array, counts: tuple[int, int, int], time: int | None) -> tuple[Array, Array, Array]:
-    """Queries, keys and values as attention takes them."""
-    batch = _as_batch(heads, time)
-    keys, values = counts[0], counts[0] + counts[1]
-    return batch[:, :keys], batch[:, keys:values], batch[:, values:]
-
-
-def _as_batch(packed: Array, time: int | None) -> Array:
-    """`[batch, heads, time, dim]` where all sequences have `time` tokens."""
-    return packed if time is None else packed.reshape(-1, time, *packed.shape[1:]).swapaxes(1, 2)
-
-
 def linear(dtypes: tuple[str, str], x: Array, weight: Array, bias: Bias) -> Array:
     """`x @ weight.T + bias` over the last axis of x."""
     follow_torch()

@@ -30,12 +30,12 @@ from farspan.model.operations import (
     ArrayOperations,
     DeviceOperations,
     Operations,
-    RecordedOperations,
     TensorOperations,
     activation_dtype,
 )
 from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
+from farspan.model.recorded_operations import RecordedOperations
 from farspan.positions import Forgetting
 
 INITIAL_DEVIATION = 0.02

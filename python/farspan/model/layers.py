@@ -17,9 +17,10 @@ from farspan.model.activations import Activation
 from farspan.model.config import Config
 from farspan.model.experts import ExpertLinear, MixtureOfExperts
 from farspan.model.linear import Linear
-from farspan.model.operations import Operations, RecordedOperations, norm, small_dtype
+from farspan.model.operations import Operations, norm, small_dtype
 from farspan.model.passes import AttentionCall, PassPlan
 from farspan.model.positions import LayerPositions, forgotten, positions_behind, positions_of
+from farspan.model.recorded_operations import RecordedOperations
 from farspan.model.rows import apart, attention_by_rows, combined
 
 
@@ -102,10 +103,10 @@ class Attention(nn.Module):
         outputs = []
         for call in plan.calls:
             own, hooks = heads if len(plan.calls) == 1 else heads[call.tokens], call.hooks[layer]
-            plain = plan.cache is None and self.sink is None and self.positions is None
-            if plain and isinstance(operations, RecordedOperations):
+            plain = self.sink is None and (self.positions is None or self.positions.only_widens)
+            if plain and plan.cache is None and isinstance(operations, RecordedOperations):
                 counts = (self.heads, self.kv_heads, self.kv_heads)
-                outputs.append(operations.mix_heads(own, counts, call, layer))
+                outputs.append(operations.mix_heads(own, counts, call, layer, self.positions))
                 continue
             if call.span is None:
                 query, key, value = own[:, :keys], own[:, keys:values], own[:, values:]

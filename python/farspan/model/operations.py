@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from farspan import _transforms, ops, reference
 from farspan._backend import cpu, threads
-from farspan._backend.arrays import dtype_name
+from farspan._backend.arrays import memory_of
 from farspan._backend.hooks import Hooks
 from farspan.attention import DistanceBias, attention, hook_arguments
 from farspan.linear import linear
 from farspan.loss import linear_cross_entropy
 from farspan.model import recorded
 from farspan.model.activations import Activation
-from farspan.model.passes import AttentionCall, PassPlan
+from farspan.model.passes import PassPlan
 from farspan.model.staging import on_device
 from farspan.statistics import AttentionStatistics, attention_statistics
 from farspan.unembed import greedy, sample
@@ -255,36 +255,6 @@ class TensorOperations:
         return self.functions.sample(hidden, unembedding, **draws, **rules)
 
 
-class RecordedOperations(TensorOperations):
-    """On float32 tensors of a CPU, by the functions of `farspan`, as autograd records them. What stands beside each
-    other in a layer is one operation where that is quicker: nobody has hooked a module, so none has to be called."""
-
-    def __init__(self) -> None:
-        super().__init__("fused", torch.float32)
-        self._hooks: tuple[Any, Hooks] = (None, Hooks())
-
-    def mix_heads(self, heads: Tensor, counts: tuple[int, int, int], call: AttentionCall, layer: int) -> Tensor:
-        """Attention among packed heads of queries, keys and values, `[tokens, heads, dim]` -> `[tokens, query heads *
-        dim]`, where no cache, sink or learned hook has a part in it."""
-        hooks = call.hooks[layer]
-        if self._hooks[0] is not hooks:  # the layers of a pass share them
-            self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
-        return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
-
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return recorded.add(x, y)
-
-    def norm_beside(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
-        if layer.bias is not None:
-            return super().norm_beside(x, layer)
-        return recorded.norm_beside(x, layer.gain, layer.eps)
-
-    def norm_of_sum(self, x: Tensor, y: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
-        if layer.bias is not None:
-            return super().norm_of_sum(x, y, layer)
-        return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
-
-
 class DeviceOperations(TensorOperations):
     """On tensors of a GPU, by the functions of `farspan`. Plans have their arrays there, and hooks in the order of the
     operator."""
@@ -370,7 +340,7 @@ class ArrayOperations:
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*memory_of(layer.weight), _numbers(layer.bias))
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
@@ -455,7 +425,7 @@ class ArrayOperations:
     def of_expert(self, x: np.ndarray, layer: Any, expert: int) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*memory_of(layer.weight), _numbers(layer.bias))
         dtype, weight, bias = found
         return cpu.linear_rows(x, dtype, weight[expert], None if bias is None else bias[expert])
 
@@ -541,13 +511,6 @@ def _in_turn(parts: Any) -> Any:
 def small_dtype(x: Tensor) -> torch.dtype:
     """The dtype of sinks, shares and biases beside x: float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _memory(parameter: Any) -> tuple[str, np.ndarray]:
-    """A parameter's dtype and its memory as an array, half types by their bits."""
-    tensor = parameter.detach()
-    bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
-    return dtype_name(tensor), bits.numpy()
 
 
 def _numbers(parameter: Any) -> Any:

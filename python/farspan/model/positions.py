@@ -72,6 +72,11 @@ class LayerPositions(nn.Module):
         """Whether a bias depends on the query's place: then `farspan.model.rows` computes attention."""
         return any(part.by_rows for part in self.parts)
 
+    @property
+    def only_widens(self) -> bool:
+        """Whether `widened` is all that the parameters do."""
+        return all(isinstance(part, Relative) for part in self.parts)
+
     def row_bias(self, query_places: Tensor, key_places: Tensor) -> Tensor:
         """`[heads, queries, keys]`, where `by_rows`."""
         (fire,) = (part for part in self.parts if isinstance(part, FIRE))

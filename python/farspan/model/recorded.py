@@ -6,7 +6,7 @@ norm, as those of a residual stream are, share one backward pass with it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from farspan._backend import cpu
-from farspan._backend.hooks import Hooks
+from farspan._backend import cpu, packed
+from farspan._backend.arrays import memory_of
 from farspan.model.activations import Activation
 
 
@@ -45,10 +45,25 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def mix_heads(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> Tensor:
+def mix_heads(heads: Tensor, call: packed.Call) -> Tensor:
     """`[tokens, heads, dim]` of queries, keys and values -> `[tokens, query heads * dim]`, by attention: see
-    `farspan._backend.cpu.mix_heads`. The gradients of the three come as one array, as they lie."""
-    mixed: Tensor = _MixedHeads.apply(heads, counts, time, hooks)[0]
+    `farspan._backend.packed.mix_heads`. The gradients of the three come as one array, as they lie."""
+    mixed: Tensor = _MixedHeads.apply(heads, call)[0]
+    return mixed.flatten(1)
+
+
+class Widening(NamedTuple):
+    """The parameters, of any dtype, and the array of `farspan._backend.packed.Widening`."""
+
+    weight: Tensor
+    bias: Tensor
+    content_bias: Tensor
+    ahead: np.ndarray
+
+
+def mix_wide_heads(heads: Tensor, widening: Widening, call: packed.Call) -> Tensor:
+    """As `mix_heads`, with widened queries and keys."""
+    mixed: Tensor = _MixedWideHeads.apply(heads, *widening, call)[0]
     return mixed.flatten(1)
 
 
@@ -147,24 +162,56 @@ class _Sum(torch.autograd.Function):
 
 class _MixedHeads(torch.autograd.Function):
     @staticmethod
-    def forward(heads: Tensor, counts: tuple[int, int, int], time: int | None, hooks: Hooks) -> tuple[Tensor, Tensor]:
-        mixed, lse = cpu.mix_heads(heads.detach().numpy(), counts, time, hooks)
+    def forward(heads: Tensor, call: packed.Call) -> tuple[Tensor, Tensor]:
+        mixed, lse = packed.mix_heads(heads.detach().numpy(), call)
         return torch.from_numpy(mixed), torch.from_numpy(lse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(inputs[0], *output)
-        ctx.call = inputs[1:]
+        ctx.call = inputs[1]
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, of_lse: Tensor) -> tuple[Tensor | None, ...]:
         heads, mixed, lse = (part.detach().numpy() for part in ctx.saved_tensors)
-        counts, time, hooks = ctx.call
-        slope = gradient.contiguous().numpy()
-        found = cpu.mix_heads_gradient(heads, counts, time, hooks, mixed, lse, slope)
-        return torch.from_numpy(found), None, None, None
+        found = packed.mix_heads_gradient(heads, ctx.call, mixed, lse, gradient.contiguous().numpy())
+        return torch.from_numpy(found), None
+
+
+class _MixedWideHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        heads: Tensor, weight: Tensor, bias: Tensor, content_bias: Tensor, ahead: np.ndarray, call: packed.Call
+    ) -> tuple[Tensor, ...]:
+        widening = _arrays(Widening(weight, bias, content_bias, ahead))
+        return tuple(map(torch.from_numpy, packed.mix_wide_heads(heads.detach().numpy(), widening, call)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:4], *output)
+        ctx.ahead, ctx.call = inputs[4:]
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *of_others: Tensor) -> tuple[Tensor | None, ...]:
+        heads, weight, bias, content_bias, *output = ctx.saved_tensors
+        parameters = Widening(weight, bias, content_bias, ctx.ahead)
+        found = packed.Mixed(*[part.numpy() for part in output])
+        slope, asked = gradient.contiguous().numpy(), packed.Asked(*ctx.needs_input_grad[:4])
+        slopes = packed.mix_wide_heads_gradient(
+            heads.detach().numpy(), _arrays(parameters), ctx.call, found, slope, asked
+        )
+        like = (heads, *parameters[:3])
+        given = [None if x is None else torch.from_numpy(x).to(y.dtype) for x, y in zip(slopes, like, strict=True)]
+        return (*given, None, None)
+
+
+def _arrays(parameters: Widening) -> packed.Widening:
+    bias, content_bias = (x.detach().float().numpy() for x in (parameters.bias, parameters.content_bias))
+    return packed.Widening(*memory_of(parameters.weight), bias, content_bias, parameters.ahead)
 
 
 def _slopes(ctx: Any, gradient: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
