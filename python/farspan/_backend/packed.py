@@ -101,31 +101,34 @@ def mix_wide_heads_gradient(
 ) -> tuple[Array | None, ...]:
     """The gradients of `Asked`, None where nobody asks, from what `mix_wide_heads` gave."""
     follow_torch()
-    query, _, value = _apart(heads, call.counts)
+    query, key, value = _apart(heads, call.counts)
     of_query = np.zeros(found.query.shape, np.float32)
     gradients = Gradients(query=_as_batch(of_query, call.time))
-    of_heads = None
-    if asked.heads:
-        of_heads, of_wide_key = np.zeros(heads.shape, np.float32), np.zeros(found.key.shape, np.float32)
-        own_query, own_key, own_value = _apart(of_heads, call.counts)
-        gradients = gradients._replace(key=_as_batch(of_wide_key, call.time), value=_as_batch(own_value, call.time))
+    if asked.heads:  # of wide keys only what is not the same for all of them
+        of_key, of_value = np.zeros(key.shape, np.float32), np.zeros(value.shape, np.float32)
+        gradients = gradients._replace(key=_as_batch(of_key, call.time), value=_as_batch(of_value, call.time))
     parts = _batches((found.query, found.key, value), call.time)
     output, above = _as_batch(found.output, call.time), _as_batch(slope, call.time)
     _core.attention_backward("float32", gradients, *parts, output, above, Above(found.lse, None, ""), call.hooks)
     more = widening.weight.shape[1]
     asking, content = of_query[..., :more], of_query[..., more:]
-    if of_heads is not None:
+    of_heads = None
+    if asked.heads:
+        of_heads = np.empty(heads.shape, np.float32)
+        own_query, own_key, own_value = _apart(of_heads, call.counts)
         for head, weight in enumerate(widening.weight):
             _core.linear_x_gradient("float32", widening.dtype, own_query[:, head], asking[:, head], weight)
         own_query += content
-        own_key[...] = of_wide_key[..., more:]
+        own_key[...], own_value[...] = of_key, of_value
     of_weight = None
     if asked.weight:
         of_weight = np.empty(widening.weight.shape, np.float32)
         for head, out in enumerate(of_weight):
             _core.linear_weight_gradient("float32", "float32", out, asking[:, head], query[:, head])
-    of_bias = _sum_of_rows(asking) if asked.bias else None
-    of_content_bias = _sum_of_rows(content) if asked.content_bias else None
+    of_bias = of_content_bias = None
+    if asked.bias or asked.content_bias:
+        sums = _sum_of_rows(of_query)
+        of_bias, of_content_bias = sums[:, :more], sums[:, more:]
     return of_heads, of_weight, of_bias, of_content_bias
 
 

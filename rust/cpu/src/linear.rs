@@ -2,6 +2,7 @@
 
 mod gradient;
 mod panels;
+mod short;
 mod tasks;
 
 pub use gradient::{weight_gradient, x_gradient};

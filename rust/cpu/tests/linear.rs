@@ -33,3 +33,24 @@ fn what_does_not_fit_is_named() {
     assert_eq!(name(weight_gradient(x.matrix(), weight.matrix(), MatrixMut::F32(four.view_mut()))), "x");
     assert_eq!(name(weight_gradient(x.matrix(), x.matrix(), MatrixMut::F32(four.view_mut()))), "out");
 }
+
+#[test]
+fn signs_of_zeros_and_of_infinities_do_not_depend_on_the_rows_beside() {
+    let products = |x: &Stored, weight: &Stored, bias: Option<&[f32]>| {
+        let mut out = Array2::zeros((x.rows, weight.rows));
+        linear(x.matrix(), weight.matrix(), bias, MatrixMut::F32(out.view_mut())).unwrap();
+        out.row(0).iter().map(|number: &f32| number.to_bits()).collect::<Vec<_>>()
+    };
+    for columns in [1, 3, 4, 5, 8, 9, 15, 16, 17, 32, 40, 47] {
+        let many = Stored::new(&vec![1e-30; 20 * columns], 20, columns, 0, Dtype::F32);
+        let alone = many.pick(&[0]);
+        let weight = Stored::new(&vec![-1e-30; 18 * columns], 18, columns, 0, Dtype::F32);
+        for bias in [None, Some([0.0; 18]), Some([-0.0; 18]), Some([f32::NEG_INFINITY; 18])] {
+            let bias = bias.as_ref().map(|bias| &bias[..]);
+            for cpu in Cpu::all() {
+                let found = cpu.alone(0, || products(&many, &weight, bias));
+                assert_eq!(found, cpu.alone(0, || products(&alone, &weight, bias)), "{columns} columns, {bias:?}");
+            }
+        }
+    }
+}

@@ -3,8 +3,10 @@
 mod dot;
 mod panels;
 mod rows;
+mod short;
 mod table;
 
 pub(crate) use dot::{Carry, Padded, Product, Rows, padded_width};
 pub(crate) use panels::{Left, Multiplied, Order, Panels};
+pub(crate) use short::Short;
 pub(crate) use table::{Kernels, kernels};

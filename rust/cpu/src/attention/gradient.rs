@@ -25,6 +25,7 @@ use farspan_core::Result;
 use farspan_core::attention::problem::SmallShapes;
 use farspan_core::attention::{Shape, problem};
 use small::PerRow;
+use std::ops::Range;
 
 /// A call whose gradients are asked for.
 pub type Backward<'a> = problem::Backward<Views<'a>>;
@@ -35,7 +36,7 @@ pub type Backward<'a> = problem::Backward<Views<'a>>;
 pub struct Gradients<'a> {
     /// As the query.
     pub query: Option<Output<'a>>,
-    /// As the key.
+    /// As the key, or only its last dimensions, where no rotation turns these.
     pub key: Option<Output<'a>>,
     /// As the value.
     pub value: Option<Output<'a>>,
@@ -54,6 +55,8 @@ struct Pass<'p, 'a> {
     context: Context<'p, 'a>,
     call: &'p Backward<'a>,
     asked: Asked,
+    /// The dimensions of the keys whose gradients are wanted: all, or some that no rotation turns.
+    key_dims: Range<usize>,
 }
 
 /// The gradients that chunks of keys give something to.
@@ -94,7 +97,8 @@ pub fn attention_backward(call: &Backward<'_>, gradients: Gradients<'_>) -> Resu
         distance_bias: distance_bias.is_some(),
     };
     let context = Context::new(&call.problem, shape, dispatch::machine()?);
-    let pass = Pass { context, call, asked };
+    let key_dim = key.as_ref().map_or(shape.head_dim, dim);
+    let pass = Pass { context, call, asked, key_dims: shape.head_dim - key_dim..shape.head_dim };
     let alone = pass.context.work.is_little(call.problem.sequences);
     let mut scales = PerRow::new(asked.query_scale, [shape.batch, shape.query_heads, shape.query_time]);
     let mut biases = PerRow::new(asked.key_bias, [shape.key_batch, shape.query_heads, shape.key_time]);
@@ -118,6 +122,11 @@ pub fn attention_backward(call: &Backward<'_>, gradients: Gradients<'_>) -> Resu
     sink.map_or(Ok(()), |mut out| small::sinks(&pass, alone, &mut out))
 }
 
+/// The last dimension.
+fn dim(rows: &Output) -> usize {
+    each!(view in rows => view.shape()[3])
+}
+
 fn check(call: &Backward, shape: &Shape, gradients: &Gradients) -> Result<()> {
     let problem = &call.problem;
     for (argument, of, gradient) in [
@@ -126,7 +135,12 @@ fn check(call: &Backward, shape: &Shape, gradients: &Gradients) -> Result<()> {
         ("value", &problem.value, &gradients.value),
     ] {
         if let Some(gradient) = gradient {
-            call.check_large(argument, of, gradient.dtype(), each!(view in gradient => view.shape()))?;
+            let mut found = each!(view in gradient => view.shape());
+            let turned = 2 * problem.half();
+            if argument == "key" && found[3] > 0 && found[3] + turned <= shape.head_dim {
+                found[3] = shape.head_dim;
+            }
+            call.check_large(argument, of, gradient.dtype(), found)?;
         }
     }
     let small = SmallShapes {

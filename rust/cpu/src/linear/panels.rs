@@ -2,14 +2,13 @@
 //!
 //! A number has the bits that it has in a product of few rows: [`Order::Planes`] is the same order of summation.
 
+use super::short;
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::arch::product::{Kernels, Left, Multiplied, Order, Panels, Rows};
 use crate::typed::RowMut;
 use std::cell::RefCell;
 
-/// Weights that are shorter have no panels: their planes are too short.
-const SHORT: usize = 48;
 /// Those that are longer share fewer tiles with what is around them in the cache, and need more rows.
 const LONG: usize = 512;
 /// float32 weights up to here are quicker where they lie, as long as they are not short.
@@ -22,7 +21,7 @@ const MOST_LYING_ROWS: usize = 1024;
 /// Rows of a block whose products are rounded and stored together, while they are in a cache.
 const TOGETHER: usize = 4 * LANES;
 /// Numbers of a block of rows, and of the weights that meet it at the same time.
-const HELD: usize = 96 << 10;
+pub(super) const HELD: usize = 96 << 10;
 /// Weight rows that a number of tiles divides on every machine.
 const STRIP: usize = 3 * LANES;
 
@@ -40,8 +39,8 @@ thread_local! {
 /// Whether panels are quicker than dot products of rows where they lie.
 pub(super) fn pay(rows: usize, weight: &Rows) -> bool {
     match weight.columns() {
-        ..SHORT => false,
-        SHORT..LONG => rows >= 48,
+        ..short::COLUMNS => short::pay(rows, weight),
+        short::COLUMNS..LONG => rows >= 48,
         LONG..=LONGEST_DIRECT if weight.is_wide() => false,
         _ => rows >= 128,
     }
@@ -67,6 +66,9 @@ pub(super) fn fill(
     first: usize,
     mut pieces: Vec<RowMut>,
 ) {
+    if x.columns() < short::COLUMNS {
+        return short::fill(kernels, x, weight, bias, first, pieces);
+    }
     let order = Order::Planes;
     let steps = order.steps(x.columns());
     let columns = first..first + pieces[0].len();

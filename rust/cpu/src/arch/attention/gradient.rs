@@ -135,17 +135,25 @@ pub(super) unsafe fn differentiate<L: Machine>(
     }
 }
 
-/// Adds to the sums `[dim, LANES]` of the sixteen keys of a panel the rows of `rows [count, width]`, weighted by the
-/// keys' columns of `slopes`.
+/// Adds to the sums `[dim, LANES]` of the sixteen keys of a panel the rows of `rows [count, width]`, from their
+/// dimension `first` on, weighted by the keys' columns of `slopes`.
 ///
 /// # Safety
 /// As [`Lanes`]; `count` must not be 0; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column
-/// on, and a row must have at least as many numbers as the sums have dimensions.
+/// on, and a row must have at least `first` numbers and as many behind as the sums have dimensions.
 #[inline(always)]
-pub(super) unsafe fn gather<L: Machine>(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
-    let (rows, dim) = ((rows.as_ptr(), rows.len() / count), sums.len() / LANES);
+pub(super) unsafe fn gather<L: Machine>(
+    slopes: &[f32],
+    (rows, first): (&[f32], usize),
+    count: usize,
+    sums: &mut [f32],
+) {
+    let (width, dim) = (rows.len() / count, sums.len() / LANES);
     // SAFETY: the caller's.
-    unsafe { product::across::<L>(slopes.as_ptr(), rows, count, dim, sums.as_mut_ptr()) }
+    unsafe {
+        let rows = (rows.as_ptr().add(first), width);
+        product::across::<L>(slopes.as_ptr(), rows, count, dim, sums.as_mut_ptr())
+    }
 }
 
 /// For each row of a tile the sum of the rows of `keys`, `dim` numbers each and zeros behind, weighted by its row of

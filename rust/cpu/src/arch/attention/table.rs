@@ -38,7 +38,7 @@ pub(crate) struct Kernels {
     rows_of_panel: unsafe fn(&[f32], &mut [f32]),
     finish: unsafe fn(&[f32], usize, &[f32], RowsMut),
     differentiate: Differentiate,
-    gather: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
+    gather: unsafe fn(&[f32], (&[f32], usize), usize, &mut [f32]),
     spread: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     row_dots: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
@@ -188,14 +188,21 @@ impl Kernels {
         unsafe { (self.differentiate)(tile, packed, panels, out, collected) }
     }
 
-    /// Adds to the sums `[dim, LANES]` of the sixteen keys of panel `panel` the rows `[count, width]`, weighted by the
-    /// key's column of the rows of `slopes`.
-    pub(crate) fn gather(&self, slopes: &[f32], panel: usize, rows: &[f32], count: usize, sums: &mut [f32]) {
+    /// Adds to the sums `[dim, LANES]` of the sixteen keys of panel `panel` the rows `[count, width]`, from dimension
+    /// `first` on, weighted by the key's column of the rows of `slopes`.
+    pub(crate) fn gather(
+        &self,
+        slopes: &[f32],
+        panel: usize,
+        (rows, first): (&[f32], usize),
+        count: usize,
+        sums: &mut [f32],
+    ) {
         assert!(count > 0 && rows.len().is_multiple_of(count * LANES) && sums.len().is_multiple_of(LANES));
-        assert!((sums.len() / LANES).next_multiple_of(LANES) == rows.len() / count);
+        assert!(first + sums.len() / LANES <= rows.len() / count);
         assert!(slopes.len() >= count * PITCH && (panel + 1) * LANES <= PITCH);
         // SAFETY: as above; rows have whole vectors, and every row of slopes has the panel.
-        unsafe { (self.gather)(&slopes[panel * LANES..], rows, count, sums) }
+        unsafe { (self.gather)(&slopes[panel * LANES..], (rows, first), count, sums) }
     }
 
     /// For each row of a tile of `height` the sum of the rows of `keys`, `dim` numbers each and zeros up to the next
@@ -349,7 +356,7 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn gather(slopes: &[f32], rows: &[f32], count: usize, sums: &mut [f32]) {
+            unsafe fn gather(slopes: &[f32], rows: (&[f32], usize), count: usize, sums: &mut [f32]) {
                 // SAFETY: the caller's.
                 unsafe { gradient::gather::<$machine>(slopes, rows, count, sums) }
             }

@@ -130,6 +130,21 @@ impl<'a> Padded<'a> {
         Padded { data, width }
     }
 
+    /// How far apart rows are.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How many rows there are.
+    pub(super) fn count(&self) -> usize {
+        self.data.len() / self.width
+    }
+
+    /// Where row `index` begins.
+    pub(super) fn row(&self, index: usize) -> *const f32 {
+        self.data[index * self.width..].as_ptr()
+    }
+
     /// The same memory as `count` rows of `columns` columns, for a product to take as its second operand.
     pub(crate) fn rows(&self, count: usize, columns: usize) -> Rows<'a> {
         assert!(count * self.width <= self.data.len() && columns <= self.width);

@@ -3,6 +3,7 @@
 use super::dot::{self, Product, Rows, padded_width};
 use super::panels::{self, Left, Multiplied, Order, Panels};
 use super::rows;
+use super::short::{self, Short};
 use crate::arch::buffer::Buffer;
 use crate::arch::element::each_element;
 use crate::arch::lanes::LANES;
@@ -17,6 +18,7 @@ pub(crate) struct Kernels {
     widen: unsafe fn(&Rows, &mut [f32]),
     product: unsafe fn(&mut Product),
     multiply: unsafe fn(&mut Multiplied),
+    short: unsafe fn(&mut Short, usize),
     pack_rows: unsafe fn(&Rows, Order, &mut [f32]),
     pack_columns: unsafe fn(&Rows, &mut [f32]),
     add_bias: unsafe fn(&mut [f32], &[f32]),
@@ -45,6 +47,13 @@ impl Kernels {
         call.check();
         // SAFETY: see the impl.
         unsafe { (self.multiply)(&mut call) }
+    }
+
+    /// `out[r, t] = dot(x[r], weight[t]) + bias[t]`, of so many columns.
+    pub(crate) fn short(&self, mut call: Short, columns: usize) {
+        call.check();
+        // SAFETY: see the impl.
+        unsafe { (self.short)(&mut call, columns) }
     }
 
     /// Panels `[panels, steps, LANES]` with rows in their lanes and a step for each column.
@@ -131,6 +140,18 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
+            unsafe fn short(call: &mut Short, columns: usize) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match columns {
+                        ..=4 => short::short::<$machine, 4>(call),
+                        ..=8 => short::short::<$machine, 8>(call),
+                        _ => short::short::<$machine, 16>(call),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $feature)])?
             unsafe fn pack_rows(rows: &Rows, order: Order, out: &mut [f32]) {
                 // SAFETY: the caller's.
                 unsafe {
@@ -171,6 +192,7 @@ macro_rules! compile {
                 widen,
                 product,
                 multiply,
+                short,
                 pack_rows,
                 pack_columns,
                 add_bias,

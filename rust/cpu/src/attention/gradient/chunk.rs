@@ -97,7 +97,7 @@ impl Scratch {
         let rows = keys.next_multiple_of(LANES);
         if pass.asked.key {
             for side in pass.context.sides() {
-                self.of_queries[*side as usize].take(rows * shape.head_dim).fill(0.0);
+                self.of_queries[*side as usize].take(rows * pass.key_dims.len()).fill(0.0);
             }
         }
         if pass.asked.value {
@@ -191,11 +191,11 @@ impl Scratch {
                 if pass.asked.value {
                     let sums = &mut self.of_upstream.get_mut()[place(shape.value_dim)];
                     let rows = packed.upstream_rows(first, count);
-                    kernels.gather(&self.weights.get()[first * PITCH..], panel, rows, count, sums);
+                    kernels.gather(&self.weights.get()[first * PITCH..], panel, (rows, 0), count, sums);
                 }
                 for (side, slopes) in sides.iter().filter(|_| pass.asked.key) {
-                    let sums = &mut self.of_queries[*side as usize].get_mut()[place(shape.head_dim)];
-                    let rows = packed.query_rows(first, count, *side);
+                    let sums = &mut self.of_queries[*side as usize].get_mut()[place(pass.key_dims.len())];
+                    let rows = (packed.query_rows(first, count, *side), pass.key_dims.start);
                     kernels.gather(&self.slopes[*slopes].get()[first * PITCH..], panel, rows, count, sums);
                 }
             }
@@ -236,7 +236,7 @@ impl Scratch {
     /// Writes the gradients of the chunk's keys and values, and of their biases.
     fn write(&mut self, pass: &Pass, job: &Job, task: &mut KeyTask) {
         let context = &pass.context;
-        let key_width = context.shape.head_dim.next_multiple_of(LANES);
+        let key_width = pass.key_dims.len().next_multiple_of(LANES);
         let keys = task.keys.len();
         let unscaled = &[1.0; GRADIENT_KEYS][..keys];
         if let Some(out) = &mut task.parts.value {
@@ -246,8 +246,10 @@ impl Scratch {
         if let Some(out) = &mut task.parts.key {
             for side in context.sides().iter().copied() {
                 let (sums, room) = (&self.of_queries[side as usize], &mut self.key_rows[side as usize]);
-                let rows = rows_of_panels(context, sums, context.shape.head_dim, keys, room);
-                self.keys.turn_back(pass, &job.whole, &task.keys, side, rows);
+                let rows = rows_of_panels(context, sums, pass.key_dims.len(), keys, room);
+                if pass.key_dims.start == 0 {
+                    self.keys.turn_back(pass, &job.whole, &task.keys, side, rows);
+                }
             }
             let [near, far] = &mut self.key_rows;
             let near = &mut near.get_mut()[..keys * key_width];
