@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from farspan import _transforms as transforms
 from farspan import reference
 from farspan._backend.arrays import name_of
 from farspan._backend.compiler import cuda_status
+from farspan._backend.threads import torch_on_one_thread
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan._gradients import is_inference
 from farspan._results import AttentionStatistics
@@ -157,6 +159,13 @@ class Decoder(nn.Module):
         if serves and self.activations == torch.float32 and not self.instrumented:
             return RecordedOperations()
         return TensorOperations(self.backend, self.activations)
+
+    @contextlib.contextmanager
+    def with_all_cores(self) -> Iterator[None]:
+        """For passes and their gradients: torch's threads stand aside where farspan's do the work."""
+        ours = isinstance(self.choose_operations(), RecordedOperations)
+        with torch_on_one_thread() if ours else contextlib.nullcontext():
+            yield
 
     @property
     def wants_gradient(self) -> bool:

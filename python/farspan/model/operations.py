@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from farspan import _transforms, ops, reference
 from farspan._backend import cpu, threads
-from farspan._backend.arrays import dtype_name
 from farspan._backend.hooks import Hooks
 from farspan.attention import DistanceBias, attention, hook_arguments
 from farspan.linear import linear
@@ -271,6 +270,9 @@ class RecordedOperations(TensorOperations):
             self._hooks = hooks, hook_arguments(heads.detach().numpy(), **hooks)
         return recorded.mix_heads(heads, counts, None if call.span is None else call.span.time, self._hooks[1])
 
+    def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return recorded.linear(x, layer.weight, layer.bias)
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return recorded.add(x, y)
 
@@ -370,7 +372,7 @@ class ArrayOperations:
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*recorded.memory(layer.weight), _numbers(layer.bias))
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
@@ -455,7 +457,7 @@ class ArrayOperations:
     def of_expert(self, x: np.ndarray, layer: Any, expert: int) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*_memory(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*recorded.memory(layer.weight), _numbers(layer.bias))
         dtype, weight, bias = found
         return cpu.linear_rows(x, dtype, weight[expert], None if bias is None else bias[expert])
 
@@ -541,13 +543,6 @@ def _in_turn(parts: Any) -> Any:
 def small_dtype(x: Tensor) -> torch.dtype:
     """The dtype of sinks, shares and biases beside x: float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _memory(parameter: Any) -> tuple[str, np.ndarray]:
-    """A parameter's dtype and its memory as an array, half types by their bits."""
-    tensor = parameter.detach()
-    bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
-    return dtype_name(tensor), bits.numpy()
 
 
 def _numbers(parameter: Any) -> Any:
