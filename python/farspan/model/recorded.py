@@ -79,7 +79,7 @@ def widened_rows(tokens: Tensor, embedding: Tensor) -> Tensor:
     return F.embedding(tokens, embedding).float()
 
 
-def memory(parameter: Tensor) -> tuple[str, np.ndarray]:
+def memory(parameter: Any) -> tuple[str, np.ndarray]:
     """A parameter's dtype and its memory as an array, half types by their bits."""
     tensor = parameter.detach()
     bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
