@@ -3,6 +3,7 @@ array, bit for bit those of `attention_backward`, and what cannot be, by name.""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -128,26 +129,12 @@ def zeros(*shape: int, dtype: Any = np.float32) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
-    [
-        (
-            (2, 7, 5, 8),
-            r"^gradient: expected \[4, 2, 2\] heads of queries, of keys and of values, given shape \[2, 7, 5, 8\]",
-        ),
-        ((2, 9, 5, 8), r"^gradient: expected \[4, 2, 2\] heads .*, given shape \[2, 9, 5, 8\]"),
-        ((10, 8, 8), r"^gradient: expected \[4, 2, 2\] heads"),
-    ],
-    ids=str,
+    "shape", [(2, 7, 5, 8), (2, 9, 5, 8), (10, 8, 8), (8,), (2, 8, 5, 9), (2, 8, 4, 8), (3, 8, 5, 8)], ids=str
 )
-def test_a_gradient_of_another_number_of_heads(shape: tuple[int, ...], said: str) -> None:
-    refused(said, gradient=zeros(*shape))
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 5, 9), (2, 8, 4, 8), (3, 8, 5, 8)], ids=str)
 def test_a_gradient_of_another_shape(shape: tuple[int, ...]) -> None:
-    refused(
-        rf"expected shape \[2, 4, 5, 8\], given shape \[{shape[0]}, 4, {shape[2]}, {shape[3]}\]", gradient=zeros(*shape)
-    )
+    heads = r"\[4, 2, 2\] heads of queries, of keys and of values"
+    given = re.escape(str(list(shape)))
+    refused(rf"^gradient: expected shape \[2, 8, 5, 8\], {heads}, given shape {given}", gradient=zeros(*shape))
 
 
 WHOLE = (2, 8, 5, 8)
@@ -177,7 +164,7 @@ def test_memory_of_others_is_not_written_to() -> None:
 
 def test_arrays_of_other_shapes() -> None:
     query, key, value, output, slope = CALL.given()
-    refused(r"^gradient: expected \[3, 2, 2\] heads", query=query[:, :3])
+    refused(r"^gradient: expected shape \[2, 7, 5, 8\], \[3, 2, 2\] heads", query=query[:, :3])
     refused("^key: expected heads that divide query's 3", query=query[:, :3], gradient=zeros(2, 7, 5, 8))
     refused("^value: ", value=value[:, :1], gradient=zeros(2, 7, 5, 8))
     refused("^key: ", key=key[:, :, :, :7])
