@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from farspan import Error
-from farspan.lab.runs import RESULT, Runs, written
+from farspan.lab.kept import written
+from farspan.lab.runs import RESULT, Runs
 
 FACTS = {"scheme": "rope", "steps": 5}
 

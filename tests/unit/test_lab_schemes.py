@@ -9,7 +9,8 @@ import pytest
 
 from farspan import positions
 from farspan._errors import ArgumentError
-from farspan.lab import measure, schemes
+from farspan.lab import schemes
+from farspan.lab.reach import settings_under
 from farspan.lab.schemes import Reach
 from farspan.model import Config
 from farspan.positions import RoPE, Scheme, Span, YaRN
@@ -94,7 +95,7 @@ def test_a_scheme_by_name_leaves_each_layer_its_own_base(name: str) -> None:
     assert put.positions[2] == positions.NoPE()
     back = put.with_positions(schemes.make(["rope"], REACH)["rope"])
     assert back.positions == config.positions
-    written = measure._settings(config, RoPE(None))
+    written = settings_under(config, RoPE(None))
     assert written == {"scheme": "RoPE", "layers": [RoPE(1e4).to_dict(), RoPE(1e6).to_dict()]}
 
 

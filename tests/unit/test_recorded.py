@@ -118,6 +118,7 @@ def test_gradients_of_many_equal_tokens_are_added_up_in_float32() -> None:
 
 
 RECORDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a linear layer": lambda x: recorded.linear(x, X[0], None),
     "a norm": lambda x: recorded.rms_norm(x, WEIGHT, EPS),
     "a norm beside its rows": lambda x: torch.cat(recorded.norm_beside(x, WEIGHT, EPS)),
     "a norm of a sum": lambda x: torch.cat(recorded.norm_of_sum(x, x, WEIGHT, EPS)),
@@ -131,6 +132,51 @@ def test_a_second_derivative_is_an_error(name: str) -> None:
     (first,) = torch.autograd.grad(RECORDED[name](x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_a_linear_layer_has_the_bits_of_the_public_function(rows: int, biased: bool, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(rows)
+    x, above = (torch.randn(rows, width, generator=make) for width in (24, 40))
+    weight, bias = torch.randn(40, 24, generator=make).to(dtype), torch.randn(40, generator=make).to(dtype)
+    if dtype == torch.float64:  # as the public function
+        with pytest.raises(farspan.DtypeError, match="weight"):
+            recorded.linear(x, weight, None)
+        return
+    found = []
+    for function in (recorded.linear, lambda *given: farspan.linear(*given[:2], _widened(given[2]))):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, *([bias] if biased else []))]
+        out = function(*leaves, *([] if biased else [None]))
+        out.backward(above)
+        assert [t.grad.dtype for t in leaves] == [t.dtype for t in leaves]
+        found.append([out.detach(), *(t.grad for t in leaves)])
+    for name, one, other in zip(("output", "x", "weight", "bias"), *found, strict=False):
+        assert_same_bits(one.float().numpy(), other.float().numpy(), name)
+
+
+def _widened(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float()
+
+
+@pytest.mark.parametrize("asks", range(1, 8))
+def test_a_linear_layer_computes_and_keeps_what_is_asked_for(asks: int) -> None:
+    make = torch.Generator().manual_seed(asks)
+    shapes = {"x": (7, 24), "weight": (5, 24), "bias": (5,)}
+    wanted = [bool(asks >> place & 1) for place in range(3)]
+    given = [
+        torch.randn(shape, generator=make).requires_grad_(a) for shape, a in zip(shapes.values(), wanted, strict=True)
+    ]
+    whole = [t.detach().clone().requires_grad_() for t in given]
+    for leaves in (given, whole):
+        recorded.linear(*leaves).square().sum().backward()
+    for name, one, other, wants in zip(shapes, given, whole, wanted, strict=True):
+        assert (one.grad is not None) == wants, name
+        if wants:
+            assert_same_bits(one.grad.numpy(), other.grad.numpy(), name)
+    kept = recorded.linear(*given).grad_fn.saved_tensors[0]
+    assert (kept is not None) == wanted[1], "x is for the gradient of the weight"
 
 
 COUNTS = (4, 2, 2)

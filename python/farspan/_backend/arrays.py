@@ -55,15 +55,6 @@ def name_of(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def memory_of(tensor: Any) -> tuple[str, np.ndarray]:
-    """The dtype of a tensor on the CPU, and its memory as an array: half types by their bits."""
-    name, own = dtype_name(tensor), tensor.detach()
-    if name in HALVES:
-        own = own.view(sys.modules["torch"].uint16)
-    memory: np.ndarray = own.numpy()
-    return name, memory
-
-
 def describe(x: object) -> str:
     """An array by its shape, anything else by its type and value."""
     if isinstance(x, np.ndarray) or is_tensor(x):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from farspan import _core
 from farspan._backend.arrays import index
@@ -12,6 +14,7 @@ MAX_THREADS = 1024
 
 _chosen = False  # by set_num_threads: from then on torch's number no longer counts
 _followed = 0  # torch's number at the last call
+_alone = 0  # how many callers have torch on one thread now: this number of torch's is not meant for us
 
 
 def set_num_threads(n: int) -> None:
@@ -36,9 +39,28 @@ def get_num_threads() -> int:
 def follow_torch() -> None:
     """Take over torch's thread count, unless the caller has set one."""
     global _followed
-    if _chosen:
+    if _chosen or _alone:
         return
     current = getattr(sys.modules.get("torch"), "get_num_threads", None)
     if current is not None and (n := min(current(), MAX_THREADS)) != _followed:
         _core.set_num_threads(n)
         _followed = n
+
+
+@contextlib.contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """The cores are for our own threads meanwhile, as many as before. A thread of torch's spins for milliseconds after
+    each operation, in case another follows: where most operations are ours, it takes a core from them.
+    """
+    import torch
+
+    global _alone
+    follow_torch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _alone += 1
+    try:
+        yield
+    finally:
+        _alone -= 1
+        torch.set_num_threads(before)

@@ -20,6 +20,7 @@ from farspan.tokenizer import ByteTokenizer
 if TYPE_CHECKING:
     from farspan.lab.attention import AttentionMeasurement
     from farspan.lab.measurement import Measurement
+    from farspan.lab.pieces import Pieces
     from farspan.lab.subject import LoadedModel, Text
 
 SUMMARY = "Loss against context length under several position schemes: JSON, CSV and a picture."
@@ -62,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "also what the heads of each layer look at: entropy, share of first key and sink, mean distance"
     add("--statistics", action="store_true", help=what)
     add_out(parser, "out/measure")
+    what = "go on with a measurement in DIR that was stopped; what is there is not measured again"
+    add("--resume", action="store_true", help=what)
     add_json(parser)
 
 
@@ -72,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
     from farspan.embedded import FOLDER
     from farspan.lab import copying, needle, report
+    from farspan.lab.pieces import Pieces, require_folder
     from farspan.lab.subject import load_model, load_text, open_model
     from farspan.lab.windows import window_ends
     from farspan.model.source import open_checkpoint
@@ -89,14 +93,24 @@ def run(options: argparse.Namespace) -> None:
             needle.require_room(tokenizer, text.tokens, min(options.lengths), text.first_tokens)
         if options.copies:
             copying.require_room(min(options.lengths), text.first_tokens)
-    loaded = load_model(options.model, options.device, opened)
     folders = [options.out / files[0].stem if options.apart else options.out for files in parts]
-    found = [_measured(loaded, text, out, options) for text, out in zip(texts, folders, strict=True)]
+    for out in folders:
+        require_folder(out, resume=options.resume)
+    loaded = load_model(options.model, options.device, opened)
+    kept = [Pieces.of(out, loaded, text, resume=options.resume) for out, text in zip(folders, texts, strict=True)]
+    try:
+        found = [_measured(loaded, *each, options) for each in zip(texts, folders, kept, strict=True)]
+    except BaseException:
+        if any(pieces.grown for pieces in kept):
+            print("farspan: --resume goes on where this command stopped", file=sys.stderr)
+        raise
+    for pieces in kept:  # those of a text stay until all texts are measured
+        pieces.remove()
     if options.json:
         print_json({"texts": found} if options.apart else found[0])
 
 
-def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Namespace) -> Any:
+def _measured(loaded: LoadedModel, text: Text, out: Path, pieces: Pieces, options: argparse.Namespace) -> Any:
     """One text to its files; gives what is in `loss.json`, and in `attention.json` if that is asked for."""
     from farspan.lab import report
 
@@ -105,9 +119,10 @@ def _measured(loaded: LoadedModel, text: Text, out: Path, options: argparse.Name
         trained_length=options.trained, stride=options.stride, first_tokens=text.first_tokens,
     )  # fmt: skip
     measurement, paths = measure_to_files(
-        loaded, text, out, needles=options.needles, copies=options.copies, by=options.by, margin=options.margin, **asked
-    )
-    attention = attention_to_files(loaded, text, out, **asked) if options.statistics else None
+        loaded, text, out, needles=options.needles, copies=options.copies, by=options.by, margin=options.margin,
+        piece=pieces, **asked,
+    )  # fmt: skip
+    attention = attention_to_files(loaded, text, out, piece=pieces, **asked) if options.statistics else None
     if not options.json:
         if options.apart:
             print(text.name)
@@ -130,19 +145,26 @@ def measure_to_files(
     loaded: LoadedModel, text: Text, out: Path, needles: int = 0, copies: int = 0, **options: Any
 ) -> tuple[Measurement, list[Path]]:
     """`farspan.measure` with these options and with progress on stderr, and the files written. What is measured by then
-    is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory."""
+    is written also where it ends early: by Ctrl-C, or at a length that does not fit into memory. A kill leaves
+    `loss-partial.json`."""
     from farspan.lab import report
     from farspan.lab.measure import measure
+    from farspan.lab.pieces import found_anew
     from farspan.lab.reach import chosen_schemes
     from farspan.lab.retrieval import Retrieval
 
     out.mkdir(parents=True, exist_ok=True)
     so_far: list[Measurement] = []
+
+    def keep(found: Measurement) -> None:
+        so_far.append(found)
+        report.keep(found, out)
+
     try:
         with progress_on_stderr("measuring") as progress:
             measurement = measure(
                 loaded.model, text.tokens, model_name=loaded.name, text_name=text.name, notes=text.notes,
-                bytes_per_token=text.bytes_per_token, progress=progress, keep=so_far.append, **options,
+                bytes_per_token=text.bytes_per_token, progress=progress, keep=keep, **options,
             )  # fmt: skip
             so_far.append(measurement)
             lengths, trained = measurement.lengths, measurement.trained_length
@@ -151,7 +173,8 @@ def measure_to_files(
                     text.tokens, lengths, trained, loaded.tokenizer, needles, copies, measurement.first_tokens
                 )
                 asked = chosen_schemes(loaded.model.config, options["schemes"], lengths, trained)
-                measurement = asking.added_to(measurement, loaded.model, asked, progress, so_far.append)
+                piece = options.get("piece", found_anew)
+                measurement = asking.added_to(measurement, loaded.model, asked, progress, so_far.append, piece)
     except BaseException:
         if so_far:
             paths = report.write(so_far[-1], out)

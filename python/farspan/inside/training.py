@@ -14,11 +14,12 @@ from torch import Tensor
 from farspan._errors import ArgumentError, DtypeError, message
 from farspan.inside.reading import require_model
 from farspan.inside.translators import Translators, translated
-from farspan.inside.unfinished import Unfinished, digest, digest_of_model
+from farspan.inside.unfinished import Unfinished
 from farspan.loss import divergence
 from farspan.model import Transformer
 from farspan.model.arguments import check_ids, count, integer
 from farspan.model.decoder import as_ids
+from farspan.model.digests import digest, digest_of_model
 
 LEARNING_RATE = 3e-3
 KEPT_EVERY = 20

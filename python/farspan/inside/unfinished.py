@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from farspan._files import require_same
-from farspan.model import Transformer
 from farspan.model.state_file import StateFile
 
 
@@ -43,17 +41,3 @@ class Unfinished:
             for name, tensor in state.items():
                 stored[name].copy_into(tensor)
         return int(facts["step"])
-
-
-def digest(ids: Tensor) -> str:
-    """Of a text."""
-    return hashlib.sha256(ids.cpu().long().numpy().tobytes()).hexdigest()
-
-
-def digest_of_model(model: Transformer) -> str:
-    """Of every parameter."""
-    seen = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        seen.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
-        seen.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return seen.hexdigest()

@@ -10,7 +10,8 @@
     train           a short training loop for any module
 
 Beside them: `schemes` by name, `custom` ones, and `reach`, what a config says of its trained length and schemes;
-`settings`, `runs` (the folder) and `trainings` (how many), which both kinds of extrapolation share; `subject`, a
-command's model and text; `progress`, `tables`, `curves` and `machine` for what is shown; `lens_report`, the files of
-`farspan lens`; `embedded`, the script of the embedded model, and `eager`, the model that the demo compares it with.
+`settings`, `runs` (the folder) and `trainings` (how many), which both kinds of extrapolation share; `kept` results, and
+the `pieces` of a measurement that goes on after a stop; `subject`, a command's model and text; `progress`, `tables`,
+`curves` and `machine` for what is shown; `lens_report`, the files of `farspan lens`; `embedded`, the script of the
+embedded model, and `eager`, the model that the demo compares it with.
 """

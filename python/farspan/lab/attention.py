@@ -6,8 +6,9 @@ At every length and under every scheme the same queries are asked, the last `tar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from farspan._results import AttentionStatistics
 from farspan.lab import schemes as named
-from farspan.lab.progress import Progress
+from farspan.lab.pieces import Piece, found_anew, piece_name
+from farspan.lab.progress import Progress, part_of
+from farspan.lab.reach import settings_under, switched
 from farspan.lab.windows import set_up
 from farspan.model import Transformer
 
 FIELDS = ("entropy", "largest", "first", "sink", "distance")
-"""The statistics that have a mean."""
+"""The statistics that have a mean, in the order of a point."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def measure_attention(
     model_name: str = "the model",
     text_name: str = "the text",
     progress: Progress | None = None,
+    piece: Piece = found_anew,
 ) -> AttentionMeasurement:
     """The means of `model.attention_statistics` at every length and under every scheme. Arguments as in
     `farspan.measure`; no logits are computed, and no weights of attention are kept."""
@@ -95,21 +99,28 @@ def measure_attention(
     total, done = len(setup.schemes) * len(setup.ends) * sum(setup.lengths), 0
     points: list[AttentionPoint] = []
     for name, scheme in setup.schemes.items():
-        switched = model if scheme is None else model.with_positions(scheme)
+        reader = switched(model, scheme)
+        facts = {**setup.facts, "scheme": settings_under(model.config, scheme)}
         for length in setup.lengths:
-            sums = {field: torch.zeros(()) for field in FIELDS}
-            for part in setup.windows(length):
-                if progress:
-                    progress(done, total, f"attention, {name} at {length}")
-                found = switched.attention_statistics(part[:, :-1])
-                sums = {field: sums[field] + _summed(found, field, setup.targets) for field in FIELDS}
-                done += len(part) * length
-            points += _points(name, length, sums, len(setup.ends) * setup.targets)
+            parts = setup.windows(length, part_of(progress, done, total, f"attention, {name} at {length}"))
+            find = partial(_means, reader, parts, setup.targets)
+            points += _points(name, length, piece(piece_name("attention", name, length), facts, find))
+            done += len(setup.ends) * length
     if progress:
         progress(done, total, "done")
     return AttentionMeasurement(
         model_name, text_name, setup.trained_length, setup.lengths, len(setup.ends), setup.targets, tuple(points)
     )
+
+
+def _means(model: Transformer, parts: Iterable[Tensor], targets: int) -> list[list[float]]:
+    """Over windows and their last queries: of each statistic and each layer a mean for every head."""
+    sums, windows = {field: torch.zeros(()) for field in FIELDS}, 0
+    for part in parts:
+        found = model.attention_statistics(part[:, :-1])
+        sums = {field: sums[field] + _summed(found, field, targets) for field in FIELDS}
+        windows += len(part)
+    return [heads for field in FIELDS for heads in (sums[field] / (windows * targets)).tolist()]
 
 
 def _summed(found: AttentionStatistics, field: str, targets: int) -> Tensor:
@@ -118,9 +129,9 @@ def _summed(found: AttentionStatistics, field: str, targets: int) -> Tensor:
     return values[..., -targets:].double().sum((1, 3)).cpu()
 
 
-def _points(scheme: str, length: int, sums: dict[str, Tensor], count: int) -> list[AttentionPoint]:
-    means = {field: (total / count).tolist() for field, total in sums.items()}
-    layers = range(len(means["entropy"]))
+def _points(scheme: str, length: int, means: Sequence[Sequence[float]]) -> list[AttentionPoint]:
+    layers = len(means) // len(FIELDS)
     return [
-        AttentionPoint(scheme, length, at + 1, **{field: tuple(of[at]) for field, of in means.items()}) for at in layers
+        AttentionPoint(scheme, length, at + 1, *(tuple(means[field * layers + at]) for field in range(len(FIELDS))))
+        for at in range(layers)
     ]

@@ -7,14 +7,17 @@ are asked for: those that end a piece.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
+from farspan.lab.pieces import Piece, found_anew, piece_name
 from farspan.lab.progress import Progress
+from farspan.lab.reach import settings_under, switched
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.unembed import score
@@ -67,10 +70,11 @@ def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ())
 def find_copies(
     model: Transformer, text: Tensor, lengths: Sequence[int], schemes: Mapping[str, Scheme | None], *,
     trained_length: int, count: int = 4, first_tokens: Sequence[int] = (),
-    progress: Progress | None = None,
+    progress: Progress | None = None, piece: Piece = found_anew,
 ) -> tuple[Copied, ...]:  # fmt: skip
     """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
-    being the model's own. ArgumentError: a length has no room for two pieces."""
+    being the model's own; `piece` as there. ArgumentError: a length has no room for a piece of text that stands
+    twice."""
     if not lengths:
         return ()
     require_room(min(lengths), first_tokens)
@@ -80,22 +84,32 @@ def find_copies(
     home = max([p for p in pieces if p + len(first_tokens) <= trained_length], default=min(pieces))
     start = torch.tensor(first_tokens, dtype=torch.int64)
     alone = torch.stack([torch.cat([start, text[end - home : end].long()]) for end in ends])
-    guessed, _ = _asked(model, alone, min(targets, home - 1))
+    common = {
+        "copies": count, "lengths": list(lengths), "first tokens": list(first_tokens), "trained length": trained_length
+    }  # fmt: skip
+    ((guessed, _),) = piece("copies-guessed", common, lambda: [[*_asked(model, alone, min(targets, home - 1))]])
     found: list[Copied] = []
     total = len(schemes) * len(lengths)
     for name, scheme in schemes.items():
-        switched = model if scheme is None else model.with_positions(scheme)
+        reader = switched(model, scheme)
+        facts = {**common, "scheme": settings_under(model.config, scheme)}
         for length in lengths:
             if progress:
                 progress(len(found), total, f"copies: {name} at {length}")
-            parts = [_asked(switched, twice(text, end, length, first_tokens)[None], targets) for end in ends]
-            right, nats = (sum(numbers) / len(ends) for numbers in zip(*parts, strict=True))
+            find = partial(_repeated, reader, (twice(text, end, length, first_tokens) for end in ends), targets)
+            ((right, nats),) = piece(piece_name("copies", name, length), facts, find)
             found.append(Copied(name, length, right, guessed, nats, targets * len(ends)))
     return tuple(found)
 
 
 def _piece(length: int, first_tokens: Sequence[int]) -> int:
     return (length + 1 - len(first_tokens)) // 2
+
+
+def _repeated(model: Transformer, texts: Iterable[Tensor], targets: int) -> list[list[float]]:
+    """The means over texts of what `_asked` gives."""
+    parts = [_asked(model, ids[None], targets) for ids in texts]
+    return [[sum(numbers) / len(parts) for numbers in zip(*parts, strict=True)]]
 
 
 def _asked(model: Transformer, ids: Tensor, targets: int) -> tuple[float, float]:

@@ -8,7 +8,8 @@ Curves compare like with like: at every length and under every scheme the very s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from farspan._errors import ArgumentError, message
 from farspan.lab import schemes as named
 from farspan.lab.measurement import Measurement, Point, mean_and_error
 from farspan.lab.notes import notes_on
-from farspan.lab.progress import Progress
+from farspan.lab.pieces import Piece, found_anew, piece_name
+from farspan.lab.progress import Progress, part_of
+from farspan.lab.reach import settings_under, switched
 from farspan.lab.windows import set_up
-from farspan.model import Config, Transformer
-from farspan.positions import Scheme
+from farspan.model import Transformer
 from farspan.unembed import score
 
 
@@ -44,6 +46,7 @@ def measure(
     notes: Sequence[str] = (),
     progress: Progress | None = None,
     keep: Callable[[Measurement], object] | None = None,
+    piece: Piece = found_anew,
 ) -> Measurement:
     """The mean loss of `model` over a text at every length and under every scheme, with its standard error.
 
@@ -68,6 +71,7 @@ def measure(
 
     `model_name` and `text_name` stand above a picture; `notes` go before those of the result. `progress(done, total,
     next_step)` hears how many tokens are read, `keep(so_far)` gets what is measured after each point.
+    `piece`: what a scheme's losses at a length come from and are kept by, such as `farspan.lab.pieces.Pieces`.
     `farspan.lab.report` writes and draws the result.
 
     ArgumentError, DtypeError: an argument that cannot be, such as a length that the text does not hold.
@@ -82,7 +86,8 @@ def measure(
         raise ArgumentError(message("margin", "a finite number of at least 0", repr(margin)))
     setup = set_up(model, tokens, lengths, schemes, windows, targets, stride, trained_length, first_tokens)
     lengths, ends, stride, targets = setup.lengths, setup.ends, setup.stride, setup.targets
-    chosen, start = setup.schemes, setup.first_tokens
+    chosen, start = setup.schemes, setup.first_tokens.tolist()
+    settings = {name: settings_under(model.config, scheme) for name, scheme in chosen.items()}
     read = lengths if by == "length" else lengths[-1:]
 
     points: list[Point] = []
@@ -90,29 +95,25 @@ def measure(
     def so_far(complete: bool) -> Measurement:
         return Measurement(
             model_name, text_name, setup.trained_length, bytes_per_token,
-            {name: _settings(model.config, scheme) for name, scheme in chosen.items()},
-            by, lengths, len(ends), stride, targets, tuple(start.tolist()),
-            (*notes, *notes_on(model.config, chosen, by, lengths, start.tolist(), stride)), complete, tuple(points),
+            settings, by, lengths, len(ends), stride, targets, tuple(start),
+            (*notes, *notes_on(model.config, chosen, by, lengths, start, stride)), complete, tuple(points),
             float(margin),
         )  # fmt: skip
 
     total, done = len(chosen) * len(ends) * sum(read), 0
     for name, scheme in chosen.items():
-        switched = model if scheme is None else model.with_positions(scheme)
+        reader = switched(model, scheme)
+        facts = {"by": by, **setup.facts, "scheme": settings[name]}
         for length in read:
-            scored = targets if by == "length" else length
-            losses = []
-            for part in setup.windows(length):
-                if progress:
-                    progress(done, total, f"{name} at {length}")
-                losses.append(_losses(switched, part, scored))
-                done += len(part) * length
-            per_token = torch.cat(losses)
-            if by == "length":
-                points.append(_point(name, length, length - scored + 1, per_token))
-            else:
-                spans = zip((0, *lengths), lengths, strict=False)
-                points += [_point(name, last, first + 1, per_token[:, first:last]) for first, last in spans]
+            spans = [(length - targets, length)]
+            if by == "position":
+                spans, facts = list(zip((0, *lengths), lengths, strict=False)), {**facts, "lengths": lengths}
+            parts = setup.windows(length, part_of(progress, done, total, f"{name} at {length}"))
+            find = partial(_window_losses, reader, parts, length, spans)
+            for (first, last), losses in zip(spans, piece(piece_name("loss", name, length), facts, find), strict=True):
+                count = len(losses) * (last - first)
+                points.append(Point(name, last, first + 1, *mean_and_error(losses), count, tuple(losses)))
+            done += len(ends) * length
             if keep:
                 keep(so_far(False))
     if progress:
@@ -120,24 +121,17 @@ def measure(
     return so_far(True)
 
 
+def _window_losses(
+    model: Transformer, parts: Iterable[Tensor], length: int, spans: Sequence[tuple[int, int]]
+) -> list[list[float]]:
+    """Of each span of places the mean loss of every window."""
+    begin = spans[0][0]
+    per_token = torch.cat([_losses(model, part, length - begin) for part in parts])
+    return [per_token[:, first - begin : last - begin].double().mean(dim=1).tolist() for first, last in spans]
+
+
 @torch.no_grad()
 def _losses(model: Transformer, windows: Tensor, scored: int) -> Tensor:
     """Nats `[batch, scored]` of the last `scored` tokens; logits are never built."""
     hidden = model(windows[:, :-1])[:, -scored:]
     return -score(hidden, model.unembedding, windows[:, -scored:], **model.logit_settings).logprob.cpu()
-
-
-def _point(name: str, length: int, shortest: int, losses: Tensor) -> Point:
-    per_window = losses.double().mean(dim=1).tolist()
-    return Point(name, length, shortest, *mean_and_error(per_window), losses.numel(), tuple(per_window))
-
-
-def _settings(config: Config, scheme: Scheme | None) -> dict[str, Any]:
-    """As a dict of JSON types; of a scheme that differs from layer to layer what each kind of layer has."""
-    if scheme is None:
-        return {"scheme": "own", "layers": [own.to_dict() for own in dict.fromkeys(config.positions)]}
-    put = config.with_positions(scheme)
-    first, *others = dict.fromkeys(put.positions[layer] for layer in put.rotating_layers)
-    if not others:
-        return first.to_dict()
-    return {"scheme": type(scheme).__name__, "layers": [own.to_dict() for own in (first, *others)]}

@@ -7,15 +7,18 @@ likeliest one after the right tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from farspan._errors import ArgumentError, message
-from farspan.lab.progress import Progress
+from farspan.lab.pieces import Piece, found_anew, piece_name
+from farspan.lab.progress import Progress, part_of
+from farspan.lab.reach import settings_under, switched
 from farspan.model import Transformer
 from farspan.positions import Scheme
 from farspan.tokenizer import Tokenizer
@@ -94,20 +97,37 @@ def finds(model: Transformer, hay: Haystack) -> bool:
 def find_needles(
     model: Transformer, tokenizer: Tokenizer, text: Tensor, lengths: Sequence[int],
     schemes: Mapping[str, Scheme | None], *, count: int = 4, depths: Sequence[float] = DEPTHS,
-    first_tokens: Sequence[int] = (), seed: int = 0, progress: Progress | None = None,
+    first_tokens: Sequence[int] = (), seed: int = 0, progress: Progress | None = None, piece: Piece = found_anew,
 ) -> tuple[Found, ...]:  # fmt: skip
     """`count` needles at each depth and length under each scheme; all schemes have the same ones to find. `schemes`:
-    as in `farspan.measure`, None being the model's own."""
+    as in `farspan.measure`, None being the model's own; `piece` as there."""
     found: list[Found] = []
     total = len(schemes) * len(lengths) * len(depths)
+
+    def hidden(length: int, number: int) -> list[Haystack]:
+        draw = np.random.Generator(np.random.PCG64([seed, length, number]))
+        return [haystack(tokenizer, text, length, depths[number], draw, first_tokens) for _ in range(count)]
+
     for name, scheme in schemes.items():
-        switched = model if scheme is None else model.with_positions(scheme)
+        reader = switched(model, scheme)
+        facts = {
+            "needles": count, "depths": list(depths), "seed": seed, "first tokens": list(first_tokens),
+            "scheme": settings_under(model.config, scheme),
+        }  # fmt: skip
         for length in lengths:
-            for number, depth in enumerate(depths):
-                if progress:
-                    progress(len(found), total, f"needles: {name} at {length}")
-                draw = np.random.Generator(np.random.PCG64([seed, length, number]))
-                hays = [haystack(tokenizer, text, length, depth, draw, first_tokens) for _ in range(count)]
-                right = sum(finds(switched, hay) for hay in hays)
-                found.append(Found(name, length, depth, right / count, count))
+            tell = part_of(progress, len(found), total, f"needles: {name} at {length}")
+            find = partial(_right, reader, (hidden(length, number) for number in range(len(depths))), tell)
+            (right,) = piece(piece_name("needles", name, length), facts, find)
+            found += [Found(name, length, depth, n / count, count) for depth, n in zip(depths, right, strict=True)]
     return tuple(found)
+
+
+def _right(
+    model: Transformer, depths: Iterable[Sequence[Haystack]], tell: Callable[[int], object]
+) -> list[list[float]]:
+    """How many needles are found at each depth."""
+    right: list[float] = []
+    for hays in depths:
+        tell(len(right))
+        right.append(sum(finds(model, hay) for hay in hays))
+    return [right]

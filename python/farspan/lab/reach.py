@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from farspan.lab import schemes as named
 from farspan.lab.schemes import Reach
-from farspan.model import Config
+from farspan.model import Config, Transformer
 from farspan.positions import RoPE, Scheme
 from farspan.positions.frequencies import DEFAULT_BASE
 
@@ -22,6 +25,27 @@ def reach_of(config: Config, longest: int, trained_length: int | None = None) ->
     """How far a model is to reach, of what it was made for."""
     trained = trained_length_of(config) if trained_length is None else trained_length
     return Reach(trained, longest, config.rope_theta or DEFAULT_BASE)
+
+
+def switched(model: Transformer, scheme: Scheme | None) -> Transformer:
+    """The model as it is measured under a scheme, None being its own. What a new scheme draws at random to learn from
+    is the same each time."""
+    if scheme is None:
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model.with_positions(scheme)
+
+
+def settings_under(config: Config, scheme: Scheme | None) -> dict[str, Any]:
+    """A scheme's settings as JSON has them; of one that differs from layer to layer what each kind of layer has."""
+    if scheme is None:
+        return {"scheme": "own", "layers": [own.to_dict() for own in dict.fromkeys(config.positions)]}
+    put = config.with_positions(scheme)
+    first, *others = dict.fromkeys(put.positions[layer] for layer in put.rotating_layers)
+    if not others:
+        return first.to_dict()
+    return {"scheme": type(scheme).__name__, "layers": [own.to_dict() for own in (first, *others)]}
 
 
 def trained_length_of(config: Config) -> int:

@@ -15,6 +15,7 @@ from farspan.lab import copying, needle
 from farspan.lab.copying import Copied, find_copies
 from farspan.lab.measurement import Measurement
 from farspan.lab.needle import find_needles
+from farspan.lab.pieces import Piece, found_anew
 from farspan.lab.progress import Progress
 from farspan.model import Transformer
 from farspan.positions import Scheme
@@ -50,20 +51,21 @@ class Retrieval:
     def added_to(
         self, measurement: Measurement, model: Transformer, schemes: Mapping[str, Scheme | None],
         progress: Progress | None = None, keep: Callable[[Measurement], object] = lambda found: None,
+        piece: Piece = found_anew,
     ) -> Measurement:  # fmt: skip
         """The measurement with what the model finds and copies under these schemes. `keep` gets it when the needles are
-        there."""
+        there. `piece` as in `farspan.measure`."""
         if self.tokenizer is not None and (roomy := self._with_needles):
             found = find_needles(
                 model, self.tokenizer, self.text, roomy, schemes, count=self.needles, first_tokens=self.first_tokens,
-                progress=progress,
+                progress=progress, piece=piece,
             )  # fmt: skip
             measurement = dataclasses.replace(measurement, needles=(*measurement.needles, *found))
             keep(measurement)
         if roomy := self._with_copies:
             copied = find_copies(
                 model, self.text, roomy, schemes, trained_length=self.trained_length, count=self.copies,
-                first_tokens=self.first_tokens, progress=progress,
+                first_tokens=self.first_tokens, progress=progress, piece=piece,
             )  # fmt: skip
             alike = _with_guesses_of(measurement.copies, copied)
             measurement = dataclasses.replace(measurement, copies=(*measurement.copies, *alike))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -35,9 +35,20 @@ class Setup:
     stride: int
     """from one end to the next"""
 
-    def windows(self, length: int) -> Iterator[Tensor]:
-        """Windows `[some, length + 1]`, the last column only predicted."""
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the losses in windows of any length depend on, beside model and text."""
+        return {
+            "longest length": self.lengths[-1], "windows": len(self.ends), "stride": self.stride,
+            "targets": self.targets, "first tokens": self.first_tokens.tolist(),
+        }  # fmt: skip
+
+    def windows(self, length: int, tell: Callable[[int], object]) -> Iterator[Tensor]:
+        """Windows `[some, length + 1]`, the last column only predicted. `tell` hears how many tokens came before."""
+        told = 0
         for part in self.ends.split(max(1, TOKENS_AT_ONCE // length)):
+            tell(told)
+            told += len(part) * length
             windows = self.tokens[part[:, None] + torch.arange(-length, 1)].long()
             windows[:, : len(self.first_tokens)] = self.first_tokens
             yield windows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from farspan import _transforms as transforms
 from farspan import reference
 from farspan._backend.arrays import name_of
 from farspan._backend.compiler import cuda_status
+from farspan._backend.threads import torch_on_one_thread
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan._gradients import is_inference
 from farspan._results import AttentionStatistics
@@ -35,7 +37,7 @@ from farspan.model.operations import (
 )
 from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
-from farspan.model.recorded_operations import RecordedOperations
+from farspan.model.recorded_operations import RecordedOperations, tensor_operations
 from farspan.positions import Forgetting
 
 INITIAL_DEVIATION = 0.02
@@ -147,16 +149,17 @@ class Decoder(nn.Module):
         """What this model computes with now: its backend, on arrays where nobody traces, differentiates or listens."""
         traced = torch.compiler.is_compiling() or transforms.at_work()
         if self.backend == "reference" or self.wants_gradient or traced:
-            return self._tensor_operations(traced)
+            return tensor_operations(self, traced)
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
 
-    def _tensor_operations(self, traced: bool) -> TensorOperations:
-        serves = self.backend == "fused" and self.device.type == "cpu" and not traced
-        if serves and self.activations == torch.float32 and not self.instrumented:
-            return RecordedOperations()
-        return TensorOperations(self.backend, self.activations)
+    @contextlib.contextmanager
+    def with_all_cores(self) -> Iterator[None]:
+        """For passes and their gradients: torch's threads stand aside where farspan's do the work."""
+        ours = isinstance(self.choose_operations(), RecordedOperations)
+        with torch_on_one_thread() if ours else contextlib.nullcontext():
+            yield
 
     @property
     def wants_gradient(self) -> bool:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from farspan import _transforms, ops, reference
 from farspan._backend import cpu, threads
-from farspan._backend.arrays import memory_of
 from farspan._backend.hooks import Hooks
 from farspan.attention import DistanceBias, attention, hook_arguments
 from farspan.linear import linear
@@ -340,7 +339,7 @@ class ArrayOperations:
     def linear(self, x: np.ndarray, layer: nn.Module) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*memory_of(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*recorded.memory(layer.weight), _numbers(layer.bias))
         return cpu.linear_rows(x, *found)
 
     def norm(self, x: np.ndarray, layer: Any) -> np.ndarray:
@@ -425,7 +424,7 @@ class ArrayOperations:
     def of_expert(self, x: np.ndarray, layer: Any, expert: int) -> np.ndarray:
         found = self._weights.get(layer)
         if found is None:
-            found = self._weights[layer] = (*memory_of(layer.weight), _numbers(layer.bias))
+            found = self._weights[layer] = (*recorded.memory(layer.weight), _numbers(layer.bias))
         dtype, weight, bias = found
         return cpu.linear_rows(x, dtype, weight[expert], None if bias is None else bias[expert])
 

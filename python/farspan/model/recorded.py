@@ -1,7 +1,8 @@
 """Operations on rows that autograd can record, with the bits that they have where nobody asks for a gradient.
 
 Forward and backward passes are those of the CPU backend, which go over their rows once. Rows that are used beside their
-norm, as those of a residual stream are, share one backward pass with it.
+norm, as those of a residual stream are, share one backward pass with it. A function's `forward` takes `ctx` itself:
+torch looks at the signature of one that does not in every call, which costs more than a small operation.
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from farspan._backend import cpu, packed
-from farspan._backend.arrays import memory_of
+from farspan._backend import cpu, packed, threads
+from farspan._backend.arrays import dtype_name
 from farspan.model.activations import Activation
+from farspan.ops import HALVES
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x @ weight.T + bias` of float32 rows `[rows, in]` on the CPU; weight and bias may be of any dtype. As
+    `farspan.linear`, without the way through torch's dispatcher, which costs several times a small product."""
+    out: Tensor = _Linear.apply(x, weight, bias)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -84,6 +93,13 @@ def widened_rows(tokens: Tensor, embedding: Tensor) -> Tensor:
     return F.embedding(tokens, embedding).float()
 
 
+def memory(parameter: Any) -> tuple[str, np.ndarray]:
+    """A parameter's dtype and its memory as an array, half types by their bits."""
+    tensor = parameter.detach()
+    bits = tensor.view(torch.uint16) if tensor.dtype in HALVES else tensor
+    return dtype_name(tensor), bits.numpy()
+
+
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.from_numpy(cpu.rms_norm(x.detach().numpy(), weight.detach().float().numpy(), eps))
 
@@ -92,15 +108,43 @@ def _activated(x: Tensor, activation: Activation) -> Tensor:
     return torch.from_numpy(activation.of_array(x.detach().numpy()))
 
 
-class _RmsNorm(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return _normed(x, weight, eps)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        threads.follow_torch()
+        shift = None if bias is None else bias.detach().float().numpy()
+        return torch.from_numpy(cpu.linear_rows(x.detach().numpy(), *memory(weight), shift))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.eps = inputs[2]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        asks_x, asks_weight, asks_bias = ctx.needs_input_grad
+        above = gradient.contiguous().numpy()
+        of_x = of_weight = of_bias = None
+        if asks_x:
+            dtype, numbers = memory(weight)
+            of_x = torch.from_numpy(cpu.linear_x_gradient(("float32", dtype), above, numbers))
+        if asks_weight:
+            found = cpu.linear_weight_gradient(FLOATS, above, x.detach().numpy())
+            of_weight = torch.from_numpy(found).to(weight.dtype)
+        if asks_bias:
+            found = cpu.linear_weight_gradient(FLOATS, above, np.ones((len(above), 1), np.float32))
+            of_bias = torch.from_numpy(found).reshape(-1).to(ctx.bias_dtype)
+        return of_x, of_weight, of_bias
+
+
+FLOATS = "float32", "float32"
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _normed(x, weight, eps)
 
     @staticmethod
     @once_differentiable
@@ -110,14 +154,11 @@ class _RmsNorm(torch.autograd.Function):
 
 class _NormBeside(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return x.view_as(x), _normed(x, weight, eps)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.eps = inputs[2]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
+        return x.view_as(x), _normed(x, weight, eps)
 
     @staticmethod
     @once_differentiable
@@ -127,16 +168,14 @@ class _NormBeside(torch.autograd.Function):
 
 class _NormOfSum(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         gain = weight.detach().float().numpy()
-        total, normed = cpu.add_rms_norm(x.detach().numpy(), y.detach().numpy(), gain, eps)
-        return torch.from_numpy(total), torch.from_numpy(normed)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(output[0], inputs[2])
-        ctx.eps = inputs[3]
+        sums, normed = cpu.add_rms_norm(x.detach().numpy(), y.detach().numpy(), gain, eps)
+        total = torch.from_numpy(sums)
+        ctx.save_for_backward(total, weight)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
+        return total, torch.from_numpy(normed)
 
     @staticmethod
     @once_differentiable
@@ -147,12 +186,8 @@ class _NormOfSum(torch.autograd.Function):
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         return torch.from_numpy(x.detach().numpy() + y.detach().numpy())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept."""
 
     @staticmethod
     @once_differentiable
@@ -162,15 +197,12 @@ class _Sum(torch.autograd.Function):
 
 class _MixedHeads(torch.autograd.Function):
     @staticmethod
-    def forward(heads: Tensor, call: packed.Call) -> tuple[Tensor, Tensor]:
-        mixed, lse = packed.mix_heads(heads.detach().numpy(), call)
-        return torch.from_numpy(mixed), torch.from_numpy(lse)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(inputs[0], *output)
-        ctx.call = inputs[1]
-        ctx.mark_non_differentiable(output[1])
+    def forward(ctx: Any, heads: Tensor, call: packed.Call) -> tuple[Tensor, Tensor]:
+        mixed, lse = map(torch.from_numpy, packed.mix_heads(heads.detach().numpy(), call))
+        ctx.save_for_backward(heads, mixed, lse)
+        ctx.call = call
+        ctx.mark_non_differentiable(lse)
+        return mixed, lse
 
     @staticmethod
     @once_differentiable
@@ -183,16 +215,15 @@ class _MixedHeads(torch.autograd.Function):
 class _MixedWideHeads(torch.autograd.Function):
     @staticmethod
     def forward(
-        heads: Tensor, weight: Tensor, bias: Tensor, content_bias: Tensor, ahead: np.ndarray, call: packed.Call
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, heads: Tensor, weight: Tensor, bias: Tensor, content_bias: Tensor, ahead: np.ndarray,
+        call: packed.Call,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         widening = _arrays(Widening(weight, bias, content_bias, ahead))
-        return tuple(map(torch.from_numpy, packed.mix_wide_heads(heads.detach().numpy(), widening, call)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:4], *output)
-        ctx.ahead, ctx.call = inputs[4:]
-        ctx.mark_non_differentiable(*output[1:])
+        found = tuple(map(torch.from_numpy, packed.mix_wide_heads(heads.detach().numpy(), widening, call)))
+        ctx.save_for_backward(heads, weight, bias, content_bias, *found)
+        ctx.ahead, ctx.call = ahead, call
+        ctx.mark_non_differentiable(*found[1:])
+        return found
 
     @staticmethod
     @once_differentiable
@@ -211,7 +242,7 @@ class _MixedWideHeads(torch.autograd.Function):
 
 def _arrays(parameters: Widening) -> packed.Widening:
     bias, content_bias = (x.detach().float().numpy() for x in (parameters.bias, parameters.content_bias))
-    return packed.Widening(*memory_of(parameters.weight), bias, content_bias, parameters.ahead)
+    return packed.Widening(*memory(parameters.weight), bias, content_bias, parameters.ahead)
 
 
 def _slopes(ctx: Any, gradient: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -233,13 +264,10 @@ def _rows(x: Tensor) -> np.ndarray:
 
 class _Activation(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, activation: Activation) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: Activation) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.activation = activation
         return _activated(x, activation)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.activation = inputs[1]
 
     @staticmethod
     @once_differentiable
@@ -261,14 +289,10 @@ def _differentiated(x: Tensor, activation: Activation, gradient: Tensor) -> Tens
 
 class _WidenedRows(torch.autograd.Function):
     @staticmethod
-    def forward(tokens: Tensor, embedding: Tensor) -> Tensor:
-        return F.embedding(tokens, embedding).float()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        tokens, embedding = inputs
+    def forward(ctx: Any, tokens: Tensor, embedding: Tensor) -> Tensor:
         ctx.save_for_backward(tokens)
         ctx.shape, ctx.dtype = embedding.shape, embedding.dtype
+        return F.embedding(tokens, embedding).float()
 
     @staticmethod
     @once_differentiable

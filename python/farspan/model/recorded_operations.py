@@ -36,6 +36,9 @@ class RecordedOperations(TensorOperations):
         widening = recorded.Widening(linear.weight, linear.bias, content_bias, call.features[layer]["ahead"])
         return recorded.mix_wide_heads(heads, widening, own)
 
+    def linear(self, x: Tensor, layer: Any) -> Tensor:
+        return recorded.linear(x, layer.weight, layer.bias)
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return recorded.add(x, y)
 
@@ -48,3 +51,11 @@ class RecordedOperations(TensorOperations):
         if layer.bias is not None:
             return super().norm_of_sum(x, y, layer)
         return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
+
+
+def tensor_operations(model: Any, traced: bool) -> TensorOperations:
+    """What a model computes with on tensors: whole operations where it may, else whatever its modules do."""
+    serves = model.backend == "fused" and model.device.type == "cpu" and not traced
+    if serves and model.activations == torch.float32 and not model.instrumented:
+        return RecordedOperations()
+    return TensorOperations(model.backend, model.activations)

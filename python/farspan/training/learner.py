@@ -39,8 +39,8 @@ class Learner:
         tokens = sum(len(batch.ids) for batch in batches)
         self.optimizer.forget_gradients()
         loss = 0.0
-        with self._noise_of(step):
-            self.model.train()
+        self.model.train()
+        with self._noise_of(step), self.model.with_all_cores():
             for batch in batches:
                 part = self._summed_loss(batch) / tokens
                 part.backward()

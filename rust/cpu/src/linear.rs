@@ -49,7 +49,9 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, out: MatrixMut) -
 
     let packed = panels::pay(rows, &weight);
     let (threads, most_parts) = (threads::num_threads(), features.div_ceil(LEAST_COLUMNS));
-    let block = if packed { panels::block_rows(&x, threads.div_ceil(most_parts)) } else { block_rows(rows) };
+    // Where columns alone give each thread as much, blocks of rows need not.
+    let even = if most_parts < TASKS_A_THREAD * threads { threads } else { 1 };
+    let block = if packed { panels::block_rows(&x, even) } else { block_rows(rows) };
     let tasks = if is_little([rows, columns, features]) { 1 } else { TASKS_A_THREAD * threads };
     let parts = tasks.div_ceil(rows.div_ceil(block)).min(most_parts);
     let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);

@@ -2,11 +2,11 @@
 //! not exist.
 
 use farspan_core::{Error, Result};
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
+use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 struct Threads {
     process: u32,
@@ -39,8 +39,8 @@ pub fn num_threads() -> usize {
 pub(crate) enum Spawner<'a, 's> {
     /// The caller, at once.
     Caller,
-    /// The pool's threads, first in, first out.
-    Pool(&'a ScopeFifo<'s>),
+    /// The caller and threads of the pool, first in, first out.
+    Team(&'a Tasks<'s>, &'a dyn Fn()),
 }
 
 impl<'s> Spawner<'_, 's> {
@@ -48,18 +48,111 @@ impl<'s> Spawner<'_, 's> {
     pub(crate) fn spawn(&self, work: impl FnOnce(&Spawner<'_, 's>) + Send + 's) {
         match self {
             Spawner::Caller => work(&Spawner::Caller),
-            Spawner::Pool(scope) => scope.spawn_fifo(move |scope| work(&Spawner::Pool(scope))),
+            Spawner::Team(tasks, call_for_help) => {
+                if tasks.push(Box::new(work)) {
+                    call_for_help();
+                }
+            }
         }
     }
 }
 
+type Task<'s> = Box<dyn FnOnce(&Spawner<'_, 's>) + Send + 's>;
+
+/// What is to be done, and the threads that come to do it. The one that calls is among them: it is awake, and has in
+/// its caches what the work begins with. So a call wakes one thread less, and one that is done soon wakes none in vain.
+pub(crate) struct Tasks<'s> {
+    queue: Mutex<Queue<'s>>,
+    /// Threads of the pool that were called and have not left.
+    helpers: AtomicUsize,
+    most_helpers: usize,
+}
+
+#[derive(Default)]
+struct Queue<'s> {
+    waiting: VecDeque<Task<'s>>,
+    /// Tasks that wait or run.
+    unfinished: usize,
+}
+
+impl<'s> Tasks<'s> {
+    fn new(threads: usize) -> Self {
+        Tasks { queue: Mutex::default(), helpers: AtomicUsize::new(0), most_helpers: threads - 1 }
+    }
+
+    /// Whether a helper more is to be called: whether there are more tasks than threads, and one may come.
+    fn push(&self, task: Task<'s>) -> bool {
+        let mut queue = self.lock();
+        queue.waiting.push_back(task);
+        queue.unfinished += 1;
+        let helpers = self.helpers.load(Ordering::Relaxed);
+        let wanted = helpers < self.most_helpers && helpers + 1 < queue.unfinished;
+        if wanted {
+            self.helpers.fetch_add(1, Ordering::Relaxed);
+        }
+        wanted
+    }
+
+    /// Does what waits until nothing does. Whoever pushes comes by here behind it, so that nothing is left.
+    fn work(&self, call_for_help: &dyn Fn()) {
+        let mut next = self.lock().waiting.pop_front();
+        while let Some(task) = next {
+            task(&Spawner::Team(self, call_for_help));
+            let mut queue = self.lock();
+            queue.unfinished -= 1;
+            next = queue.waiting.pop_front();
+        }
+    }
+
+    fn call<'p>(&'p self, pool: &Scope<'p>) {
+        pool.spawn(move |pool| {
+            let _leave = Leave(&self.helpers);
+            self.work(&|| self.call(pool));
+        });
+    }
+
+    /// Helpers are mostly done within microseconds of each other: a thread that slept would take longer to wake.
+    fn wait_a_little(&self) {
+        for _ in 0..PATIENCE {
+            if self.helpers.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<'s>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How often a thread looks whether the others are done before it sleeps until they are.
+const PATIENCE: usize = 2000;
+
+/// A helper's end, in a panic too.
+struct Leave<'t>(&'t AtomicUsize);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// Runs what `start` spawns, and what that spawns; `alone` when it is too little to wake a thread for.
-pub(crate) fn scope<'s>(alone: bool, start: impl FnOnce(&Spawner<'_, 's>) + Send) -> Result<()> {
-    if alone {
+pub(crate) fn scope<'s>(alone: bool, start: impl FnOnce(&Spawner<'_, 's>)) -> Result<()> {
+    let count = num_threads();
+    if alone || count == 1 {
         start(&Spawner::Caller);
         return Ok(());
     }
-    run(|| rayon::scope_fifo(|scope| start(&Spawner::Pool(scope))))
+    let tasks = Tasks::new(count);
+    pool(count)?.in_place_scope(|pool| {
+        let call_for_help = || tasks.call(pool);
+        start(&Spawner::Team(&tasks, &call_for_help));
+        tasks.work(&call_for_help);
+        tasks.wait_a_little();
+    });
+    Ok(())
 }
 
 /// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads. Any number of threads may
@@ -68,16 +161,14 @@ pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(pool(num_threads())?.install(work))
 }
 
-/// Does `work` on each item, shared out among the threads; a single thread is the caller's own, whose caches have what
-/// it made last.
+/// Does `work` on each item, shared out among the threads.
 pub fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) -> Result<()> {
-    let count = if items.len() < 2 { 1 } else { num_threads() };
-    if count == 1 {
-        items.into_iter().for_each(work);
-        return Ok(());
-    }
-    pool(count)?.install(|| items.into_par_iter().for_each(work));
-    Ok(())
+    let work = &work;
+    scope(items.len() < 2, |spawner| {
+        for item in items {
+            spawner.spawn(move |_| work(item));
+        }
+    })
 }
 
 fn pool(count: usize) -> Result<Arc<ThreadPool>> {
@@ -98,4 +189,88 @@ fn pool(count: usize) -> Result<Arc<ThreadPool>> {
         std::mem::forget(old);
     }
     Ok(pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+    use std::sync::atomic::AtomicBool;
+
+    /// The number of threads belongs to the process, and tests run side by side.
+    fn with_threads(count: usize, test: impl FnOnce()) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = WANTED.load(Ordering::Relaxed);
+        set_num_threads(count).unwrap();
+        test();
+        WANTED.store(before, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn what_tasks_spawn_is_done_once_before_the_scope_ends() {
+        for count in [1, 2, 5] {
+            with_threads(count, || {
+                for alone in [false, true] {
+                    let done = AtomicUsize::new(0);
+                    let one = || _ = done.fetch_add(1, Ordering::Relaxed);
+                    scope(alone, |spawner| {
+                        for _ in 0..40 {
+                            spawner.spawn(|spawner| {
+                                one();
+                                for _ in 0..3 {
+                                    spawner.spawn(|_| one());
+                                }
+                            });
+                        }
+                    })
+                    .unwrap();
+                    assert_eq!(done.into_inner(), 160, "{count} threads");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn helpers_come_where_the_caller_is_not_enough() {
+        with_threads(2, || {
+            // Each waits until the other runs.
+            let here = [AtomicBool::new(false), AtomicBool::new(false)];
+            for_each(vec![0, 1], |i: usize| {
+                here[i].store(true, Ordering::Release);
+                while !here[1 - i].load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+            })
+            .unwrap();
+        });
+    }
+
+    #[test]
+    fn several_callers_share_the_threads() {
+        with_threads(3, || {
+            std::thread::scope(|callers| {
+                for _ in 0..4 {
+                    callers.spawn(|| {
+                        for length in 0..50 {
+                            let sum = AtomicUsize::new(0);
+                            for_each((0..length).collect(), |i| _ = sum.fetch_add(i, Ordering::Relaxed)).unwrap();
+                            assert_eq!(sum.into_inner(), (0..length).sum::<usize>());
+                        }
+                    });
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        with_threads(3, || {
+            let failed = catch_unwind(|| for_each((0..20).collect(), |i: usize| assert!(i != 7, "the seventh")));
+            assert!(failed.is_err());
+            let after = AtomicUsize::new(0);
+            for_each((0..20).collect(), |_: usize| _ = after.fetch_add(1, Ordering::Relaxed)).unwrap();
+            assert_eq!(after.into_inner(), 20, "the threads work on");
+        });
+    }
 }

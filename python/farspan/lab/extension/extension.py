@@ -19,7 +19,7 @@ from farspan.lab.extension.tuning import Tuning, memory, tuned
 from farspan.lab.measure import measure
 from farspan.lab.measurement import Measurement, Point
 from farspan.lab.progress import Progress
-from farspan.lab.reach import reach_of, trained_length_of
+from farspan.lab.reach import reach_of, switched, trained_length_of
 from farspan.lab.retrieval import Retrieval
 from farspan.model import Transformer
 from farspan.tokenizer import Tokenizer
@@ -148,7 +148,7 @@ def extend(
     asking = Retrieval(measured, lengths, trained, tokenizer, needles, copies, start)
     reach = reach_of(model.config, to, trained)
     asked = schemes.make(("own", *plain), reach)
-    models = {name: model if scheme is None else model.with_positions(scheme) for name, scheme in asked.items()}
+    models = {name: switched(model, scheme) for name, scheme in asked.items()}
     trainings: dict[str, dict[str, Any]] = {}
 
     def keep_untrained(found: Measurement) -> None:

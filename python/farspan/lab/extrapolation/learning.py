@@ -98,9 +98,10 @@ class Learner:
     def take(self, sequences: Sequences) -> float:
         """One step on these sequences; gives the loss before it."""
         step = self.step + 1
-        loss = self.subject.loss(sequences, draw=self.trial.seed * 2**32 + step)
         self._optimizer.forget_gradients()
-        loss.backward()
+        with self.subject.model.with_all_cores():
+            loss = self.subject.loss(sequences, draw=self.trial.seed * 2**32 + step)
+            loss.backward()
         self._optimizer.collect()
         length = self._optimizer.norm()
         found = loss.item()

@@ -9,7 +9,7 @@ from typing import Any
 from farspan._errors import ArgumentError, message
 from farspan.lab import custom, schemes, tasks
 from farspan.lab.extrapolation.coupling import COUPLED
-from farspan.lab.runs import written
+from farspan.lab.kept import written
 from farspan.lab.schemes import Reach
 from farspan.lab.settings import MANY, plain, put, require_new, settle
 from farspan.lab.trainings import Trainings

@@ -10,9 +10,10 @@ from torch import Tensor
 from farspan.lab.embedded.byte_tokenizer import write_byte_tokenizer
 from farspan.lab.extension import Tuning, methods
 from farspan.lab.extension.tuning import tuned
+from farspan.lab.kept import written
 from farspan.lab.language.settings import DROPPED, Settings
 from farspan.lab.progress import Progress
-from farspan.lab.runs import Runs, written
+from farspan.lab.runs import Runs
 from farspan.lab.schemes import Reach, make
 from farspan.lab.trainings import Tally
 from farspan.model import Config, Transformer

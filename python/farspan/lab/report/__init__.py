@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from farspan._pictures import require_matplotlib
 from farspan.lab.report import attention, retrieval
-from farspan.lab.report.files import copy_table, needle_table, reach_line, table, write
+from farspan.lab.report.files import copy_table, keep, needle_table, reach_line, table, write
 from farspan.lab.report.plot import draw
 
 __all__ = [
     "attention",
     "copy_table",
     "draw",
+    "keep",
     "needle_table",
     "reach_line",
     "require_matplotlib",

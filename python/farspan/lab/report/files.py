@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from farspan._files import write_json, write_text
+from farspan._files import remove_unfinished, write_json, write_text
 from farspan.lab.measurement import Measurement
 from farspan.lab.report.plot import draw
 from farspan.lab.tables import as_csv, in_columns, number, percent
 
+PARTIAL = "loss-partial"
 PICTURES = ("png", "svg", "pdf")
 
 
@@ -22,7 +23,9 @@ def write(measurement: Measurement, folder: str | os.PathLike[str]) -> list[Path
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     kinds = ("json", "csv", *PICTURES)
-    whole, partial = ([out / f"{name}.{kind}" for kind in kinds] for name in ("loss", "loss-partial"))
+    whole, partial = ([out / f"{name}.{kind}" for kind in kinds] for name in ("loss", PARTIAL))
+    for path in (*whole, *partial):
+        remove_unfinished(path)
     paths = whole if measurement.complete else partial
     write_json(paths[0], measurement.to_dict())
     # CSV has the points without the losses of single windows, which JSON has.
@@ -34,6 +37,11 @@ def write(measurement: Measurement, folder: str | os.PathLike[str]) -> list[Path
         for path in partial:
             path.unlink(missing_ok=True)
     return paths
+
+
+def keep(measurement: Measurement, folder: Path) -> None:
+    """`loss-partial.json` of a measurement that goes on."""
+    write_json(folder / f"{PARTIAL}.json", measurement.to_dict())
 
 
 def table(measurement: Measurement) -> str:

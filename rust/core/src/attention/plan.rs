@@ -27,8 +27,11 @@ const STREAM_ROWS: usize = 48;
 /// Most heads of a block.
 const MOST_HEADS: usize = 32;
 
-/// Products up to which a call stays on one thread.
+/// Multiplications up to which a call stays on one thread.
 const LITTLE: usize = 1 << 21;
+/// What else a score and a row cost, in multiplications: an exponential, and packing, sums and results.
+const OF_SCORE: usize = 48;
+const OF_ROW: usize = 1 << 12;
 
 /// What the cut depends on.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +59,9 @@ impl Workload {
     /// Whether all of it is done before another thread would have woken up.
     pub fn is_little(&self, sequences: &[Sequence]) -> bool {
         let heads = self.group * self.parts / sequences.len().max(1);
-        let scores: usize = sequences.iter().map(|s| heads * s.queries * s.keys).sum();
-        self.threads == 1 || scores * (self.head_dim + self.value_dim) < LITTLE
+        let of_key = self.head_dim + self.value_dim + OF_SCORE;
+        let work: usize = sequences.iter().map(|s| heads * s.queries * (OF_ROW + s.keys * of_key)).sum();
+        self.threads == 1 || work < LITTLE
     }
 
     /// Pieces that the heads of a chunk are cut into when `chunks` alone would leave threads idle.

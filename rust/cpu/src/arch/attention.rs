@@ -8,6 +8,8 @@ mod source;
 mod statistics;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 pub(crate) use gradient::{Collected, KeyPanels, Known, PITCH, QueryTile, Slopes};

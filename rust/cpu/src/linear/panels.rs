@@ -46,15 +46,16 @@ pub(super) fn pay(rows: usize, weight: &Rows) -> bool {
     }
 }
 
-/// How many rows share one layout of the weights: even blocks of whole panels, as many as `wanted` where there are rows
-/// enough. No result depends on it.
-pub(super) fn block_rows(x: &Rows, wanted: usize) -> usize {
+/// How many rows share one layout of the weights: even blocks of whole panels, a multiple of `even` of them where there
+/// are rows enough. No result depends on it.
+pub(super) fn block_rows(x: &Rows, even: usize) -> usize {
     let (rows, columns) = (x.count(), x.columns());
     let most = match Left::reads(x, Order::Planes) {
-        true => (rows / wanted).clamp(FEWEST_ROWS, MOST_LYING_ROWS),
+        true => MOST_LYING_ROWS,
         false => (HELD / columns.max(1)).clamp(FEWEST_ROWS, MOST_ROWS),
     };
-    rows.div_ceil(rows.div_ceil(most).max(1)).max(1).next_multiple_of(LANES)
+    let blocks = rows.div_ceil(most).next_multiple_of(even).min(rows.div_ceil(FEWEST_ROWS));
+    rows.div_ceil(blocks.max(1)).max(1).next_multiple_of(LANES)
 }
 
 /// Computes one task: the columns from `first` on that each row's piece has room for.

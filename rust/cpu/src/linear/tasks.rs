@@ -7,7 +7,7 @@ use farspan_core::{Error, Result};
 use ndarray::ArrayViewMut2;
 
 /// Up to so many multiplications, waking a second thread costs more than it saves.
-const ALONE: usize = 1 << 18;
+const ALONE: usize = 1 << 20;
 
 /// Whether a product of these extents is for one thread.
 pub(super) fn is_little(extents: [usize; 3]) -> bool {

@@ -95,13 +95,16 @@ pub(crate) fn attention_backward_of_heads<'py>(
     let dtype = named_dtype("query", dtype)?;
     let (layout, _) = hooks.layouts()?;
     let counts = [heads("query", dtype, query)?, heads("key", dtype, key)?, heads("value", dtype, value)?];
+    let mut shape = shape("query", dtype, query)?;
+    shape[1] = counts.iter().sum();
     let mut gradient: LargeMut<'_, IxDyn> = large_mut("gradient", dtype, gradient)?;
     let wanted = each!(x as wrap in &mut gradient => {
-        let whole = batched_mut(x.as_array_mut(), layout == Layout::Ragged);
-        if whole.ndim() != 4 || whole.shape()[1] != counts.iter().sum::<usize>() {
-            let expected = format!("{counts:?} heads of queries, of keys and of values");
+        let whole = x.as_array_mut();
+        if whole.ndim() < 3 || whole.shape() != shape {
+            let expected = format!("shape {shape:?}, {counts:?} heads of queries, of keys and of values");
             return Err(Error::argument("gradient", expected, format!("shape {:?}", whole.shape())).into());
         }
+        let whole = batched_mut(whole, layout == Layout::Ragged);
         let (mut queries, rest) = whole.split_at(Axis(1), counts[0]);
         let (mut keys, mut values) = rest.split_at(Axis(1), counts[1]);
         Wanted {
@@ -115,11 +118,15 @@ pub(crate) fn attention_backward_of_heads<'py>(
 }
 
 /// The size of the axis of heads.
-fn heads<'py>(argument: &'static str, dtype: Dtype, object: &Any<'py>) -> Result<usize> {
-    let array: Large<'py, IxDyn> = large(argument, dtype, object)?;
-    let shape = each!(x in &array => x.shape());
+fn heads(argument: &'static str, dtype: Dtype, object: &Any<'_>) -> Result<usize> {
+    let shape = shape(argument, dtype, object)?;
     let given = || Error::argument(argument, "an axis of heads behind the first", format!("shape {shape:?}"));
     shape.get(1).copied().ok_or_else(given)
+}
+
+fn shape<'py>(argument: &'static str, dtype: Dtype, object: &Any<'py>) -> Result<Vec<usize>> {
+    let array: Large<'py, IxDyn> = large(argument, dtype, object)?;
+    Ok(each!(x in &array => x.shape().to_vec()))
 }
 
 /// Writes the gradients that are wanted. `arrays` are query, key, value, output and its gradient.

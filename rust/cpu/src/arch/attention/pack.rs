@@ -88,11 +88,23 @@ fn cos_sin(angle: f64) -> (f32, f32) {
 /// As [`Lanes`]; the rows of the turns must exist from `start` on, in whole vectors.
 #[inline(always)]
 pub(super) unsafe fn turn_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
-    let half = turns.half;
-    if 2 * half <= LANES {
-        // SAFETY: the caller's.
-        return unsafe { turn_narrow_rows::<L>(start, stride, turns, back) };
+    // SAFETY: the caller's.
+    unsafe {
+        if 2 * turns.half <= LANES {
+            turn_narrow_rows::<L>(start, stride, turns, back);
+        } else {
+            turn_wide_rows::<L>(start, stride, turns, back);
+        }
     }
+}
+
+/// [`turn_rows`] of rows with any number of pairs.
+///
+/// # Safety
+/// As [`turn_rows`].
+#[inline(always)]
+pub(super) unsafe fn turn_wide_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
+    let half = turns.half;
     // SAFETY: the caller's.
     unsafe {
         let flip = L::splat_u(if back { 0x8000_0000 } else { 0 });
@@ -133,7 +145,7 @@ pub(super) unsafe fn turn_rows<L: Lanes>(start: *mut f32, stride: usize, turns: 
 /// # Safety
 /// As [`turn_rows`].
 #[inline(always)]
-unsafe fn turn_narrow_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
+pub(super) unsafe fn turn_narrow_rows<L: Lanes>(start: *mut f32, stride: usize, turns: &Turns, back: bool) {
     let half = turns.half;
     // For each lane: where the other of its pair is, where its cosine and sine are, and the sign of the other.
     let (mut other, mut angle, mut sign) = ([0u32; LANES], [0u32; LANES], [0u32; LANES]);
