@@ -69,9 +69,10 @@ impl Workload {
         (self.threads * BLOCKS_PER_THREAD).div_ceil(chunks.max(1)).min(pieces)
     }
 
-    /// Whether `queries` of a sequence are so few that keys should be read in place.
-    pub fn streams(&self, queries: usize) -> bool {
-        self.heads() * queries <= STREAM_ROWS
+    /// Whether a sequence has so few queries that its keys should be read in place: few for registers, and few beside
+    /// the keys. For a short text that reads itself packing is quicker.
+    pub fn streams(&self, queries: usize, keys: usize) -> bool {
+        self.heads() * queries <= STREAM_ROWS && 2 * queries < keys
     }
 
     /// Queries of a block, at least one.
@@ -160,6 +161,7 @@ mod tests {
     #[test]
     fn a_decode_step_streams() {
         let work = Workload { head_dim: 128, value_dim: 128, group: 8, far: false, parts: 8, threads: 2 };
-        assert!(work.streams(1) && work.streams(4) && !work.streams(64));
+        assert!(work.streams(1, 4096) && work.streams(4, 4096));
+        assert!(!work.streams(64, 4096) && !work.streams(4, 4));
     }
 }

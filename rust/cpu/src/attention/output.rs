@@ -55,7 +55,7 @@ pub(super) fn cut<R: Rows>(context: &Context, whole: R) -> (Vec<Vec<Block<R>>>, 
         if sequence.queries == 0 {
             continue;
         }
-        let streamed = context.work.streams(sequence.queries);
+        let streamed = context.work.streams(sequence.queries, sequence.keys);
         let length = if streamed { sequence.queries } else { context.work.block_queries(sequence.queries) };
         let mut of_blocks = Vec::new();
         for key_head in 0..context.shape.key_heads {
