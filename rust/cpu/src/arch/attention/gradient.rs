@@ -142,12 +142,7 @@ pub(super) unsafe fn differentiate<L: Machine>(
 /// As [`Lanes`]; `count` must not be 0; `slopes` must have `count` rows [`PITCH`] apart from the panel's first column
 /// on, and a row must have at least `first` numbers and as many behind as the sums have dimensions.
 #[inline(always)]
-pub(super) unsafe fn gather<L: Machine>(
-    slopes: &[f32],
-    (rows, first): (&[f32], usize),
-    count: usize,
-    sums: &mut [f32],
-) {
+pub(super) unsafe fn gather<L: Machine>(slopes: &[f32], rows: &[f32], count: usize, first: usize, sums: &mut [f32]) {
     let (width, dim) = (rows.len() / count, sums.len() / LANES);
     // SAFETY: the caller's.
     unsafe {

@@ -38,7 +38,7 @@ pub(crate) struct Kernels {
     rows_of_panel: unsafe fn(&[f32], &mut [f32]),
     finish: unsafe fn(&[f32], usize, &[f32], RowsMut),
     differentiate: Differentiate,
-    gather: unsafe fn(&[f32], (&[f32], usize), usize, &mut [f32]),
+    gather: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     spread: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     row_dots: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
@@ -202,7 +202,7 @@ impl Kernels {
         assert!(first + sums.len() / LANES <= rows.len() / count);
         assert!(slopes.len() >= count * PITCH && (panel + 1) * LANES <= PITCH);
         // SAFETY: as above; rows have whole vectors, and every row of slopes has the panel.
-        unsafe { (self.gather)(&slopes[panel * LANES..], (rows, first), count, sums) }
+        unsafe { (self.gather)(&slopes[panel * LANES..], rows, count, first, sums) }
     }
 
     /// For each row of a tile of `height` the sum of the rows of `keys`, `dim` numbers each and zeros up to the next
@@ -356,9 +356,9 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn gather(slopes: &[f32], rows: (&[f32], usize), count: usize, sums: &mut [f32]) {
+            unsafe fn gather(slopes: &[f32], rows: &[f32], count: usize, first: usize, sums: &mut [f32]) {
                 // SAFETY: the caller's.
-                unsafe { gradient::gather::<$machine>(slopes, rows, count, sums) }
+                unsafe { gradient::gather::<$machine>(slopes, rows, count, first, sums) }
             }
 
             $(#[target_feature(enable = $feature)])?
