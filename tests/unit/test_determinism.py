@@ -168,3 +168,17 @@ def test_a_forked_child_computes_with_threads_of_its_own(threads: Callable[[int]
                 child.kill()
                 pytest.fail("a forked child hangs")
     same(work(1), expected, "the parent after the fork")
+
+
+def test_a_caller_that_flushes_subnormal_numbers_changes_no_bit() -> None:
+    import torch
+
+    x, weight = np.full((4000, 64), 1e-20, np.float32), np.full((64, 64), 1e-20, np.float32)
+    expected = farspan.linear(x, weight)
+    assert 0 < expected.min() < np.finfo(np.float32).tiny
+    try:
+        assert torch.set_flush_denormal(True)
+        found = farspan.linear(x, weight)
+    finally:
+        torch.set_flush_denormal(False)
+    assert_same_bits(found, expected, "products")

@@ -113,3 +113,14 @@ def test_a_models_gradients_by_functional_call() -> None:
     each = vmap(grad(lambda weights, row: functional_call(module, weights, (row[None],))), (None, 0))(weights, ids)
     for name, gradients in each.items():
         torch.testing.assert_close(gradients.mean(0), found[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_a_model_in_half_precision_by_functional_call() -> None:
+    module = Loss().to(torch.bfloat16)
+    weights = {name: weight.detach() for name, weight in module.named_parameters()}
+    ids = torch.randint(CONFIG.vocab_size, (3, 7), generator=torch.Generator().manual_seed(0))
+    found = grad(lambda weights: functional_call(module, weights, (ids,)))(weights)
+    module(ids).backward()
+    for name, weight in module.named_parameters():
+        assert found[name].dtype == torch.bfloat16
+        torch.testing.assert_close(found[name], weight.grad, rtol=0.05, atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 
 from farspan import _core
@@ -14,7 +15,10 @@ MAX_THREADS = 1024
 
 _chosen = False  # by set_num_threads: from then on torch's number no longer counts
 _followed = 0  # torch's number at the last call
-_alone = 0  # how many callers have torch on one thread now: this number of torch's is not meant for us
+_alone = 0  # how many callers have torch on one thread now: that number of torch's is not meant for us
+_of_torch = 1  # its number before the first of them
+_counting = threading.Lock()
+_own = threading.local()  # `depth`: how many of them are this thread's; torch's number is each thread's own
 
 
 def set_num_threads(n: int) -> None:
@@ -54,13 +58,19 @@ def torch_on_one_thread() -> Iterator[None]:
     """
     import torch
 
-    global _alone
+    global _alone, _of_torch
     follow_torch()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    _alone += 1
+    with _counting:
+        if _alone == 0:
+            _of_torch = torch.get_num_threads()
+        _alone += 1
+    _own.depth = getattr(_own, "depth", 0) + 1
     try:
+        torch.set_num_threads(1)
         yield
     finally:
-        _alone -= 1
-        torch.set_num_threads(before)
+        _own.depth -= 1
+        if _own.depth == 0:
+            torch.set_num_threads(_of_torch)
+        with _counting:
+            _alone -= 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +15,6 @@ from farspan import _transforms as transforms
 from farspan import reference
 from farspan._backend.arrays import name_of
 from farspan._backend.compiler import cuda_status
-from farspan._backend.threads import torch_on_one_thread
 from farspan._errors import ArgumentError, BackendError, DtypeError, message
 from farspan._gradients import is_inference
 from farspan._results import AttentionStatistics
@@ -37,7 +35,7 @@ from farspan.model.operations import (
 )
 from farspan.model.padding import sequences
 from farspan.model.passes import PassPlan, plan_documents, plan_pass
-from farspan.model.recorded_operations import RecordedOperations, tensor_operations
+from farspan.model.recorded_operations import tensor_operations
 from farspan.positions import Forgetting
 
 INITIAL_DEVIATION = 0.02
@@ -153,13 +151,6 @@ class Decoder(nn.Module):
         if self.device.type != "cpu":
             return DeviceOperations(self.activations)
         return TensorOperations(self.backend, self.activations) if self.instrumented else ArrayOperations()
-
-    @contextlib.contextmanager
-    def with_all_cores(self) -> Iterator[None]:
-        """For passes and their gradients: torch's threads stand aside where farspan's do the work."""
-        ours = isinstance(self.choose_operations(), RecordedOperations)
-        with torch_on_one_thread() if ours else contextlib.nullcontext():
-            yield
 
     @property
     def wants_gradient(self) -> bool:

@@ -202,11 +202,12 @@ class _MixedHeads(torch.autograd.Function):
         ctx.save_for_backward(heads, mixed, lse)
         ctx.call = call
         ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
         return mixed, lse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, of_lse: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_lse: None) -> tuple[Tensor | None, ...]:
         heads, mixed, lse = (part.detach().numpy() for part in ctx.saved_tensors)
         found = packed.mix_heads_gradient(heads, ctx.call, mixed, lse, gradient.contiguous().numpy())
         return torch.from_numpy(found), None
@@ -223,11 +224,12 @@ class _MixedWideHeads(torch.autograd.Function):
         ctx.save_for_backward(heads, weight, bias, content_bias, *found)
         ctx.ahead, ctx.call = ahead, call
         ctx.mark_non_differentiable(*found[1:])
+        ctx.set_materialize_grads(False)
         return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *of_others: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, *of_others: None) -> tuple[Tensor | None, ...]:
         heads, weight, bias, content_bias, *output = ctx.saved_tensors
         parameters = Widening(weight, bias, content_bias, ctx.ahead)
         found = packed.Mixed(*[part.numpy() for part in output])
@@ -288,11 +290,17 @@ def _differentiated(x: Tensor, activation: Activation, gradient: Tensor) -> Tens
 
 
 class _WidenedRows(torch.autograd.Function):
+    """Serves `torch.func` too, which asks for this form."""
+
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def forward(tokens: Tensor, embedding: Tensor) -> Tensor:
+        return F.embedding(tokens, embedding).float()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        tokens, embedding = inputs
         ctx.save_for_backward(tokens)
         ctx.shape, ctx.dtype = embedding.shape, embedding.dtype
-        return F.embedding(tokens, embedding).float()
 
     @staticmethod
     @once_differentiable

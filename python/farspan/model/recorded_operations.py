@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from farspan._backend.hooks import Hooks
 from farspan._backend.packed import Call, Counts
+from farspan._backend.threads import torch_on_one_thread
 from farspan.attention import hook_arguments
 from farspan.model import recorded
 from farspan.model.operations import TensorOperations
@@ -51,6 +54,14 @@ class RecordedOperations(TensorOperations):
         if layer.bias is not None:
             return super().norm_of_sum(x, y, layer)
         return recorded.norm_of_sum(x, y, layer.gain, layer.eps)
+
+
+@contextlib.contextmanager
+def with_all_cores(model: Any) -> Iterator[None]:
+    """For passes of a model and their gradients: torch's threads stand aside where farspan's do the work."""
+    ours = isinstance(model.choose_operations(), RecordedOperations)
+    with torch_on_one_thread() if ours else contextlib.nullcontext():
+        yield
 
 
 def tensor_operations(model: Any, traced: bool) -> TensorOperations:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from farspan._errors import Error, message
 from farspan.model import Transformer
+from farspan.model.recorded_operations import with_all_cores
 from farspan.training.optimizer import Optimizer
 from farspan.training.packing import Batch, Batches, Corpus, validation_batches
 from farspan.training.recipe import Recipe
@@ -40,7 +41,7 @@ class Learner:
         self.optimizer.forget_gradients()
         loss = 0.0
         self.model.train()
-        with self._noise_of(step), self.model.with_all_cores():
+        with self._noise_of(step), with_all_cores(self.model):
             for batch in batches:
                 part = self._summed_loss(batch) / tokens
                 part.backward()

@@ -24,6 +24,7 @@ pub mod avx2;
 pub mod avx512;
 pub(crate) mod buffer;
 pub(crate) mod element;
+pub(crate) mod floats;
 pub mod lanes;
 pub(crate) mod loss;
 pub(crate) mod math;

@@ -49,14 +49,15 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, out: MatrixMut) -
 
     let packed = panels::pay(rows, &weight);
     let (threads, most_parts) = (threads::num_threads(), features.div_ceil(LEAST_COLUMNS));
-    // Where columns alone give each thread as much, blocks of rows need not.
+    // Where columns make too few tasks for every thread, the number of blocks of rows is a multiple of the threads.
     let even = if most_parts < TASKS_A_THREAD * threads { threads } else { 1 };
     let block = if packed { panels::block_rows(&x, even) } else { block_rows(rows) };
-    let tasks = if is_little([rows, columns, features]) { 1 } else { TASKS_A_THREAD * threads };
+    let alone = is_little([rows, columns, features]);
+    let tasks = if alone { 1 } else { TASKS_A_THREAD * threads };
     let parts = tasks.div_ceil(rows.div_ceil(block)).min(most_parts);
     let width = features.div_ceil(parts).next_multiple_of(LEAST_COLUMNS);
     let parts = features.div_ceil(width);
-    share(out, block, width, |index, pieces| {
+    share(out, [block, width], alone, |index, pieces| {
         let x = x.part(index / parts * block, pieces.len());
         let first = index % parts * width;
         if packed {

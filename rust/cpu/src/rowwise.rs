@@ -184,11 +184,12 @@ fn each_block<T: Send>(
     blocks: impl Iterator<Item = T>,
     work: impl Fn(usize, T) + Send + Sync,
 ) -> Result<()> {
-    if numbers < ALONE {
-        blocks.enumerate().for_each(|(index, block)| work(index, block));
-        return Ok(());
-    }
-    threads::for_each(blocks.enumerate().collect(), |(index, block)| work(index, block))
+    let work = &work;
+    threads::scope(numbers < ALONE, |spawner| {
+        for (index, block) in blocks.enumerate() {
+            spawner.spawn(move |_| work(index, block));
+        }
+    })
 }
 
 #[cfg(test)]
@@ -226,12 +227,8 @@ mod tests {
             rms_norm_gradient(x, &weight, 1e-6, slope, Some(slope), &mut out, &mut of_weight).unwrap();
             (out, of_weight)
         };
-        let before = threads::num_threads();
-        threads::set_num_threads(1).unwrap();
-        let one = run(0..200);
-        threads::set_num_threads(3).unwrap();
-        assert_eq!(run(0..200), one);
-        threads::set_num_threads(before).unwrap();
+        let one = threads::with_threads(1, || run(0..200));
+        assert_eq!(threads::with_threads(3, || run(0..200)), one);
         assert_eq!(run(70..71).0, one.0[70 * 333..][..333]);
     }
 

@@ -1,6 +1,7 @@
 //! The package's own threads: a rayon pool of a settable size, rebuilt in a forked child, where the parent's threads do
 //! not exist.
 
+use crate::arch::floats::PlainFloats;
 use farspan_core::{Error, Result};
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 use std::collections::VecDeque;
@@ -60,7 +61,7 @@ impl<'s> Spawner<'_, 's> {
 type Task<'s> = Box<dyn FnOnce(&Spawner<'_, 's>) + Send + 's>;
 
 /// What is to be done, and the threads that come to do it. The one that calls is among them: it is awake, and has in
-/// its caches what the work begins with. So a call wakes one thread less, and one that is done soon wakes none in vain.
+/// its caches what the work begins with. So a call wakes one thread less, and does not wait for it.
 pub(crate) struct Tasks<'s> {
     queue: Mutex<Queue<'s>>,
     /// Threads of the pool that were called and have not left.
@@ -80,7 +81,7 @@ impl<'s> Tasks<'s> {
         Tasks { queue: Mutex::default(), helpers: AtomicUsize::new(0), most_helpers: threads - 1 }
     }
 
-    /// Whether a helper more is to be called: whether there are more tasks than threads, and one may come.
+    /// Whether one more helper is to be called: there are more tasks than threads, and another may come.
     fn push(&self, task: Task<'s>) -> bool {
         let mut queue = self.lock();
         queue.waiting.push_back(task);
@@ -93,7 +94,7 @@ impl<'s> Tasks<'s> {
         wanted
     }
 
-    /// Does what waits until nothing does. Whoever pushes comes by here behind it, so that nothing is left.
+    /// Does what waits until nothing does. Whoever pushes a task works here afterwards, so no task is left.
     fn work(&self, call_for_help: &dyn Fn()) {
         let mut next = self.lock().waiting.pop_front();
         while let Some(task) = next {
@@ -107,6 +108,7 @@ impl<'s> Tasks<'s> {
     fn call<'p>(&'p self, pool: &Scope<'p>) {
         pool.spawn(move |pool| {
             let _leave = Leave(&self.helpers);
+            let _plain = PlainFloats::begin();
             self.work(&|| self.call(pool));
         });
     }
@@ -140,6 +142,7 @@ impl Drop for Leave<'_> {
 
 /// Runs what `start` spawns, and what that spawns; `alone` when it is too little to wake a thread for.
 pub(crate) fn scope<'s>(alone: bool, start: impl FnOnce(&Spawner<'_, 's>)) -> Result<()> {
+    let _plain = PlainFloats::begin();
     let count = num_threads();
     if alone || count == 1 {
         start(&Spawner::Caller);
@@ -180,7 +183,11 @@ fn pool(count: usize) -> Result<Arc<ThreadPool>> {
     {
         return Ok(Arc::clone(&threads.pool));
     }
-    let built = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("farspan-{i}")).build();
+    let built = ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(|i| format!("farspan-{i}"))
+        .start_handler(|_| std::mem::forget(PlainFloats::begin()))
+        .build();
     let refused = |error| Error::backend("num_threads", format!("{count} threads"), &error).because(error);
     let pool = Arc::new(built.map_err(refused)?);
     let old = current.replace(Threads { process, count, pool: Arc::clone(&pool) });
@@ -191,21 +198,29 @@ fn pool(count: usize) -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
+/// Runs a test with so many threads: their number belongs to the process, and tests run side by side.
+#[cfg(test)]
+pub(crate) fn with_threads<R>(count: usize, test: impl FnOnce() -> R) -> R {
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WANTED.store(self.0, Ordering::Relaxed);
+        }
+    }
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _restore = Restore(WANTED.swap(count, Ordering::Relaxed));
+    test()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::floats::control;
+    use std::hint::black_box;
     use std::panic::catch_unwind;
     use std::sync::atomic::AtomicBool;
-
-    /// The number of threads belongs to the process, and tests run side by side.
-    fn with_threads(count: usize, test: impl FnOnce()) {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = WANTED.load(Ordering::Relaxed);
-        set_num_threads(count).unwrap();
-        test();
-        WANTED.store(before, Ordering::Relaxed);
-    }
+    use std::time::{Duration, Instant};
 
     #[test]
     fn what_tasks_spawn_is_done_once_before_the_scope_ends() {
@@ -236,9 +251,11 @@ mod tests {
         with_threads(2, || {
             // Each waits until the other runs.
             let here = [AtomicBool::new(false), AtomicBool::new(false)];
+            let begun = Instant::now();
             for_each(vec![0, 1], |i: usize| {
                 here[i].store(true, Ordering::Release);
                 while !here[1 - i].load(Ordering::Acquire) {
+                    assert!(begun.elapsed() < Duration::from_secs(60), "nobody came");
                     std::thread::yield_now();
                 }
             })
@@ -261,6 +278,26 @@ mod tests {
                 }
             });
         });
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_caller_that_flushes_subnormal_numbers_keeps_its_way_and_changes_no_number() {
+        let flushing = control::PLAIN | 0x8040;
+        for count in [1, 3] {
+            with_threads(count, || {
+                let before = control::read();
+                control::write(flushing);
+                let found: Vec<AtomicUsize> = (0..30).map(|_| AtomicUsize::new(0)).collect();
+                let product = || (black_box(1e-30f32) * black_box(1e-10f32)).to_bits() as usize;
+                for_each(found.iter().collect(), |bits: &AtomicUsize| bits.store(product(), Ordering::Relaxed))
+                    .unwrap();
+                let (after, flushed) = (control::read(), product());
+                control::write(before);
+                assert!((after & control::SETTINGS, flushed) == (flushing, 0), "the caller's own way");
+                assert!(found.iter().all(|bits| bits.load(Ordering::Relaxed) == 1e-40f32.to_bits() as usize));
+            });
+        }
     }
 
     #[test]

@@ -54,3 +54,38 @@ fn signs_of_zeros_and_of_infinities_do_not_depend_on_the_rows_beside() {
         }
     }
 }
+
+#[test]
+fn many_short_rows_have_the_bits_of_each_alone() {
+    let numbers = |count: usize, seed: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1013) as f32 / 101.0 - 5.0).collect()
+    };
+    for (columns, features) in [(1, 18), (3, 33), (4, 80), (4, 6200), (5, 33), (8, 80), (9, 18), (16, 33), (47, 2100)] {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+            let many = Stored::new(&numbers(11 * columns, 1), 11, columns, 0, dtype);
+            let weight = Stored::new(&numbers(features * columns, 2), features, columns, 0, dtype);
+            let bias = numbers(features, 3);
+            let products = |x: &Stored| -> Vec<u32> {
+                let shape = (x.rows, features);
+                let (mut wide, mut half) = (Array2::<f32>::zeros(shape), Array2::<u16>::zeros(shape));
+                let out = match dtype {
+                    Dtype::F32 => MatrixMut::F32(wide.view_mut()),
+                    Dtype::Bf16 => MatrixMut::Bf16(half.view_mut()),
+                    Dtype::F16 => MatrixMut::F16(half.view_mut()),
+                };
+                linear(x.matrix(), weight.matrix(), Some(&bias), out).unwrap();
+                match dtype {
+                    Dtype::F32 => wide.iter().map(|x| x.to_bits()).collect(),
+                    _ => half.iter().copied().map(u32::from).collect(),
+                }
+            };
+            for cpu in Cpu::all() {
+                let together = cpu.alone(0, || products(&many));
+                for row in [0, 7, 10] {
+                    let alone = cpu.alone(0, || products(&many.pick(&[row])));
+                    assert_eq!(together[row * features..][..features], alone, "{columns} columns, {dtype:?}");
+                }
+            }
+        }
+    }
+}

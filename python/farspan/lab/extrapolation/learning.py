@@ -14,6 +14,7 @@ from farspan.lab import tasks
 from farspan.lab.extrapolation.settings import Trial
 from farspan.lab.extrapolation.subject import Subject
 from farspan.lab.tasks.layout import Sequences
+from farspan.model.recorded_operations import with_all_cores
 from farspan.model.state_file import StateFile
 from farspan.training.heap import freed_memory_stays
 from farspan.training.optimizer import Optimizer
@@ -99,7 +100,7 @@ class Learner:
         """One step on these sequences; gives the loss before it."""
         step = self.step + 1
         self._optimizer.forget_gradients()
-        with self.subject.model.with_all_cores():
+        with with_all_cores(self.subject.model):
             loss = self.subject.loss(sequences, draw=self.trial.seed * 2**32 + step)
             loss.backward()
         self._optimizer.collect()

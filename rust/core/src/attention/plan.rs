@@ -29,8 +29,9 @@ const MOST_HEADS: usize = 32;
 
 /// Multiplications up to which a call stays on one thread.
 const LITTLE: usize = 1 << 21;
-/// What else a score and a row cost, in multiplications: an exponential, and packing, sums and results.
+/// What the exponential of a score costs, in multiplications.
 const OF_SCORE: usize = 48;
+/// What packing a row, its sums and its results cost.
 const OF_ROW: usize = 1 << 12;
 
 /// What the cut depends on.
@@ -60,7 +61,10 @@ impl Workload {
     pub fn is_little(&self, sequences: &[Sequence]) -> bool {
         let heads = self.group * self.parts / sequences.len().max(1);
         let of_key = self.head_dim + self.value_dim + OF_SCORE;
-        let work: usize = sequences.iter().map(|s| heads * s.queries * (OF_ROW + s.keys * of_key)).sum();
+        let of_row = |keys: usize| keys.saturating_mul(of_key).saturating_add(OF_ROW);
+        let work = sequences
+            .iter()
+            .fold(0, |work: usize, s| work.saturating_add((heads * s.queries).saturating_mul(of_row(s.keys))));
         self.threads == 1 || work < LITTLE
     }
 
@@ -159,9 +163,20 @@ mod tests {
     }
 
     #[test]
+    fn little_is_what_is_done_before_a_thread_wakes() {
+        let work = |threads| Workload { head_dim: 8, value_dim: 8, group: 1, far: false, parts: 8, threads };
+        let (query_start, key_start) = (0, 0);
+        let batch = |queries, keys| [Sequence { batch: 0, query_start, queries, key_batch: 0, key_start, keys }];
+        assert!(work(2).is_little(&batch(1, 100)) && work(2).is_little(&batch(30, 30)));
+        assert!(!work(2).is_little(&batch(100, 100)) && !work(2).is_little(&batch(1, 10_000)));
+        assert!(!work(2).is_little(&batch(usize::MAX >> 40, usize::MAX >> 2)));
+        assert!(work(1).is_little(&batch(1000, 1000)));
+    }
+
+    #[test]
     fn a_decode_step_streams() {
         let work = Workload { head_dim: 128, value_dim: 128, group: 8, far: false, parts: 8, threads: 2 };
         assert!(work.streams(1, 4096) && work.streams(4, 4096));
-        assert!(!work.streams(64, 4096) && !work.streams(4, 4));
+        assert!(!work.streams(64, 4096) && !work.streams(4, 4) && !work.streams(4, 8) && work.streams(4, 9));
     }
 }

@@ -70,10 +70,11 @@ impl Product<'_> {
         if rows == 0 || columns == 0 {
             return Ok(());
         }
-        let wanted = if is_little([rows, columns, self.b.count()]) { 1 } else { threads::num_threads() };
+        let alone = is_little([rows, columns, self.b.count()]);
+        let wanted = if alone { 1 } else { threads::num_threads() };
         let blocks = rows.div_ceil(MOST_ROWS).next_multiple_of(wanted);
         let block = rows.div_ceil(blocks).next_multiple_of(LANES);
-        share(out, block, columns, |index, pieces| self.fill(index * block, pieces))
+        share(out, [block, columns], alone, |index, pieces| self.fill(index * block, pieces))
     }
 
     /// Computes one task: the rows from `first` on that there are pieces for.

@@ -27,15 +27,20 @@ pub(super) fn check_out(out: &MatrixMut, shape: [usize; 2], like: &Matrix) -> Re
 }
 
 /// Has each task compute its pieces of the output: those of a block of rows and of a range of `width` columns. They are
-/// counted from the first block's first range on.
+/// counted from the first block's first range on. `alone`: by the caller.
 pub(super) fn share(
     mut out: MatrixMut,
-    block: usize,
-    width: usize,
+    [block, width]: [usize; 2],
+    alone: bool,
     task: impl Fn(usize, Vec<RowMut>) + Sync,
 ) -> Result<()> {
     let tasks: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
-    threads::for_each(tasks.into_iter().enumerate().collect(), |(index, pieces)| task(index, pieces))
+    let task = &task;
+    threads::scope(alone || tasks.len() < 2, |spawner| {
+        for (index, pieces) in tasks.into_iter().enumerate() {
+            spawner.spawn(move |_| task(index, pieces));
+        }
+    })
 }
 
 /// A piece of every row for each block of rows and each range of columns.

@@ -26,6 +26,7 @@ impl Short<'_, '_, '_> {
         assert!(steps > 0 && steps.is_multiple_of(LANES) && steps <= self.x.width(), "columns");
         assert!(self.out.len() <= self.x.count(), "rows of x");
         for row in self.out.iter() {
+            assert!(row.len() == self.out[0].len(), "rows of one length");
             assert!(numbers.len() >= row.len().next_multiple_of(LANES) * steps, "weight");
             assert!(self.bias.is_empty() || self.bias.len() == row.len(), "bias");
         }

@@ -51,6 +51,8 @@ pub(super) struct Block<'a> {
 pub(super) struct Sums<'a> {
     /// The chunk whose turn it is; [`DONE`] behind the last.
     turn: usize,
+    /// Whether a thread has failed, so that some turns never come.
+    failed: bool,
     /// Sums of turned keys, near and far, `[rows, key width]`; empty before the first.
     pub of_keys: [Vec<f32>; 2],
     parts: QueryParts<'a>,
@@ -110,7 +112,7 @@ impl Drop for Release<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for block in &self.0.blocks {
-                block.sums.lock().unwrap_or_else(PoisonError::into_inner).turn = DONE;
+                block.sums.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
                 block.moved.notify_all();
             }
         }
@@ -120,7 +122,7 @@ impl Drop for Release<'_, '_> {
 impl<'a> Block<'a> {
     pub(super) fn new(pass: &Pass, query_block: QueryBlock, parts: QueryParts<'a>) -> Self {
         let turn = next_chunk(&pass.context, &query_block, 0);
-        let sums = Mutex::new(Sums { turn, of_keys: Default::default(), parts });
+        let sums = Mutex::new(Sums { turn, failed: false, of_keys: Default::default(), parts });
         Block { query_block, packed: OnceLock::new(), sums, moved: Condvar::new() }
     }
 
@@ -132,8 +134,11 @@ impl<'a> Block<'a> {
     /// Lets `add` add what a chunk gives, once the chunks before it have had their turn.
     pub(super) fn in_turn(&self, pass: &Pass, chunk: usize, room: &mut BlockRoom, add: impl FnOnce(&mut Sums)) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        while sums.turn < chunk {
+        while sums.turn < chunk && !sums.failed {
             sums = self.moved.wait(sums).unwrap_or_else(PoisonError::into_inner);
+        }
+        if sums.failed {
+            return;
         }
         add(&mut sums);
         self.pass_on(pass, chunk, room, sums);
