@@ -113,10 +113,11 @@ def test_no_generator_of_a_gpu_is_seeded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     torch.manual_seed(7)
     assert seeded == [7], "torch seeds GPUs otherwise"
-    switched(small_model(), Forgetting())
     trial = Settings(task="bucket_sort", schemes=("random-rope",), width=16, heads=2, layers=1).trials()[0]
     subject = Subject(trial)
+    model = small_model()
     seeded.clear()
+    switched(model, Forgetting())
     subject.loss(batch_of(trial, 1), draw=3)
     assert seeded == []
 
