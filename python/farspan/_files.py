@@ -43,8 +43,13 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 def require_same(facts: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
     """Error: a fact differs from what a file has of it, which was made `where`."""
     for name, value in facts.items():
-        if before.get(name) != json.loads(json.dumps(value)):
+        if _as_read(before.get(name)) != _as_read(value):
             raise Error(message(name, f"{before.get(name)!r}, as {where}", repr(value)))
+
+
+def _as_read(value: Any) -> Any:
+    """What a file gives back of a value."""
+    return json.loads(_strict_json.dumps(value))
 
 
 @contextmanager

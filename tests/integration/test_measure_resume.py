@@ -230,6 +230,17 @@ def test_a_scheme_that_fails_takes_nothing_along(
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_the_weights_are_read_once_for_all_texts(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "unfinished.txt"  # its folder of results has the name of the one with pieces
+    other.write_text(text.read_text())
+    seen: list[object] = []
+    monkeypatch.setattr("farspan.lab.pieces.digest_of_model", lambda model: seen.append(model) or "0" * 64)
+    assert main(command(text, tmp_path / "out", "own", "--apart", "--data", str(other))) == 0
+    assert len(seen) == 1
+    assert main(command(text, tmp_path / "out", "own")) == 0
+    assert (tmp_path / "out" / UNFINISHED / "loss.json").is_file()
+
+
 def test_texts_apart_stay_until_all_are_measured(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other.txt"
     other.write_text("import this\n" * 100)

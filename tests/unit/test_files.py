@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 
 import farspan
-from farspan._files import require_same
+from farspan._files import read_json, require_same, write_json
 
 
 def test_other_settings_are_named() -> None:
@@ -15,3 +18,12 @@ def test_other_settings_are_named() -> None:
         require_same({"steps": 6}, before, "it was made with")
     with pytest.raises(farspan.Error, match="seed: expected None, as it was made with, given 0"):
         require_same({"seed": 0}, before, "it was made with")
+
+
+def test_settings_without_bounds_are_the_same_as_in_their_file(tmp_path: Path) -> None:
+    facts = {"longest": math.inf, "layers": [{"least": -math.inf, "none": math.nan}]}
+    write_json(tmp_path / "facts.json", facts)
+    require_same(facts, read_json(tmp_path / "facts.json"), "it was made with")
+    require_same(facts, facts, "it was made with")
+    with pytest.raises(farspan.Error, match="longest: expected 'inf', as it was made with, given 3"):
+        require_same({"longest": 3}, read_json(tmp_path / "facts.json"), "it was made with")

@@ -15,7 +15,7 @@ FACTS = {"scheme": "rope", "steps": 5}
 
 
 def runs(out: Path, *, resume: bool = True) -> Runs:
-    return Runs(out, resume=resume, facts="facts")
+    return Runs(out, resume=resume, facts_name="facts")
 
 
 def test_a_result_is_that_of_a_model_with_the_same_facts(tmp_path: Path) -> None:
@@ -50,6 +50,14 @@ def test_what_a_kill_left_of_a_write_goes(tmp_path: Path) -> None:
     kept.result("rope-seed0", FACTS)
     assert not left.exists()
     assert other.exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"facts": 3}'])
+def test_a_file_that_is_no_result_is_named(content: str, tmp_path: Path) -> None:
+    kept = runs(tmp_path)
+    kept.place("rope-seed0", ".json").write_text(content)
+    with pytest.raises(Error, match=r"rope-seed0\.json: expected a result with its facts as 'facts', given another"):
+        kept.result("rope-seed0", FACTS)
 
 
 def test_names_of_files() -> None:

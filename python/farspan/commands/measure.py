@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error(f"--apart: expected --data beside it, files with different names, given {given}")
     from farspan.embedded import FOLDER
     from farspan.lab import copying, needle, report
-    from farspan.lab.pieces import Pieces, require_folder
+    from farspan.lab.pieces import Pieces, facts_of_model, require_folder
     from farspan.lab.subject import load_model, load_text, open_model
     from farspan.lab.windows import window_ends
     from farspan.model.source import open_checkpoint
@@ -97,7 +97,8 @@ def run(options: argparse.Namespace) -> None:
     for out in folders:
         require_folder(out, resume=options.resume)
     loaded = load_model(options.model, options.device, opened)
-    kept = [Pieces.of(out, loaded, text, resume=options.resume) for out, text in zip(folders, texts, strict=True)]
+    about = facts_of_model(loaded)
+    kept = [Pieces.of(out, about, text, resume=options.resume) for out, text in zip(folders, texts, strict=True)]
     try:
         found = [_measured(loaded, *each, options) for each in zip(texts, folders, kept, strict=True)]
     except BaseException:

@@ -1,8 +1,8 @@
-"""Copying: whether a model repeats a piece of text that it has read before, however far back that is.
+"""Copying: whether a model repeats an excerpt of a text that it has read before, however far back that is.
 
-Half of what it reads is a piece of the text, and the other half the same piece again. Tokens of the second half are
-there to be looked up, at a distance of half the length. At every length and under every scheme the very same tokens
-are asked for: those that end a piece.
+Half of what it reads is an excerpt of the text, and the other half the same excerpt again. Tokens of the second half
+are there to be looked up, at a distance of half the length. At every length and under every scheme the very same tokens
+are asked for: those that end an excerpt.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from farspan.positions import Scheme
 from farspan.unembed import score
 
 TARGETS = 64
-"""Tokens asked for at the end of each piece, or as many as the shortest has."""
+"""Tokens asked for at the end of each excerpt, or as many as the shortest has."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """How well a scheme repeats pieces that fill half of a length."""
+    """How well a scheme repeats excerpts that fill half of a length."""
 
     scheme: str
     length: int
     accuracy: float
     """the share of the tokens asked for that are the likeliest ones"""
     guessed: float
-    """the same share where the model as it is reads the piece for the first time, within its trained length"""
+    """the same share where the model as it is reads the excerpt for the first time, within its trained length"""
     nats_per_token: float
     count: int
     """how many tokens were asked for"""
 
 
 LEAST = 2
-"""Tokens of a piece, of which the first is there to begin with."""
+"""Tokens of an excerpt, of which the first is there to begin with."""
 
 
 def require_room(length: int, first_tokens: Sequence[int] = ()) -> None:
-    """ArgumentError: a text of this length has no room for a piece that stands twice."""
+    """ArgumentError: a text of this length has no room for an excerpt that stands twice."""
     if not has_room(length, first_tokens):
         least = 2 * LEAST - 1 + len(first_tokens)
         raise ArgumentError(message("lengths", f"at least {least} tokens, for a piece that stands twice", length))
 
 
 def has_room(length: int, first_tokens: Sequence[int] = ()) -> bool:
-    """Whether a text of this length has room for a piece that stands twice."""
-    return _piece(length, first_tokens) >= LEAST
+    """Whether a text of this length has room for an excerpt that stands twice."""
+    return _excerpt(length, first_tokens) >= LEAST
 
 
 def twice(text: Tensor, end: int, length: int, first_tokens: Sequence[int] = ()) -> Tensor:
-    """`[length + 1]` ids, the last one only predicted: the piece that ends at `end` twice, and before it
+    """`[length + 1]` ids, the last one only predicted: the excerpt that ends at `end` twice, and before it
     `first_tokens`, and a token of the text where the length is even."""
-    piece = text[end - _piece(length, first_tokens) : end].long()
+    excerpt = text[end - _excerpt(length, first_tokens) : end].long()
     start = torch.tensor(first_tokens, dtype=torch.int64)
-    left = length + 1 - len(start) - 2 * len(piece)
-    return torch.cat([start, piece[-1:].expand(left), piece, piece])
+    left = length + 1 - len(start) - 2 * len(excerpt)
+    return torch.cat([start, excerpt[-1:].expand(left), excerpt, excerpt])
 
 
 @torch.no_grad()
@@ -72,16 +72,16 @@ def find_copies(
     trained_length: int, count: int = 4, first_tokens: Sequence[int] = (),
     progress: Progress | None = None, piece: Piece = found_anew,
 ) -> tuple[Copied, ...]:  # fmt: skip
-    """`count` pieces from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`, None
-    being the model's own; `piece` as there. ArgumentError: a length has no room for a piece of text that stands
+    """`count` excerpts from all over the text at each length under each scheme. `schemes`: as in `farspan.measure`,
+    None being the model's own; `piece` as there. ArgumentError: a length has no room for an excerpt that stands
     twice."""
     if not lengths:
         return ()
     require_room(min(lengths), first_tokens)
-    pieces = [_piece(length, first_tokens) for length in lengths]
-    targets = min(TARGETS, min(pieces))
-    ends = torch.linspace(max(pieces), len(text), count).long().tolist()
-    home = max([p for p in pieces if p + len(first_tokens) <= trained_length], default=min(pieces))
+    excerpts = [_excerpt(length, first_tokens) for length in lengths]
+    targets = min(TARGETS, min(excerpts))
+    ends = torch.linspace(max(excerpts), len(text), count).long().tolist()
+    home = max([n for n in excerpts if n + len(first_tokens) <= trained_length], default=min(excerpts))
     start = torch.tensor(first_tokens, dtype=torch.int64)
     alone = torch.stack([torch.cat([start, text[end - home : end].long()]) for end in ends])
     common = {
@@ -102,7 +102,8 @@ def find_copies(
     return tuple(found)
 
 
-def _piece(length: int, first_tokens: Sequence[int]) -> int:
+def _excerpt(length: int, first_tokens: Sequence[int]) -> int:
+    """How many tokens an excerpt has that stands twice in such a length."""
     return (length + 1 - len(first_tokens)) // 2
 
 

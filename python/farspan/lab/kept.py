@@ -31,23 +31,27 @@ def require_resumed(out: str | os.PathLike[str], held: Iterable[Path], what: str
 class Kept:
     """Where results are kept."""
 
-    def __init__(self, folder: Path, facts: str) -> None:
-        """`facts`: what a result calls those that it depends on."""
-        self.folder, self._facts = folder, facts
+    def __init__(self, folder: Path, facts_name: str) -> None:
+        """`facts_name`: what a result calls the facts that it depends on."""
+        self.folder, self._facts_name = folder, facts_name
 
     def place(self, name: str, ending: str = "") -> Path:
         """Where a file of this name is."""
         return self.folder / f"{name}{ending}"
 
     def result(self, name: str, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was found under a name, None where it is not over. Error: it was made with other facts."""
+        """What was found under a name, None where it is not over. Error: it was made with other facts, or it is
+        no result."""
         path = self.place(name, ".json")
         remove_unfinished(path)
         if not path.exists():
             return None
-        found: dict[str, Any] = read_json(path)
-        require_same(facts, found[self._facts], f"{path} was made with")
-        return found
+        found = read_json(path)
+        before = found.get(self._facts_name) if isinstance(found, dict) else None
+        if not isinstance(before, dict):
+            raise Error(message(str(path), f"a result with its facts as {self._facts_name!r}", "another JSON file"))
+        require_same(facts, before, f"{path} was made with")
+        return dict(found)
 
     def keep(self, name: str, result: Mapping[str, Any]) -> None:
         """What was found under a name, its facts among it."""

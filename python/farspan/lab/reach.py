@@ -33,7 +33,7 @@ def switched(model: Transformer, scheme: Scheme | None) -> Transformer:
     if scheme is None:
         return model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # not `torch.manual_seed`, which also seeds the GPUs
         return model.with_positions(scheme)
 
 

@@ -20,9 +20,9 @@ RUNS, RESULT = "runs", "extrapolate.json"
 class Runs(Kept):
     """Where results are kept. `place` is also where the training of a model has what it goes on from."""
 
-    def __init__(self, out: str | os.PathLike[str], *, resume: bool, facts: str) -> None:
-        """`facts`: what a result calls those that it depends on. Error: the folder holds an extrapolation and is not to
-        be resumed."""
-        super().__init__(Path(out) / RUNS, facts)
+    def __init__(self, out: str | os.PathLike[str], *, resume: bool, facts_name: str) -> None:
+        """`facts_name`: what a result calls the facts that it depends on. Error: the folder holds an extrapolation and
+        is not to be resumed."""
+        super().__init__(Path(out) / RUNS, facts_name)
         require_resumed(out, [Path(out) / RESULT, *self.folder.glob("[!.]*")], "an extrapolation", resume=resume)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool) -> None:
         """Error: it holds results and is not to be resumed."""
-        self._runs = Runs(path, resume=resume, facts="trial")
+        self._runs = Runs(path, resume=resume, facts_name="trial")
 
     def checkpoint(self, trial: Trial) -> Path:
         return self._runs.place(trial.name, ".safetensors")

@@ -44,7 +44,7 @@ class Subject:
         """Nats per counted output. `draw`: a seed for what a scheme draws at random."""
         tokens, targets = map(torch.from_numpy, (sequences.tokens, sequences.targets))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw)
+            torch.default_generator.manual_seed(draw)  # not `torch.manual_seed`, which also seeds the GPUs
             return self.model.train().loss(tokens, targets, positions=self._places(sequences))
 
     @torch.no_grad()

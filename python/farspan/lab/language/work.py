@@ -45,7 +45,7 @@ def run(
     if len(measured) <= settings.longest:
         expected = f"more than {settings.longest} bytes, the longest length"
         raise ArgumentError(message("held_out", expected, len(measured)))
-    work = _Work(settings, text, measured, Runs(out, resume=resume, facts="facts"), device, progress)
+    work = _Work(settings, text, measured, Runs(out, resume=resume, facts_name="facts"), device, progress)
     found = [model for seed in range(settings.seeds) for model in work.all_of(seed)]
     return Language(settings, processor_name(), text_name, len(text), tuple(found))
 
