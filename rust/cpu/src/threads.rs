@@ -292,7 +292,7 @@ mod tests {
                 let product = || (black_box(1e-30f32) * black_box(1e-10f32)).to_bits() as usize;
                 for_each(found.iter().collect(), |bits: &AtomicUsize| bits.store(product(), Ordering::Relaxed))
                     .unwrap();
-                let (after, flushed) = (control::read(), product());
+                let (after, flushed) = (control::read(), black_box(product()));
                 control::write(before);
                 assert!((after & control::SETTINGS, flushed) == (flushing, 0), "the caller's own way");
                 assert!(found.iter().all(|bits| bits.load(Ordering::Relaxed) == 1e-40f32.to_bits() as usize));

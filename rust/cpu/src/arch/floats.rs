@@ -30,6 +30,9 @@ impl Drop for PlainFloats {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod control {
+    //! Both may touch memory, for all that the compiler knows: so what is computed from memory and to memory stays on
+    //! its side of them.
+
     use std::arch::asm;
 
     /// All but the notes of what has happened.
@@ -46,7 +49,7 @@ pub(crate) mod control {
 
     pub(crate) fn write(word: u32) {
         // SAFETY: it reads four bytes, which are there; words come from `read`, or are the one Rust assumes.
-        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const word, options(nostack, preserves_flags, readonly)) }
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const word, options(nostack, preserves_flags)) }
     }
 }
 
