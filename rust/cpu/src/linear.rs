@@ -47,7 +47,13 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, out: MatrixMut) -
         return Ok(());
     }
 
-    let packed = panels::pay(rows, &weight);
+    let is_short = columns < short::COLUMNS;
+    let packed = if is_short { short::pay(rows, &weight) } else { panels::pay(rows, &weight) };
+    let fill = match (packed, is_short) {
+        (false, _) => fill,
+        (true, true) => short::fill,
+        (true, false) => panels::fill,
+    };
     let (threads, most_parts) = (threads::num_threads(), features.div_ceil(LEAST_COLUMNS));
     // Where columns make too few tasks for every thread, the number of blocks of rows is a multiple of the threads.
     let even = if most_parts < TASKS_A_THREAD * threads { threads } else { 1 };
@@ -60,11 +66,7 @@ pub fn linear(x: Matrix, weight: Matrix, bias: Option<&[f32]>, out: MatrixMut) -
     share(out, [block, width], alone, |index, pieces| {
         let x = x.part(index / parts * block, pieces.len());
         let first = index % parts * width;
-        if packed {
-            panels::fill(&kernels, x, weight, bias, first, pieces);
-        } else {
-            fill(&kernels, x, weight, bias, first, pieces);
-        }
+        fill(&kernels, x, weight, bias, first, pieces);
     })
 }
 

@@ -184,12 +184,7 @@ fn each_block<T: Send>(
     blocks: impl Iterator<Item = T>,
     work: impl Fn(usize, T) + Send + Sync,
 ) -> Result<()> {
-    let work = &work;
-    threads::scope(numbers < ALONE, |spawner| {
-        for (index, block) in blocks.enumerate() {
-            spawner.spawn(move |_| work(index, block));
-        }
-    })
+    threads::each(numbers < ALONE, blocks.enumerate(), |(index, block)| work(index, block))
 }
 
 #[cfg(test)]

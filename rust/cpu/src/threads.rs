@@ -61,7 +61,7 @@ impl<'s> Spawner<'_, 's> {
 type Task<'s> = Box<dyn FnOnce(&Spawner<'_, 's>) + Send + 's>;
 
 /// What is to be done, and the threads that come to do it. The one that calls is among them: it is awake, and has in
-/// its caches what the work begins with. So a call wakes one thread less, and does not wait for it.
+/// its caches what the work begins with. So one thread less has to wake.
 pub(crate) struct Tasks<'s> {
     queue: Mutex<Queue<'s>>,
     /// Threads of the pool that were called and have not left.
@@ -166,8 +166,17 @@ pub(crate) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
 
 /// Does `work` on each item, shared out among the threads.
 pub fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) -> Result<()> {
+    each(items.len() < 2, items, work)
+}
+
+/// The same; `alone` when all of it is too little to wake a thread for.
+pub(crate) fn each<T: Send>(
+    alone: bool,
+    items: impl IntoIterator<Item = T>,
+    work: impl Fn(T) + Send + Sync,
+) -> Result<()> {
     let work = &work;
-    scope(items.len() < 2, |spawner| {
+    scope(alone, |spawner| {
         for item in items {
             spawner.spawn(move |_| work(item));
         }

@@ -25,37 +25,18 @@ fn canonical(x: [f32; LANES]) -> [u32; LANES] {
     x.map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() })
 }
 
-/// Instantiates the comparison for one machine, below the target features it needs.
-macro_rules! compare {
-    ($name:ident, $machine:ty, $available:expr, $($feature:tt)?) => {
-        #[test]
-        fn $name() {
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn all() {
-                for seed in 0..4000 {
-                    // SAFETY: the caller runs on a CPU with the features.
-                    unsafe { compare_one::<$machine>(seed) }
-                }
-            }
-            if !$available {
-                eprintln!("skipped: this CPU has no {}", stringify!($machine));
-                return;
-            }
-            // SAFETY: the features were just detected.
-            unsafe { all() }
-        }
-    };
-}
+test_on!(avx2_is_portable, compare::<Avx2>);
+test_on!(avx512_is_portable, compare::<Avx512>);
 
-#[cfg(target_arch = "x86_64")]
-compare!(avx2_is_portable, super::avx2::Avx2, super::avx2::is_available(), "avx2,fma,f16c");
-#[cfg(target_arch = "x86_64")]
-compare!(
-    avx512_is_portable,
-    super::avx512::Avx512,
-    super::avx512::is_available(),
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
-);
+/// # Safety
+/// The CPU has the machine's features.
+#[inline(always)]
+unsafe fn compare<S: Lanes>() {
+    for seed in 0..4000 {
+        // SAFETY: the caller's.
+        unsafe { compare_one::<S>(seed) }
+    }
+}
 
 /// # Safety
 /// The CPU has the machine's features.

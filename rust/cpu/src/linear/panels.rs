@@ -2,7 +2,6 @@
 //!
 //! A number has the bits that it has in a product of few rows: [`Order::Planes`] is the same order of summation.
 
-use super::short;
 use crate::arch::buffer::Buffer;
 use crate::arch::lanes::LANES;
 use crate::arch::product::{Kernels, Left, Multiplied, Order, Panels, Rows};
@@ -36,11 +35,10 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Whether panels are quicker than dot products of rows where they lie.
+/// Whether panels are quicker than dot products of rows where they lie, which are not short.
 pub(super) fn pay(rows: usize, weight: &Rows) -> bool {
     match weight.columns() {
-        ..short::COLUMNS => short::pay(rows, weight),
-        short::COLUMNS..LONG => rows >= 48,
+        ..LONG => rows >= 48,
         LONG..=LONGEST_DIRECT if weight.is_wide() => false,
         _ => rows >= 128,
     }
@@ -67,9 +65,6 @@ pub(super) fn fill(
     first: usize,
     mut pieces: Vec<RowMut>,
 ) {
-    if x.columns() < short::COLUMNS {
-        return short::fill(kernels, x, weight, bias, first, pieces);
-    }
     let order = Order::Planes;
     let steps = order.steps(x.columns());
     let columns = first..first + pieces[0].len();

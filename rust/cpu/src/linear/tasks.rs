@@ -35,12 +35,7 @@ pub(super) fn share(
     task: impl Fn(usize, Vec<RowMut>) + Sync,
 ) -> Result<()> {
     let tasks: Vec<Vec<RowMut>> = each!(out as piece in &mut out => cut(out, block, width, piece)?);
-    let task = &task;
-    threads::scope(alone || tasks.len() < 2, |spawner| {
-        for (index, pieces) in tasks.into_iter().enumerate() {
-            spawner.spawn(move |_| task(index, pieces));
-        }
-    })
+    threads::each(alone || tasks.len() < 2, tasks.into_iter().enumerate(), |(index, pieces)| task(index, pieces))
 }
 
 /// A piece of every row for each block of rows and each range of columns.

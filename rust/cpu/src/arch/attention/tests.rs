@@ -52,38 +52,6 @@ unsafe fn compare_turns<L: Lanes>() {
     }
 }
 
-/// Instantiates the comparison for one machine, below the target features it needs.
-macro_rules! compare {
-    ($name:ident, $machine:ty, $available:expr, $($feature:tt)?) => {
-        #[test]
-        fn $name() {
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn all() {
-                // SAFETY: the caller runs on a CPU with the features.
-                unsafe { compare_turns::<$machine>() }
-            }
-            if !$available {
-                eprintln!("skipped: this CPU has no {}", stringify!($machine));
-                return;
-            }
-            // SAFETY: the features were just detected.
-            unsafe { all() }
-        }
-    };
-}
-
-compare!(narrow_rows_turn_as_wide_ones_portable, Portable, true,);
-#[cfg(target_arch = "x86_64")]
-compare!(
-    narrow_rows_turn_as_wide_ones_avx2,
-    crate::arch::avx2::Avx2,
-    crate::arch::avx2::is_available(),
-    "avx2,fma,f16c"
-);
-#[cfg(target_arch = "x86_64")]
-compare!(
-    narrow_rows_turn_as_wide_ones_avx512,
-    crate::arch::avx512::Avx512,
-    crate::arch::avx512::is_available(),
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c"
-);
+test_on!(narrow_rows_turn_as_wide_ones_portable, compare_turns::<Portable>);
+test_on!(narrow_rows_turn_as_wide_ones_avx2, compare_turns::<Avx2>);
+test_on!(narrow_rows_turn_as_wide_ones_avx512, compare_turns::<Avx512>);
