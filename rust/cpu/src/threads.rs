@@ -108,7 +108,6 @@ impl<'s> Tasks<'s> {
     fn call<'p>(&'p self, pool: &Scope<'p>) {
         pool.spawn(move |pool| {
             let _leave = Leave(&self.helpers);
-            let _plain = PlainFloats::begin();
             self.work(&|| self.call(pool));
         });
     }
@@ -238,6 +237,8 @@ mod tests {
                 for alone in [false, true] {
                     let done = AtomicUsize::new(0);
                     let one = || _ = done.fetch_add(1, Ordering::Relaxed);
+                    scope(alone, |spawner| spawner.spawn(|_| one())).unwrap();
+                    assert_eq!(done.swap(0, Ordering::Relaxed), 1, "a single one");
                     scope(alone, |spawner| {
                         for _ in 0..40 {
                             spawner.spawn(|spawner| {
@@ -293,17 +294,19 @@ mod tests {
     #[test]
     fn a_caller_that_flushes_subnormal_numbers_keeps_its_way_and_changes_no_number() {
         let flushing = control::PLAIN | 0x8040;
-        for count in [1, 3] {
+        for count in [1, 7] {
             with_threads(count, || {
                 let before = control::read();
                 control::write(flushing);
                 let found: Vec<AtomicUsize> = (0..30).map(|_| AtomicUsize::new(0)).collect();
                 let product = || (black_box(1e-30f32) * black_box(1e-10f32)).to_bits() as usize;
+                let in_pool = run(product).unwrap();
                 for_each(found.iter().collect(), |bits: &AtomicUsize| bits.store(product(), Ordering::Relaxed))
                     .unwrap();
                 let (after, flushed) = (control::read(), black_box(product()));
                 control::write(before);
                 assert!((after & control::SETTINGS, flushed) == (flushing, 0), "the caller's own way");
+                assert_eq!(in_pool, 1e-40f32.to_bits() as usize, "a pool that was built meanwhile");
                 assert!(found.iter().all(|bits| bits.load(Ordering::Relaxed) == 1e-40f32.to_bits() as usize));
             });
         }
